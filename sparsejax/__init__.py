@@ -1,0 +1,1 @@
+"""sparsejax: sparse training and model compression for any JAX model."""

@@ -1,0 +1,179 @@
+"""Parameter paths, equal for linen, nnx and plain trees, and the default choice of what is prunable."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsejax.errors import ParamsError, PathError
+from sparsejax.typing import Params, Prunable
+
+# Names of leaves, and of the modules that own them, which the papers never prune.
+_NOT_PRUNED_LEAVES = ("bias", "scale", "embedding", "pos_embedding", "cls", "b")
+_NOT_PRUNED_WORDS = ("embed", "norm", "bias", "scale", "position")
+
+
+def is_masked_node(leaf: Any) -> bool:
+    """Tells whether `leaf` is the hole that `optax.masked` and `optax.partition` leave in a tree."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def path_string(path: Sequence[Any]) -> str:
+    """Joins a jax key path with ``/``; linen, nnx and plain trees give the same string.
+
+    Args:
+      path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
+
+    Returns:
+      For example ``"layers/0/kernel"``. The trailing ``value`` of an nnx Variable is dropped, since
+      the same model is seen with Variables at initialisation and with bare arrays at each update.
+
+    Example:
+      >>> import jax
+      >>> [path_string(p) for p, _ in jax.tree_util.tree_flatten_with_path({"a": [1, 2]})[0]]
+      ['a/0', 'a/1']
+    """
+    keys = list(path)
+    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name == "value":
+        keys = keys[:-1]
+    return "/".join(_key_name(key) for key in keys)
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def flatten(tree: Params) -> tuple[list[str], list[Any], Any]:
+    """Flattens `tree` into its paths, its leaves and its structure; a `MaskedNode` is a leaf.
+
+    Args:
+      tree: any pytree of parameters.
+
+    Returns:
+      ``(paths, leaves, treedef)`` with paths as in `path_string`.
+    """
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked_node)
+    return [path_string(path) for path, _ in pairs], [leaf for _, leaf in pairs], treedef
+
+
+def map_with_path(function: Callable[..., Any], tree: Params, *rest: Params) -> Params:
+    """Maps ``function(path, leaf, *rest_leaves)`` over `tree`; holes stay holes.
+
+    The result has the structure of `tree`. The trees of `rest` need the same leaves in the same
+    order, not the same containers: an nnx state of Variables and one of arrays go together.
+
+    Args:
+      function: called once a leaf.
+      tree: the tree that gives paths and structure.
+      *rest: further trees with as many leaves.
+
+    Returns:
+      A tree like `tree`.
+
+    Raises:
+      ParamsError: a tree of `rest` has another number of leaves.
+    """
+    paths, leaves, treedef = flatten(tree)
+    columns = []
+    for other in rest:
+        other_leaves = jax.tree.leaves(other, is_leaf=is_masked_node)
+        if len(other_leaves) != len(leaves):
+            raise ParamsError(
+                f"Trees do not fit: {len(leaves)} leaves beside {len(other_leaves)}; the first holds {paths[:4]}…"
+            )
+        columns.append(other_leaves)
+    mapped = [
+        leaf if is_masked_node(leaf) else function(path, leaf, *others)
+        for path, leaf, *others in zip(paths, leaves, *columns, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, mapped)
+
+
+def default_prunable(path: str, leaf: Any) -> bool:
+    """Tells whether the papers would prune this leaf: a floating kernel of at least two dimensions.
+
+    Embeddings, biases, scales, norms and positions stay dense, by their path.
+
+    Args:
+      path: the leaf's path, joined by ``/``.
+      leaf: an array, or anything with `ndim` and `dtype`.
+
+    Returns:
+      True where the leaf is prunable.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> default_prunable("Dense_0/kernel", jnp.ones((4, 4)))
+      True
+      >>> default_prunable("Embed_0/embedding", jnp.ones((4, 4)))
+      False
+    """
+    if is_masked_node(leaf) or np.ndim(leaf) < 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return False
+    words = path.lower().split("/")
+    return words[-1] not in _NOT_PRUNED_LEAVES and not any(
+        bad in word for word in words for bad in _NOT_PRUNED_WORDS
+    )
+
+
+def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> dict[str, str]:
+    """Finds for each path the first pattern that matches it.
+
+    Args:
+      patterns: shell-style patterns (``*`` also crosses ``/``), tried in order.
+      paths: the paths to look through.
+      where: the argument's name, for the error.
+
+    Returns:
+      ``{path: pattern}`` for the paths that some pattern matches.
+
+    Raises:
+      PathError: a pattern matches nothing.
+
+    Example:
+      >>> match_paths(["a/*"], ["a/kernel", "b/kernel"], "overrides")
+      {'a/kernel': 'a/*'}
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        hits = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
+        if not hits:
+            raise PathError(
+                f"{where}: the path pattern {pattern!r} matches no parameter. Paths are joined by '/'; "
+                f"there are: {', '.join(paths[:12])}{' …' if len(paths) > 12 else ''}."
+            )
+        for path in hits:
+            found.setdefault(path, pattern)
+    return found
+
+
+def select_prunable(params: Params, prunable: Prunable | None = None) -> Params:
+    """Applies the filter to every leaf.
+
+    Args:
+      params: the parameters.
+      prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
+
+    Returns:
+      A tree of bools like `params`.
+
+    Raises:
+      ParamsError: no leaf is prunable.
+    """
+    choose = prunable or default_prunable
+    paths, leaves, treedef = flatten(params)
+    chosen = [not is_masked_node(leaf) and bool(choose(path, leaf)) for path, leaf in zip(paths, leaves, strict=True)]
+    if not any(chosen):
+        shown = ", ".join(f"{p} {np.shape(x)}" for p, x in list(zip(paths, leaves, strict=True))[:8])
+        raise ParamsError(
+            f"No leaf of the parameters is prunable; there are: {shown or 'none'}. Pass prunable=lambda path, leaf: … "
+            "(by default: floating leaves of at least 2 dimensions that are no embedding, bias, scale or norm)."
+        )
+    return jax.tree.unflatten(treedef, chosen)
