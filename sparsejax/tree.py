@@ -169,7 +169,10 @@ def select_prunable(params: Params, prunable: Prunable | None = None) -> Params:
     """
     choose = prunable or default_prunable
     paths, leaves, treedef = flatten(params)
-    chosen = [not is_masked_node(leaf) and bool(choose(path, leaf)) for path, leaf in zip(paths, leaves, strict=True)]
+    chosen = [
+        not is_masked_node(leaf) and bool(choose(path, leaf))
+        for path, leaf in zip(paths, leaves, strict=True)
+    ]
     if not any(chosen):
         shown = ", ".join(f"{p} {np.shape(x)}" for p, x in list(zip(paths, leaves, strict=True))[:8])
         raise ParamsError(

@@ -1,0 +1,170 @@
+"""MaskTree: a pytree of bools beside the parameters, True = kept; apply, measure, compare, validate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import tree
+from sparsejax.errors import MaskError
+from sparsejax.typing import Array, MaskTree, Params
+
+
+def is_prunable_mask(mask: Any) -> bool:
+    """Tells a real mask from the 0-d True that marks a leaf which is not prunable."""
+    return not tree.is_masked_node(mask) and np.ndim(mask) > 0
+
+
+def validate(masks: MaskTree, params: Params) -> None:
+    """Checks that every mask is a bool array that broadcasts to its parameter.
+
+    Args:
+      masks: the mask tree.
+      params: the parameters that it should fit.
+
+    Raises:
+      MaskError: other paths, a leaf that is no bool, or a shape that does not broadcast to the parameter's.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> validate({"w": jnp.ones((2, 1), bool)}, {"w": jnp.ones((2, 3))})
+    """
+    paths, leaves, _ = tree.flatten(params)
+    mask_paths, mask_leaves, _ = tree.flatten(masks)
+    if mask_paths != paths:
+        odd = sorted(set(paths) ^ set(mask_paths)) or [f"another order than {paths[:4]}"]
+        raise MaskError(
+            f"The mask tree has {len(mask_paths)} leaves, the parameters {len(paths)}; only in one of them: "
+            f"{', '.join(odd[:6])}. Give one mask a parameter, and a 0-d True where a leaf is not prunable."
+        )
+    for path, mask, leaf in zip(paths, mask_leaves, leaves, strict=True):
+        if tree.is_masked_node(mask) or tree.is_masked_node(leaf):
+            continue
+        dtype, shape, target = jnp.result_type(mask), np.shape(mask), np.shape(leaf)
+        if dtype != jnp.bool_:
+            raise MaskError(f"The mask of {path!r} has dtype {dtype}; masks are bool, True = kept.")
+        if shape and (
+            len(shape) != len(target) or any(m not in (1, n) for m, n in zip(shape, target, strict=True))
+        ):
+            raise MaskError(f"The mask of {path!r} has shape {shape}; its parameter's is {target}.")
+
+
+def apply_masks(params: Params, masks: MaskTree) -> Params:
+    """Puts parameters on their masks.
+
+    ``where(mask, p, 0)``
+
+    Use it for what an optimizer does not see: averaged and evaluation parameters (EMA, schedule-free).
+
+    Args:
+      params: any params-like tree.
+      masks: a mask tree that fits it.
+
+    Returns:
+      A tree like `params`, exactly zero off the masks.
+
+    Raises:
+      MaskError: the trees do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> apply_masks({"w": jnp.ones(2)}, {"w": jnp.array([True, False])})["w"].tolist()
+      [1.0, 0.0]
+    """
+    validate(masks, params)
+
+    def put(path: str, leaf: Array, mask: Array) -> Array:
+        del path
+        return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if is_prunable_mask(mask) else leaf
+
+    return tree.map_with_path(put, params, masks)
+
+
+def density(mask: Array) -> Array:
+    """The share of kept entries.
+
+    Args:
+      mask: a bool array.
+
+    Returns:
+      A float32 scalar in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(density(jnp.array([True, False])))
+      0.5
+    """
+    return jnp.mean(mask, dtype=jnp.float32)
+
+
+def sparsity(masks: MaskTree, params: Params) -> Array:
+    """The share of zeros among all prunable weights.
+
+    ``1 − Σ kept / Σ n`` over the leaves whose mask is not the 0-d True.
+
+    Args:
+      masks: the mask tree.
+      params: the parameters, which give each broadcast mask its weight in the total.
+
+    Returns:
+      A float32 scalar in [0, 1]; 0 where nothing is prunable. For the exact counts see `summarize`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> w = jnp.ones((2, 2))
+      >>> float(sparsity({"w": w == 0}, {"w": w}))
+      1.0
+    """
+    leaves = zip(tree.flatten(masks)[1], tree.flatten(params)[1], strict=True)
+    pairs = [(mask, np.size(leaf)) for mask, leaf in leaves if is_prunable_mask(mask)]
+    total = sum(size for _, size in pairs)
+    zeros = sum((1.0 - density(mask)) * (size / total) for mask, size in pairs)
+    return jnp.asarray(zeros, jnp.float32)
+
+
+def overlap(first: MaskTree, second: MaskTree) -> Array:
+    """The Jaccard index of two mask trees, over their prunable entries.
+
+    ``|A ∩ B| / |A ∪ B|``
+
+    Args:
+      first: a mask tree.
+      second: another of the same structure and shapes.
+
+    Returns:
+      A float32 scalar in [0, 1]; 1 where both keep nothing.
+
+    Raises:
+      MaskError: the trees do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(overlap([jnp.array([True, True])], [jnp.array([True, False])]))
+      0.5
+    """
+    validate(first, second)
+    both = either = jnp.float32(0)
+    for a, b in zip(tree.flatten(first)[1], tree.flatten(second)[1], strict=True):
+        if is_prunable_mask(a):
+            both += jnp.sum(a & b, dtype=jnp.float32)
+            either += jnp.sum(a | b, dtype=jnp.float32)
+    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
+
+
+def like_parameter(mask: Array, leaf: Array) -> Array:
+    """Places a full-shape mask where its parameter lives, so that both are sharded alike.
+
+    Args:
+      mask: a bool array.
+      leaf: its parameter; a tracer leaves the placement to the compiler.
+
+    Returns:
+      The mask, on the parameter's sharding where that is known and the shapes agree.
+    """
+    sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, jax.core.Tracer) else None
+    if sharding is None or sharding.is_fully_replicated or mask.shape != leaf.shape:
+        return mask
+    if isinstance(mask, jax.core.Tracer):
+        return jax.lax.with_sharding_constraint(mask, sharding)
+    return jax.device_put(mask, sharding)

@@ -1,0 +1,116 @@
+"""Masks as bits: eight to a byte along one axis, at the same rank, so that the sharding carries over."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax import tree
+from sparsejax.masks import is_prunable_mask
+from sparsejax.typing import Array, MaskTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PackedMask:
+    """A bool array with eight neighbours along `axis` in each byte, the first in the lowest bit.
+
+    Attributes:
+      bits: uint8, shaped like the mask but ⌈size/8⌉ long along `axis`.
+      axis: the packed axis.
+      size: the mask's length along it.
+    """
+
+    bits: Array
+    axis: int = field(metadata={"static": True})
+    size: int = field(metadata={"static": True})
+
+
+def pack(mask: Array) -> PackedMask:
+    """Packs a mask into bits.
+
+    The axis is the one that wastes least, and the second last where several waste alike: neighbours along
+    the last axis stay neighbours in memory, which is what makes unpacking cheap. A shard whose length
+    along the packed axis is a multiple of 8 packs and unpacks where it is.
+
+    Args:
+      mask: a bool array of at least one dimension.
+
+    Returns:
+      The packed mask.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pack(jnp.ones((16, 3), bool)).bits.shape
+      (2, 3)
+    """
+    axis = _packed_axis(mask.shape)
+    size = mask.shape[axis]
+    padding = [(0, -size % 8 if i == axis else 0) for i in range(mask.ndim)]
+    padded = jnp.pad(mask, padding) if size % 8 else mask
+    bytes_of = padded.reshape(*mask.shape[:axis], -1, 8, *mask.shape[axis + 1 :])
+    weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * (mask.ndim - axis - 1))
+    bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+    return PackedMask(bits, axis, size)
+
+
+def _packed_axis(shape: tuple[int, ...]) -> int:
+    last = len(shape) - 1
+    preference = [last - 1, *range(last - 2, -1, -1), last] if last else [0]
+    return min(preference, key=lambda axis: (-shape[axis] % 8) / max(shape[axis], 1))
+
+
+def unpack(packed: PackedMask) -> Array:
+    """Unpacks what `pack` made.
+
+    Args:
+      packed: a packed mask.
+
+    Returns:
+      The bool array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> unpack(pack(jnp.array([True, False, True]))).tolist()
+      [True, False, True]
+    """
+    bits, axis = packed.bits, packed.axis
+    shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * (bits.ndim - axis - 1))
+    spread = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)
+    shape = (*bits.shape[:axis], bits.shape[axis] * 8, *bits.shape[axis + 1 :])
+    full = spread.reshape(shape).astype(jnp.bool_)
+    return full if packed.size == shape[axis] else jax.lax.slice_in_dim(full, 0, packed.size, axis=axis)
+
+
+def is_packed(leaf: object) -> bool:
+    """Tells whether a leaf of a mask tree is packed."""
+    return isinstance(leaf, PackedMask)
+
+
+def pack_tree(masks: MaskTree) -> MaskTree:
+    """Packs every prunable leaf of a mask tree; the 0-d marks stay.
+
+    Args:
+      masks: a mask tree.
+
+    Returns:
+      The same tree with `PackedMask` in the place of arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pack_tree({"w": jnp.ones((8, 2), bool)})["w"].bits.tolist()
+      [[255, 255]]
+    """
+    return jax.tree.map(lambda m: pack(m) if is_prunable_mask(m) else m, masks, is_leaf=tree.is_masked_node)
+
+
+def unpack_tree(masks: MaskTree) -> MaskTree:
+    """Unpacks every packed leaf of a mask tree; other leaves pass.
+
+    Args:
+      masks: a mask tree, packed or not.
+
+    Returns:
+      The tree of bool arrays.
+    """
+    return jax.tree.map(lambda m: unpack(m) if is_packed(m) else m, masks, is_leaf=is_packed)

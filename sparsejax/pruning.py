@@ -1,0 +1,106 @@
+"""prune_once: prune given parameters now, outside any training."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from sparsejax.counts import check_sparsity
+from sparsejax.distributions import Distribution, explicit, uniform
+from sparsejax.errors import ScheduleError
+from sparsejax.layers import Layer, Override, describe
+from sparsejax.masks import apply_masks
+from sparsejax.patterns import Pattern
+from sparsejax.schedules import constant, every
+from sparsejax.scores import magnitude
+from sparsejax.scores.base import Score
+from sparsejax.selection import check_scores
+from sparsejax.transforms.budget import kept_units
+from sparsejax.transforms.rule import layer_leaves, mask_tree, pooled
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
+
+
+def prune_once(
+    params: Params,
+    *,
+    sparsity: ArrayLike | Mapping[str, float],
+    score: Score | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    grads: Params | None = None,
+    key: Array | None = None,
+    iterations: int = 1,
+) -> tuple[Params, MaskTree]:
+    """Keeps the weights with the highest scores and zeroes the others.
+
+    ``M = top-k(score(w))``, ``w' = where(M, w, 0)``; over r rounds the density falls as ``(1 − s)^(i/r)``
+
+    Args:
+      params: the parameters.
+      sparsity: the total's sparsity in [0, 1], or one a path pattern.
+      score: `magnitude` when None.
+      distribution: shares the sparsity among the layers; `uniform` when None.
+      pattern: what is kept or dropped together; `Unstructured` when None.
+      prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
+      overrides: what differs by path.
+      grads: gradients like `params`, for scores that need them.
+      key: a jax random key, for a random score.
+      iterations: rounds, ≥ 1; each scores what the one before left (SynFlow: 100).
+
+    Returns:
+      ``(pruned parameters, masks)``.
+
+    Raises:
+      ScoreError: a score is NaN, or needs gradients that are missing. Under jit, where nothing can be
+        refused, NaN ranks last.
+      SparsityError, PathError, PatternError, ParamsError: as each says.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pruned, masks = prune_once({"w": jnp.array([[1.0, -3.0], [2.0, 0.5]])}, sparsity=0.5)
+      >>> pruned["w"].tolist()
+      [[0.0, -3.0], [2.0, 0.0]]
+    """
+    if iterations < 1:
+        raise ScheduleError(f"iterations is {iterations!r}; give at least one round.")
+    if isinstance(sparsity, Mapping):
+        sparsity, distribution = 1.0, explicit(sparsity)
+    check_sparsity(sparsity, "sparsity")
+    score = score or magnitude()
+    layers = describe(params, pattern=pattern, prunable=prunable, overrides=overrides)
+    alive = None
+    for round_ in range(1, iterations + 1):
+        target = sparsity if round_ == iterations else 1.0 - (1.0 - sparsity) ** (round_ / iterations)
+        values = score.value(score.init(params), params, grads, None, key)
+        masks = alive = _select(params, values, layers, distribution or uniform(), target, alive)
+        params = apply_masks(params, masks)
+    return params, masks
+
+
+def _select(
+    params: Params,
+    values: Params,
+    layers: tuple[Layer, ...],
+    distribution: Distribution,
+    sparsity: ArrayLike,
+    alive: MaskTree | None,
+) -> MaskTree:
+    for layer, leaf in zip(layers, layer_leaves(values, layers), strict=True):
+        check_scores(layer.path, leaf)
+    scores = pooled(values, layers)
+    if alive is not None:
+        scores = [
+            _only_alive(*each) for each in zip(layers, scores, layer_leaves(alive, layers), strict=True)
+        ]
+    counts = kept_units(layers, distribution, constant(sparsity), every(1, begin=0, end=0), 0, scores)
+    masks = [
+        layer.pattern.expand(layer.pattern.select(s, k, layer.axes), layer.shape, layer.axes)
+        for layer, s, k in zip(layers, scores, counts, strict=True)
+    ]
+    return mask_tree(params, layers, masks)
+
+
+def _only_alive(layer: Layer, scores: Array, alive: Array) -> Array:
+    # What an earlier round removed stays removed, also where a signed score would rank its zero first.
+    return jnp.where(layer.pattern.contract(alive, layer.axes), scores, -jnp.inf)

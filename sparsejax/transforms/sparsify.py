@@ -1,0 +1,173 @@
+"""sparsify: any optax optimizer, with parameters that are exactly zero off their masks after every step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsejax import tree
+from sparsejax.errors import ParamsError, RandomKeyError, ScheduleError
+from sparsejax.masks import apply_masks
+from sparsejax.packing import pack_tree, unpack_tree
+from sparsejax.transforms.moments import reset_off_mask
+from sparsejax.transforms.rule import MaskRule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params
+
+
+class SparsifyState(NamedTuple):
+    """The state of `sparsify`.
+
+    Attributes:
+      count: int32 scalar, steps taken.
+      key: the random key's data (uint32), or an empty tuple where there is none.
+      masks: a mask tree like the parameters; `PackedMask` leaves where packed.
+      rule_state: the rule's own.
+      inner_state: the inner optimizer's.
+    """
+
+    count: Array
+    key: Any
+    masks: MaskTree
+    rule_state: Any
+    inner_state: Any
+
+
+def sparsify(
+    optimizer: optax.GradientTransformation,
+    rule: MaskRule,
+    *,
+    key: Array | None = None,
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Trains on masks: the parameters that the model sees are always the effective ones.
+
+    ``u' = where(M, u, −p)``, so that p + u' is exactly 0 off the mask M, for finite p of any float type
+
+    The inner optimizer sees masked gradients and advances at every step. When masks are due the rule
+    decides from the dense gradients and the present weights; weights that grow start at zero with fresh
+    moments. Put it outermost: `clip` and the like go inside; of optax's wrappers only `MultiSteps`,
+    `apply_if_finite`, `inject_hyperparams` and `partition` may stand outside. Start with
+    `sparsejax.init(tx, params)`, which puts the parameters on their masks before the first step.
+
+    ``update(grads, state, params, *, step=None, dense_grads_fn=None, **extra)``: `step` overrides the
+    state's own count for the question whether masks are due (unbatched, it keeps one cond under vmap);
+    `dense_grads_fn()` gives the dense gradients, called at mask updates only; the rest goes to the inner
+    optimizer.
+
+    Args:
+      optimizer: any optax optimizer.
+      rule: a `MaskRule`.
+      key: random key of the rule, from `jax.random.key` or `PRNGKey`; needed by random rules.
+      packed: keep the masks as bits in the state, an eighth of a byte a weight.
+      second_moment: what a grown weight's second moment (optax's `nu`) starts from: "zero" as in RigL,
+        after which Adam's first step for it is up to (1 − β₁)/√(1 − β₂) ≈ 3.2 learning rates; or "mean",
+        its layer's mean over the kept weights, after which it is at most an ordinary step.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      RandomKeyError: `key` is no jax random key, or missing where the rule draws.
+      ScheduleError: an unknown `second_moment`.
+      ParamsError: `update` without params.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, sparsejax
+      >>> tx = sparsify(optax.sgd(0.1), sparsejax.fixed({"w": jnp.array([[True, False]])}))
+      >>> params, state = sparsejax.init(tx, {"w": jnp.ones((1, 2))})
+      >>> updates, state = tx.update({"w": jnp.ones((1, 2))}, state, params)
+      >>> optax.apply_updates(params, updates)["w"].round(1).tolist()
+      [[0.9, 0.0]]
+    """
+    inner = optax.with_extra_args_support(optimizer)
+    key_data, key_impl = _split_key(key)
+    if second_moment not in ("zero", "mean"):
+        raise ScheduleError(f"second_moment={second_moment!r}: choose 'zero' or 'mean'.")
+
+    def init_fn(params: Params) -> SparsifyState:
+        masks, rule_state = rule.init(params, key)
+        inner_state = inner.init(apply_masks(params, masks))
+        stored = pack_tree(masks) if packed else masks
+        return SparsifyState(jnp.zeros((), jnp.int32), key_data, stored, rule_state, inner_state)
+
+    def update_fn(
+        grads: Params,
+        state: SparsifyState,
+        params: Params | None = None,
+        *,
+        step: ArrayLike | None = None,
+        dense_grads_fn: Any = None,
+        **extra: Any,
+    ) -> tuple[Params, SparsifyState]:
+        if params is None:
+            raise ParamsError("sparsify needs the parameters: call tx.update(grads, state, params).")
+        count = state.count if step is None else jnp.asarray(step)
+        rule_state = rule.observe(grads, state.rule_state, params)
+        due = jnp.asarray(False) if rule.times is None else rule.times.due(count)
+
+        def change(masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:
+            dense = grads if dense_grads_fn is None else dense_grads_fn()
+            step_key = _step_key(state.key, key_impl, count)
+            new, rule_state = rule.update(dense, rule_state, unpack_tree(masks), params, count, step_key)
+            return (pack_tree(new) if packed else new), rule_state
+
+        old = new = state.masks
+        if rule.times is not None:
+            new, rule_state = jax.lax.cond(due, change, lambda m, r: (m, r), old, rule_state)
+        # A weight that is on both masks lives on; any other is, or becomes, one that was never trained.
+        keep = unpack_tree(jax.tree.map(jnp.bitwise_and, old, new))
+        updates, inner_state = inner.update(_on(keep, grads), state.inner_state, params, **extra)
+        warm = due if second_moment == "mean" and rule.times is not None else None
+        inner_state = reset_off_mask(inner, inner_state, keep, _on(keep, params), warm=warm)
+        hold = due if rule.replaces_step and rule.times is not None else None
+        updates = tree.map_with_path(_land(hold), updates, params, keep)
+        return updates, SparsifyState(
+            optax.safe_increment(state.count), state.key, new, rule_state, inner_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _on(keep: MaskTree, values: Params) -> Params:
+    """`values` where kept, else zero; leaves that are not prunable pass untouched."""
+
+    def put(path: str, value: Array, mask: Array) -> Array:
+        del path
+        return value if mask.ndim == 0 else jnp.where(mask, value, jnp.zeros((), value.dtype))
+
+    return tree.map_with_path(put, values, keep)
+
+
+def _land(hold: Array | None) -> Any:
+    """The update that lands each parameter on its mask; where `hold` is true, kept weights stay put."""
+
+    def land(path: str, update: Array, param: Array, mask: Array) -> Array:
+        del path
+        if hold is not None:
+            update = jnp.where(hold, jnp.zeros((), update.dtype), update)
+        if mask.ndim == 0:
+            return update
+        return jnp.where(mask, update, -param.astype(jnp.result_type(update, param)))
+
+    return land
+
+
+def _split_key(key: Array | None) -> tuple[Any, Any]:
+    """A key as plain data for the state, since optax's wrappers select between states leaf by leaf."""
+    if key is None:
+        return (), None
+    if not isinstance(key, jax.Array) or not (
+        jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
+    ):
+        raise RandomKeyError(f"key is {key!r}; give one made by jax.random.key(seed).")
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(key), jax.random.key_impl(key)
+    return key, None
+
+
+def _step_key(data: Any, impl: Any, count: Array) -> Array | None:
+    if isinstance(data, tuple):
+        return None
+    return jax.random.fold_in(jax.random.wrap_key_data(data, impl=impl), count)
