@@ -1,0 +1,43 @@
+# Every target does its own set-up in .venv; only Python 3.11+ and make are needed.
+# The first that runs and is new enough (a name on PATH may be a shim that leads nowhere).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-slow lint gpu clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+# One stamp a set of extras: a changed setup.cfg installs again, an unchanged one costs nothing.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "sparsejax needs Python 3.11 or newer: make PYTHON=/path/to/python …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "installing sparsejax[$*] into $(VENV) (one to two minutes the first time)"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-experiments  ## train a sparse network on real handwritten digits; table and plots in runs/demo
+	$(RUN) -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo
+
+test: $(VENV)/.installed-test  ## the whole default suite
+	$(RUN) -m pytest -q
+
+test-slow: $(VENV)/.installed-test  ## the longest studies
+	$(RUN) -m pytest -q -m slow
+
+lint: $(VENV)/.installed-test  ## style and import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --config setup.cfg --no-cache
+
+gpu:  ## on a machine with an accelerator: correctness at real sizes, then every benchmark
+	$(or $(GPU_PYTHON),python3) -m experiments.benchmark all --json benchmarks.json --markdown benchmarks.md
+
+clean:  ## remove the environment and the caches, not the runs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
