@@ -49,8 +49,8 @@ from sparsejax.schedules import constant as constant
 from sparsejax.schedules import cosine_drop_fraction as cosine_drop_fraction
 from sparsejax.schedules import cubic as cubic
 from sparsejax.schedules import every as every
-from sparsejax.schedules import linear as linear
 from sparsejax.schedules import jump as jump
+from sparsejax.schedules import linear as linear
 from sparsejax.scores import Score as Score
 from sparsejax.scores import gradient_magnitude as gradient_magnitude
 from sparsejax.scores import grasp as grasp

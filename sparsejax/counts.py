@@ -39,13 +39,17 @@ def check_sparsity(sparsity: ArrayLike, where: str) -> None:
     """
     if not is_concrete(sparsity):
         return
+    advice = f"{where} is {sparsity!r}; give a fraction of zeros in [0, 1]"
     try:
-        values = np.asarray(sparsity, dtype=np.float64)
+        values = np.asarray(sparsity)
     except (TypeError, ValueError) as error:
-        raise SparsityError(f"{where} is {sparsity!r}; give a fraction of zeros in [0, 1].") from error
+        raise SparsityError(f"{advice}.") from error
+    # By the type: NumPy would read None as NaN, "0.9" as 0.9 and True as 1.
+    if not (jnp.issubdtype(values.dtype, jnp.floating) or jnp.issubdtype(values.dtype, jnp.integer)):
+        raise SparsityError(f"{advice}; it is no real number.")
     if values.size == 0 or not np.all((values >= 0) & (values <= 1)):
-        hint = " (a percentage? write 0.9 for 90 %)" if values.size and np.nanmax(values) > 1 else ""
-        raise SparsityError(f"{where} is {sparsity!r}; give a fraction of zeros in [0, 1]{hint}.")
+        hint = " (a percentage? write 0.9 for 90 %)" if np.any(values > 1) else ""
+        raise SparsityError(f"{advice}{hint}.")
 
 
 def kept_count(size: int, sparsity: ArrayLike) -> np.ndarray | Array:

@@ -4,15 +4,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import tree
 from sparsejax.counts import check_sparsity, is_concrete, kept_count
+from sparsejax.errors import SparsityError
 from sparsejax.layers import Layer
 from sparsejax.selection import global_counts
 from sparsejax.typing import Array, ArrayLike
 
+#: What `sparsity` may be: a number, an array with one a member of a population, or one a path pattern.
+Sparsity = ArrayLike | Mapping[str, float]
 #: Kept counts: host int64 where the sparsity is concrete, int32 arrays where it is traced.
 Counts = Sequence[ArrayLike]
 
@@ -178,3 +182,36 @@ def global_() -> Distribution:
         )
 
     return Distribution(plan, resolve)
+
+
+def target_and_shares(
+    sparsity: Sparsity, distribution: Distribution | None, default: Callable[[], Distribution]
+) -> tuple[ArrayLike, Distribution]:
+    """What a user gives for sparsity, as the value to schedule and the distribution that shares it.
+
+    Args:
+      sparsity: a number, an array (population), or a mapping by path, which is a distribution of its own,
+        scheduled from 0 to 1.
+      distribution: the user's, or None.
+      default: makes the method's own.
+
+    Returns:
+      ``(value, distribution)``; a concrete jax array as NumPy.
+
+    Raises:
+      SparsityError: outside [0, 1], or a mapping beside a distribution.
+
+    Example:
+      >>> target_and_shares({"*": 0.5}, None, uniform)[0]
+      1.0
+    """
+    if isinstance(sparsity, Mapping):
+        if distribution is not None:
+            raise SparsityError(
+                "sparsity is a mapping by path, which leaves nothing to a distribution: give one."
+            )
+        return 1.0, explicit(sparsity)
+    check_sparsity(sparsity, "sparsity")
+    if isinstance(sparsity, jax.Array) and is_concrete(sparsity):
+        sparsity = np.asarray(sparsity, np.float64)
+    return sparsity, distribution or default()

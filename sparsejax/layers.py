@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import tree
 from sparsejax.axes import AxisRoles, flax_axes, sizes
 from sparsejax.counts import check_sparsity
-from sparsejax.errors import PathError, PatternError
+from sparsejax.errors import ParamsError, PathError, PatternError
 from sparsejax.patterns import Pattern, Unstructured
 from sparsejax.typing import Params, Prunable
 
@@ -104,7 +105,7 @@ def describe(
       The layers in the order of the tree's leaves.
 
     Raises:
-      ParamsError: nothing is prunable.
+      ParamsError: nothing is prunable, or the filter names a scalar or an integer leaf.
       PathError: an override matches no parameter, or none that is prunable.
       PatternError: a pattern does not fit a shape.
       SparsityError: an override's sparsity is outside [0, 1], or more than its pattern allows.
@@ -123,12 +124,15 @@ def describe(
     layers = []
     for index, (path, leaf, flag) in enumerate(zip(paths, leaves, flags, strict=True)):
         if flag and not tree.is_masked_node(leaf):
+            _check_leaf(path, leaf)
             layers.append(_layer(index, path, np.shape(leaf), chosen_by.get(path, Override()), pattern))
     return tuple(layers)
 
 
 def _with_overrides(choose: Prunable, chosen_by: Mapping[str, Override]) -> Prunable:
     def wanted(path: str, leaf: Any) -> bool:
+        if math.prod(np.shape(leaf)) == 0:  # there is nothing to prune, and nothing to divide by
+            return False
         forced = chosen_by[path].prunable if path in chosen_by else None
         return bool(choose(path, leaf)) if forced is None else forced
 
@@ -145,6 +149,15 @@ def _check_overrides_used(
                 f"overrides: {name!r} matches parameters, but none that is prunable. Give it "
                 "Override(prunable=True, …), or widen prunable=."
             )
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    dtype = jnp.result_type(leaf)
+    if np.ndim(leaf) == 0 or not jnp.issubdtype(dtype, jnp.inexact):
+        raise ParamsError(
+            f"{path!r} with shape {np.shape(leaf)} and dtype {dtype} cannot be pruned: only floating arrays of at "
+            "least one dimension can. Leave it out with prunable=… or overrides={…: sparsejax.dense}."
+        )
 
 
 def _layer(

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax import tree
 from sparsejax.errors import MaskError
@@ -116,6 +117,7 @@ def sparsity(masks: MaskTree, params: Params) -> Array:
       >>> float(sparsity({"w": w == 0}, {"w": w}))
       1.0
     """
+    validate(masks, params)
     leaves = zip(tree.flatten(masks)[1], tree.flatten(params)[1], strict=True)
     pairs = [(mask, np.size(leaf)) for mask, leaf in leaves if is_prunable_mask(mask)]
     total = sum(size for _, size in pairs)
@@ -153,18 +155,25 @@ def overlap(first: MaskTree, second: MaskTree) -> Array:
 
 
 def like_parameter(mask: Array, leaf: Array) -> Array:
-    """Places a full-shape mask where its parameter lives, so that both are sharded alike.
+    """Places a mask where its parameter lives, so that both are sharded alike.
 
     Args:
-      mask: a bool array.
+      mask: a bool array that broadcasts to the parameter.
       leaf: its parameter; a tracer leaves the placement to the compiler.
 
     Returns:
-      The mask, on the parameter's sharding where that is known and the shapes agree.
+      The mask, on the parameter's devices where those are several and known: sharded like the parameter,
+      and replicated along the axes where it has size 1.
     """
     sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, jax.core.Tracer) else None
-    if sharding is None or sharding.is_fully_replicated or mask.shape != leaf.shape:
+    if sharding is None or len(sharding.device_set) == 1:
         return mask
+    if mask.shape != leaf.shape:
+        if not isinstance(sharding, NamedSharding):
+            return mask
+        axes = (*sharding.spec, *(None for _ in leaf.shape))
+        spec = [None if m != n else axis for m, n, axis in zip(mask.shape, leaf.shape, axes, strict=False)]
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=sharding.memory_kind)
     if isinstance(mask, jax.core.Tracer):
         return jax.lax.with_sharding_constraint(mask, sharding)
     return jax.device_put(mask, sharding)

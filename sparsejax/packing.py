@@ -29,9 +29,10 @@ class PackedMask:
 def pack(mask: Array) -> PackedMask:
     """Packs a mask into bits.
 
-    The axis is the one that wastes least, and the second last where several waste alike: neighbours along
-    the last axis stay neighbours in memory, which is what makes unpacking cheap. A shard whose length
-    along the packed axis is a multiple of 8 packs and unpacks where it is.
+    The axis is the one that wastes least; of several alike the longest, so that most shards along it still
+    hold whole bytes, but never the last: neighbours along the last axis stay neighbours in memory, which is
+    what makes unpacking cheap. A shard whose length along the packed axis is a multiple of 8 packs and
+    unpacks where it is; another is gathered, as bits, at each mask update.
 
     Args:
       mask: a bool array of at least one dimension.
@@ -48,7 +49,7 @@ def pack(mask: Array) -> PackedMask:
     size = mask.shape[axis]
     padding = [(0, -size % 8 if i == axis else 0) for i in range(mask.ndim)]
     padded = jnp.pad(mask, padding) if size % 8 else mask
-    bytes_of = padded.reshape(*mask.shape[:axis], -1, 8, *mask.shape[axis + 1 :])
+    bytes_of = padded.reshape(*mask.shape[:axis], -(-size // 8), 8, *mask.shape[axis + 1 :])
     weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * (mask.ndim - axis - 1))
     bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
     return PackedMask(bits, axis, size)
@@ -56,8 +57,10 @@ def pack(mask: Array) -> PackedMask:
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
     last = len(shape) - 1
-    preference = [last - 1, *range(last - 2, -1, -1), last] if last else [0]
-    return min(preference, key=lambda axis: (-shape[axis] % 8) / max(shape[axis], 1))
+    return min(
+        range(len(shape)),
+        key=lambda axis: ((-shape[axis] % 8) / max(shape[axis], 1), axis == last, -shape[axis], -axis),
+    )
 
 
 def unpack(packed: PackedMask) -> Array:
@@ -82,35 +85,60 @@ def unpack(packed: PackedMask) -> Array:
     return full if packed.size == shape[axis] else jax.lax.slice_in_dim(full, 0, packed.size, axis=axis)
 
 
-def is_packed(leaf: object) -> bool:
-    """Tells whether a leaf of a mask tree is packed."""
-    return isinstance(leaf, PackedMask)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PackedTree:
+    """A mask tree as bits: plain arrays in the tree's own containers, and what unpacks them as static facts.
+
+    Attributes:
+      bits: the tree, with uint8 arrays in the place of masks; the 0-d marks stay.
+      layout: (axis, size) of each leaf, or None where it is not packed.
+    """
+
+    bits: MaskTree
+    layout: tuple[tuple[int, int] | None, ...] = field(metadata={"static": True})
 
 
-def pack_tree(masks: MaskTree) -> MaskTree:
+def pack_tree(masks: MaskTree) -> PackedTree:
     """Packs every prunable leaf of a mask tree; the 0-d marks stay.
 
     Args:
       masks: a mask tree.
 
     Returns:
-      The same tree with `PackedMask` in the place of arrays.
+      The packed tree.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> pack_tree({"w": jnp.ones((8, 2), bool)})["w"].bits.tolist()
+      >>> pack_tree({"w": jnp.ones((8, 2), bool)}).bits["w"].tolist()
       [[255, 255]]
     """
-    return jax.tree.map(lambda m: pack(m) if is_prunable_mask(m) else m, masks, is_leaf=tree.is_masked_node)
+    _, leaves, treedef = tree.flatten(masks)
+    packed = [pack(leaf) if is_prunable_mask(leaf) else leaf for leaf in leaves]
+    bits = [leaf.bits if isinstance(leaf, PackedMask) else leaf for leaf in packed]
+    layout = tuple((leaf.axis, leaf.size) if isinstance(leaf, PackedMask) else None for leaf in packed)
+    return PackedTree(jax.tree.unflatten(treedef, bits), layout)
 
 
-def unpack_tree(masks: MaskTree) -> MaskTree:
-    """Unpacks every packed leaf of a mask tree; other leaves pass.
+def unpack_tree(masks: MaskTree | PackedTree) -> MaskTree:
+    """Unpacks what `pack_tree` made; a tree that is not packed passes.
 
     Args:
       masks: a mask tree, packed or not.
 
     Returns:
       The tree of bool arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> unpack_tree(pack_tree({"w": jnp.array([True, False])}))["w"].tolist()
+      [True, False]
     """
-    return jax.tree.map(lambda m: unpack(m) if is_packed(m) else m, masks, is_leaf=is_packed)
+    if not isinstance(masks, PackedTree):
+        return masks
+    _, leaves, treedef = tree.flatten(masks.bits)
+    unpacked = [
+        leaf if place is None else unpack(PackedMask(leaf, *place))
+        for leaf, place in zip(leaves, masks.layout, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, unpacked)

@@ -229,10 +229,10 @@ class Block(_Units):
     Args:
       rows: block size along the input, ≥ 1; divides it.
       cols: block size along the output, ≥ 1; divides it.
-      pool: how the scores of a block become one: "mean", "max" or "sum".
+      pool_by: how the scores of a block become one: "mean", "max" or "sum".
 
     Raises:
-      PatternError: sizes below 1 or an unknown pool.
+      PatternError: sizes below 1 or an unknown `pool_by`.
 
     Example:
       >>> str(Block(16, 16))
@@ -306,7 +306,7 @@ class Channel(_Units):
       pool_by: how the scores of a channel become one: "mean", "max" or "sum".
 
     Raises:
-      PatternError: an unknown role or pool.
+      PatternError: an unknown role or `pool_by`.
 
     Example:
       >>> str(Channel("output"))

@@ -1,11 +1,12 @@
 """prune_once: prune given parameters now, outside any training."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from sparsejax.counts import check_sparsity
-from sparsejax.distributions import Distribution, explicit, uniform
+from sparsejax.distributions import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.errors import ScheduleError
 from sparsejax.layers import Layer, Override, describe
 from sparsejax.masks import apply_masks
@@ -22,7 +23,7 @@ from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
 def prune_once(
     params: Params,
     *,
-    sparsity: ArrayLike | Mapping[str, float],
+    sparsity: Sparsity,
     score: Score | None = None,
     distribution: Distribution | None = None,
     pattern: Pattern | None = None,
@@ -64,18 +65,26 @@ def prune_once(
     """
     if iterations < 1:
         raise ScheduleError(f"iterations is {iterations!r}; give at least one round.")
-    if isinstance(sparsity, Mapping):
-        sparsity, distribution = 1.0, explicit(sparsity)
-    check_sparsity(sparsity, "sparsity")
+    target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
     layers = describe(params, pattern=pattern, prunable=prunable, overrides=overrides)
-    alive = None
-    for round_ in range(1, iterations + 1):
-        target = sparsity if round_ == iterations else 1.0 - (1.0 - sparsity) ** (round_ / iterations)
+    masks = None
+    for share in (np.arange(1, iterations + 1) / iterations).tolist():
+        target, shares = target_and_shares(_after(sparsity, share), distribution, uniform)
+        now = tuple(layer._replace(sparsity=_after(layer.sparsity, share)) for layer in layers)
         values = score.value(score.init(params), params, grads, None, key)
-        masks = alive = _select(params, values, layers, distribution or uniform(), target, alive)
+        masks = _select(params, values, now, shares, target, masks)
         params = apply_masks(params, masks)
     return params, masks
+
+
+def _after(sparsity: Any, share: float) -> Any:
+    """The sparsity after a share of the rounds: each round keeps the same fraction of what is left."""
+    if sparsity is None or share == 1.0:
+        return sparsity
+    if isinstance(sparsity, Mapping):
+        return {path: _after(value, share) for path, value in sparsity.items()}
+    return 1.0 - (1.0 - sparsity) ** share
 
 
 def _select(

@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import optax
 
 from sparsejax import schedules, scores
 from sparsejax.counts import check_sparsity
-from sparsejax.distributions import Distribution, erdos_renyi_kernel, explicit, global_, uniform
+from sparsejax.distributions import (
+    Distribution,
+    Sparsity,
+    erdos_renyi_kernel,
+    global_,
+    target_and_shares,
+    uniform,
+)
 from sparsejax.errors import RandomKeyError, ScheduleError
 from sparsejax.layers import Override
 from sparsejax.patterns import Pattern
@@ -18,10 +23,8 @@ from sparsejax.transforms.drop_and_grow import drop_and_grow
 from sparsejax.transforms.fixed import random_masks
 from sparsejax.transforms.prune import prune
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, ArrayLike, Prunable
+from sparsejax.typing import Array, Prunable
 
-#: What `sparsity` may be: a number, an array with one a member of a population, or one a path pattern.
-Sparsity = ArrayLike | Mapping[str, float]
 Transformation = optax.GradientTransformationExtraArgs
 
 
@@ -74,7 +77,7 @@ def gmp(
     Source: Zhu & Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1. There a mask update
     follows the weight update of its step, here it precedes it.
     """
-    target, shares = _target(sparsity, distribution, uniform)
+    target, shares = target_and_shares(sparsity, distribution, uniform)
     times = schedules.every(update_every, begin=begin_step, end=end_step)
     schedule = schedules.cubic(target, begin=begin_step, end=end_step, initial=initial_sparsity)
     rule = prune(
@@ -207,7 +210,7 @@ def static_random(
       >>> tx = static_random(optax.sgd(0.1), sparsity=0.9, key=jax.random.key(0))
     """
     _need_key(key, "static_random")
-    target, shares = _target(sparsity, distribution, uniform)
+    target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
     rule = random_masks(target, distribution=shares, pattern=pattern, prunable=prunable, overrides=overrides)
     return sparsify(optimizer, rule, key=key, **options)
@@ -269,13 +272,14 @@ def rigl(
     if not 0.0 < stop_fraction <= 1.0:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
     end = int(total_steps * stop_fraction)
+    schedules.every(update_every, end=max(end, 0))  # refuses an update_every that is no step count
     last = (end - 1) // update_every * update_every  # at T_end itself the fraction is 0
     if last < update_every:
         raise ScheduleError(
             f"Masks would never be updated: total_steps={total_steps} · stop_fraction={stop_fraction} ends at step "
             f"{end}, before the first update at step {update_every}. Lower update_every."
         )
-    target, shares = _target(sparsity, distribution, erdos_renyi_kernel)
+    target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
     rule = drop_and_grow(
         drop or scores.magnitude(),
         grow or scores.gradient_magnitude(),
@@ -393,7 +397,7 @@ def ac_dc(
         raise ScheduleError(
             f"total_steps={total_steps} leaves no room for {begin} dense steps and a last sparse phase of {final}."
         )
-    target, shares = _target(sparsity, distribution, global_)
+    target, shares = target_and_shares(sparsity, distribution, global_)
     times = schedules.every(phase_steps, begin=begin, end=begin + 2 * pairs * phase_steps)
     rule = prune(
         score or scores.magnitude(),
@@ -410,22 +414,6 @@ def ac_dc(
 def _default(sparsity: Sparsity, distribution: Distribution | None, default: Any) -> Distribution | None:
     """A mapping brings its own distribution, so that no default may stand in its way."""
     return None if isinstance(sparsity, Mapping) else distribution or default()
-
-
-def _target(
-    sparsity: Sparsity, distribution: Distribution | None, default: Any
-) -> tuple[ArrayLike, Distribution]:
-    """The scheduled value and what shares it: a mapping is a distribution, scheduled from 0 to 1."""
-    if isinstance(sparsity, Mapping):
-        if distribution is not None:
-            raise ScheduleError(
-                "sparsity is a mapping, one a path, which leaves nothing to a distribution: give one."
-            )
-        return 1.0, explicit(sparsity)
-    if isinstance(sparsity, jax.Array) and not isinstance(sparsity, jax.core.Tracer):
-        sparsity = np.asarray(sparsity, np.float64)
-    check_sparsity(sparsity, "sparsity")
-    return sparsity, distribution or default()
 
 
 def _need_key(key: Array | None, name: str) -> None:

@@ -117,7 +117,12 @@ def cubic(final: ArrayLike, *, begin: int, end: int, initial: ArrayLike = 0.0) -
     check_sparsity(final, "final sparsity")
     check_sparsity(initial, "initial sparsity")
     _span(begin, end)
-    return lambda step: final + (initial - final) * (1.0 - _share(step, begin, end)) ** 3
+
+    def schedule(step: ArrayLike) -> ArrayLike:
+        rest = (1.0 - _share(step, begin, end)) ** 3
+        return rest * initial + (1.0 - rest) * final  # in this form both ends are exact
+
+    return schedule
 
 
 def linear(final: ArrayLike, *, begin: int, end: int, initial: ArrayLike = 0.0) -> Schedule:

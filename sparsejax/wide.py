@@ -1,7 +1,6 @@
 """Whole numbers below 2⁶⁴ from two 32-bit limbs: JAX has no 64-bit integers unless a global flag is set."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -64,11 +63,23 @@ def _widen_array(value: Array) -> Wide:
     return Wide(hi.astype(jnp.uint32), value.astype(jnp.uint32))
 
 
-def trim(value: Wide, largest: int) -> Wide:
-    """Caps numbers at 2³² − 1 and drops the upper limb if `largest`, a static bound on what matters, allows it."""
-    if largest >= _LIMB or value.hi is None:
+def fit(value: Wide, largest: int) -> Wide:
+    """Gives `value` the limbs that counts up to the static bound `largest` need; caps it at 2³² − 1 if that is one."""
+    if largest >= _LIMB:
+        return Wide(_hi(value), value.lo)
+    if value.hi is None:
         return value
     return Wide(None, jnp.where(value.hi > 0, np.uint32(_LIMB - 1), value.lo))
+
+
+def like(value: Wide, other: Wide) -> Wide:
+    """Gives `value` as many limbs as `other` has; caps it if that is one."""
+    return fit(value, 0 if other.hi is None else _LIMB)
+
+
+def constant(value: int) -> Wide:
+    """Makes a scalar of a Python int, with one limb if that is enough."""
+    return fit(widen(value), value)
 
 
 def to_int(value: Wide) -> Any:
@@ -138,6 +149,11 @@ def minimum(a: Wide, b: Wide) -> Wide:
     return where(less(a, b), a, b)
 
 
+def zeros_like(value: Wide) -> Wide:
+    """Zeros of the same shape and number of limbs."""
+    return jax.tree.map(jnp.zeros_like, value)
+
+
 def _hi(value: Wide) -> Array:
     return jnp.zeros_like(value.lo) if value.hi is None else value.hi
 
@@ -174,29 +190,43 @@ def floor_divide(a: Wide, divisor: int) -> Wide:
     return jax.lax.fori_loop(0, 64, step, (Wide(_hi(a), a.lo), jnp.zeros_like(a.lo)))[0]
 
 
-def total(counts: Array, axes: Sequence[int], largest: int) -> Wide:
-    """Sums uint32 `counts` along `axes` without overflow.
+def total(counts: Wide, axes: Sequence[int], largest: int) -> Wide:
+    """Sums along `axes` without overflow.
 
     Args:
-      counts: uint32.
-      axes: the axes summed over; at most 2²⁴ elements together.
-      largest: a static bound on each element, so that small sums stay one plain reduction.
+      counts: elements; at most 2²⁴ are added up for one sum.
+      axes: the axes summed over.
+      largest: a static bound on each sum, so that small sums stay one plain reduction.
 
     Returns:
       The sums; with one limb where the bound allows it.
     """
     axes = tuple(axes)
-    if largest * prod(counts.shape[axis] for axis in axes) < _LIMB:
-        return Wide(None, jnp.sum(counts, axis=axes, dtype=jnp.uint32))
+    if largest < _LIMB:
+        return Wide(None, jnp.sum(counts.lo, axis=axes, dtype=jnp.uint32))
     # Sums of single bytes cannot overflow; each is put back at its place with carries.
-    result = None
+    result = Wide(jnp.sum(_hi(counts), axis=axes, dtype=jnp.uint32), jnp.uint32(0))
     for shift in (0, 8, 16, 24):
-        part = jnp.sum((counts >> shift) & 0xFF, axis=axes, dtype=jnp.uint32)
-        placed = Wide(part >> (32 - shift) if shift else jnp.zeros_like(part), part << shift)
-        result = placed if result is None else add(result, placed)
+        part = jnp.sum((counts.lo >> shift) & 0xFF, axis=axes, dtype=jnp.uint32)
+        upper = part >> (32 - shift) if shift else jnp.zeros_like(part)
+        result = add(result, Wide(upper, part << shift))
     return result
 
 
-def cumulative(counts: Wide) -> Wide:
-    """Running totals along the first (and only) axis, each including its own element."""
-    return jax.lax.associative_scan(add, counts)
+def before(counts: Wide, largest: int) -> Wide:
+    """For each element of a vector the sum of those before it.
+
+    A masked square of the few layers of a stack, since a running sum would pass elements between devices.
+
+    Args:
+      counts: shape (layers,).
+      largest: a static bound on the sum of all.
+
+    Returns:
+      The sums, shape (layers,).
+    """
+    place = jnp.arange(counts.lo.shape[0])
+    earlier = place[None, :] < place[:, None]
+    return total(
+        jax.tree.map(lambda limb: jnp.where(earlier, limb[None, :], np.uint32(0)), counts), (1,), largest
+    )

@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax import tree
+from sparsejax.counts import is_concrete
 from sparsejax.errors import ParamsError, WrapperError
 from sparsejax.masks import apply_masks
-from sparsejax.packing import is_packed, unpack_tree
+from sparsejax.packing import unpack_tree
 from sparsejax.transforms.sparsify import SparsifyState
 from sparsejax.typing import MaskTree, Params
 
@@ -46,13 +48,32 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
       8
     """
     state = tx.init(params)
-    found = _find(state)
+    found = _find(state, ordered=True)
     if not found:
         raise ParamsError(
             "This optimizer holds no sparsify: wrap it, for example tx = sparsejax.gmp(optimizer, sparsity=0.9, …)."
         )
     params = apply_masks(params, get_masks(state))
-    return params, tx.init(params)
+    return params, _beside(params, tx.init(params))
+
+
+def _beside(params: Params, state: Any) -> Any:
+    """Replicates what the state holds on one device over the parameters' mesh, where a step would leave it.
+
+    Otherwise the second step sees other placements than the first and is compiled again.
+    """
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = [s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1]
+    if not meshes:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+
+    def put(leaf: Any) -> Any:
+        if not is_concrete(leaf) or not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
+            return leaf
+        return jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(put, state)
 
 
 def get_masks(opt_state: Any) -> MaskTree:
@@ -88,28 +109,49 @@ def _only(leaves: tuple[Any, ...]) -> Any:
     return real[0] if real else jnp.asarray(True)
 
 
-def _find(state: Any, inside: str = "") -> list[SparsifyState]:
-    """All `SparsifyState`s below `state`; refuses wrappers that break the promise."""
+def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[SparsifyState]:
+    """All `SparsifyState`s below `state`; refuses wrappers that break the promise.
+
+    `ordered` says that dicts still have the order they were made in: jax sorts their keys when a state
+    passes through jit, after which nobody can tell what comes last in an `optax.named_chain`.
+    """
     if isinstance(state, SparsifyState):
         return [state]
-    if is_packed(state) or isinstance(state, jax.Array):
+    if isinstance(state, dict):
+        children, chained = list(state.values()), ordered and inside != "PartitionState"
+    elif isinstance(state, tuple | list):
+        children, chained = list(state), not hasattr(state, "_fields")
+    else:
         return []
     name = type(state).__name__
-    if isinstance(state, dict):
-        return [found for value in state.values() for found in _find(value, inside)]
-    if not isinstance(state, tuple | list):
-        return []
-    per_child = [_find(child, name) for child in state]
+    per_child = [_find(child, inside=name, ordered=ordered) for child in children]
     holders = [i for i, found in enumerate(per_child) if found]
-    if holders and hasattr(state, "_fields"):
-        if name not in _TRANSPARENT:
-            raise WrapperError(
-                f"{name} stands outside sparsify and moves parameters off their masks: put it inside, "
-                "sparsejax.sparsify(that(optimizer), rule)."
-            )
-    elif holders and holders[-1] != len(per_child) - 1:
+    if holders and hasattr(state, "_fields") and name not in _TRANSPARENT:
+        raise WrapperError(
+            f"{name} stands outside sparsify and moves parameters off their masks: put it inside, "
+            "sparsejax.sparsify(that(optimizer), rule)."
+        )
+    if holders and chained and holders[-1] != len(per_child) - 1:
         raise WrapperError(
             f"A chain applies {len(per_child) - 1 - holders[-1]} transformation(s) after sparsify, which would move "
             "parameters off their masks: put them inside, sparsejax.sparsify(optax.chain(…), rule)."
         )
     return [found for found in per_child for found in found]
+
+
+def _beside(params: Params, state: Any) -> Any:
+    """Replicates what of the state is on one device over the mesh of the parameters.
+
+    That is where a training step would put it; left alone, the second step would be compiled again.
+    """
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
+    if not meshes or meshes[0].size == 1:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+
+    def put(leaf: Any) -> Any:
+        concrete = isinstance(leaf, jax.Array) and is_concrete(leaf)
+        return jax.device_put(leaf, everywhere) if concrete and len(leaf.sharding.device_set) == 1 else leaf
+
+    return jax.tree.map(put, state)

@@ -1,5 +1,6 @@
 """Optimizer state off the masks: always that of a weight which was never trained."""
 
+import functools
 import warnings
 from typing import Any
 
@@ -8,14 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax import tree
+from sparsejax.counts import is_concrete
 from sparsejax.typing import Array, MaskTree, Params
 
 
 class _Mark:
     """What to do with one leaf of the optimizer state; deliberately no pytree."""
 
-    def __init__(self, keep: Array | None) -> None:
+    def __init__(self, keep: Array | None, depth: int = 0) -> None:
         self.keep = keep
+        self.depth = depth  # of the parameter's own path, at the end of the leaf's
 
 
 _LEAVE = _Mark(None)
@@ -50,16 +53,39 @@ def reset_off_mask(
     marks = _marks(optimizer, state, keep, params)
     if marks is None:
         return state
-    fresh = optimizer.init(params)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(state, is_leaf=tree.is_masked_node)
+    leaves = [leaf for _, leaf in flat]
+    marks = treedef.flatten_up_to(marks)
+    fresh = treedef.flatten_up_to(optimizer.init(params))
+    if warm is not None:
+        second = [i for i, (path, _) in enumerate(flat) if _is_second_moment(path, marks[i])]
+        means = _means_when(warm, [leaves[i] for i in second], [marks[i].keep for i in second])
+        fresh = [means[second.index(i)] if i in second else new for i, new in enumerate(fresh)]
+    merged = [
+        leaf if mark.keep is None else jnp.where(mark.keep, leaf, new)
+        for leaf, mark, new in zip(leaves, marks, fresh, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, merged)
 
-    def merge(path: tuple, leaf: Any, mark: _Mark, new: Any) -> Any:
-        if mark.keep is None:
-            return leaf
-        if warm is not None and any(getattr(key, "name", None) == "nu" for key in path):
-            new = jax.lax.cond(warm, _kept_mean, lambda m, k: jnp.zeros((), m.dtype), leaf, mark.keep)
-        return jnp.where(mark.keep, leaf, new)
 
-    return jax.tree_util.tree_map_with_path(merge, state, marks, fresh, is_leaf=tree.is_masked_node)
+def _is_second_moment(path: tuple, mark: _Mark) -> bool:
+    """Tells a leaf below a field `nu`; a parameter that happens to be called so is none."""
+    above = path[: len(path) - mark.depth]
+    return mark.keep is not None and any(getattr(key, "name", None) == "nu" for key in above)
+
+
+def _means_when(warm: Array, moments: list[Array], keeps: list[Array]) -> list[Array]:
+    """Each moment's mean over its kept weights where `warm`, else zeros: one cond for all of them."""
+
+    def means() -> list[Array]:
+        return [_kept_mean(moment, keep) for moment, keep in zip(moments, keeps, strict=True)]
+
+    def zeros() -> list[Array]:
+        return [jnp.zeros((), moment.dtype) for moment in moments]
+
+    if is_concrete(warm):
+        return means() if warm else zeros()
+    return jax.lax.cond(warm, means, zeros)
 
 
 def _kept_mean(moment: Array, keep: Array) -> Array:
@@ -71,12 +97,13 @@ def _kept_mean(moment: Array, keep: Array) -> Array:
 def _marks(optimizer: optax.GradientTransformation, state: Any, keep: MaskTree, params: Params) -> Any:
     """A tree like `state` that tells which leaves are a prunable parameter's, or None if none can tell."""
 
-    def mark(leaf: Any, mask: Any, param: Any) -> _Mark:
+    def mark(leaf: Any, mask: Any, param: Any, depth: Any) -> _Mark:
         holes = any(tree.is_masked_node(x) for x in (leaf, mask, param))
         if holes or mask.ndim == 0 or leaf.shape != param.shape:
             return _LEAVE
-        return _Mark(mask)
+        return _Mark(mask, depth)
 
+    depths = jax.tree_util.tree_map_with_path(lambda path, _: len(path), params, is_leaf=tree.is_masked_node)
     try:
         return optax.tree_utils.tree_map_params(
             optimizer,
@@ -84,13 +111,21 @@ def _marks(optimizer: optax.GradientTransformation, state: Any, keep: MaskTree, 
             state,
             keep,
             params,
+            depths,
             transform_non_params=lambda _: _LEAVE,
             is_leaf=tree.is_masked_node,
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        warnings.warn(
-            "sparsejax cannot tell which leaves of this optimizer's state belong to parameters "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); weights that grow keep their old moments.",
-            stacklevel=2,
-        )
+        _warn(optimizer, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
         return None
+
+
+@functools.lru_cache(maxsize=256)
+def _warn(optimizer: optax.GradientTransformation, reason: str) -> None:
+    """Warns once an optimizer, not once a step; cached by the optimizer, which is a tuple of functions."""
+    del optimizer
+    warnings.warn(
+        "sparsejax cannot tell which leaves of this optimizer's state belong to parameters "
+        f"({reason}); weights that grow keep their old moments.",
+        stacklevel=2,
+    )

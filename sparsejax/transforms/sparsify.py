@@ -22,7 +22,7 @@ class SparsifyState(NamedTuple):
     Attributes:
       count: int32 scalar, steps taken.
       key: the random key's data (uint32), or an empty tuple where there is none.
-      masks: a mask tree like the parameters; `PackedMask` leaves where packed.
+      masks: a mask tree like the parameters; a `PackedTree` where packed.
       rule_state: the rule's own.
       inner_state: the inner optimizer's.
     """
