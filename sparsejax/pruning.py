@@ -16,6 +16,7 @@ from sparsejax.scores import magnitude
 from sparsejax.scores.base import Score
 from sparsejax.selection import check_scores
 from sparsejax.transforms.budget import kept_units
+from sparsejax.transforms.choose import select_masks
 from sparsejax.transforms.rule import layer_leaves, mask_tree, pooled
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
 
@@ -103,11 +104,7 @@ def _select(
             _only_alive(*each) for each in zip(layers, scores, layer_leaves(alive, layers), strict=True)
         ]
     counts = kept_units(layers, distribution, constant(sparsity), every(1, begin=0, end=0), 0, scores)
-    masks = [
-        layer.pattern.expand(layer.pattern.select(s, k, layer.axes), layer.shape, layer.axes)
-        for layer, s, k in zip(layers, scores, counts, strict=True)
-    ]
-    return mask_tree(params, layers, masks)
+    return mask_tree(params, layers, select_masks(layers, scores, counts))
 
 
 def _only_alive(layer: Layer, scores: Array, alive: Array) -> Array:

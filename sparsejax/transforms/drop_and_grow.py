@@ -15,6 +15,7 @@ from sparsejax.patterns import Pattern
 from sparsejax.schedules import UpdateTimes
 from sparsejax.scores.base import Score
 from sparsejax.transforms.budget import constant_units, host_values, table_row
+from sparsejax.transforms.choose import exchange_masks
 from sparsejax.transforms.fixed import draw_masks
 from sparsejax.transforms.rule import MaskRule, layer_leaves, mask_tree, pooled
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
@@ -91,16 +92,7 @@ def drop_and_grow(
         counts = constant_units(layers, distribution, sparsity)
         exchanged = _survivors_and_grown(counts, drop_fraction, times, step)
         active = layer_leaves(masks, layers)
-        new = [
-            layer.pattern.expand(
-                layer.pattern.exchange(layer.pattern.contract(a, layer.axes), ds, gs, *counts, layer.axes),
-                layer.shape,
-                layer.axes,
-            )
-            for layer, a, ds, gs, counts in zip(
-                layers, active, drop_scores, grow_scores, exchanged, strict=True
-            )
-        ]
+        new = exchange_masks(layers, active, drop_scores, grow_scores, exchanged)
         return mask_tree(params, layers, new), state
 
     return MaskRule(init, observe, update, times, replaces_step=True)

@@ -10,6 +10,7 @@ from sparsejax.masks import validate
 from sparsejax.patterns import Pattern
 from sparsejax.scores import random
 from sparsejax.transforms.budget import constant_units, member_value
+from sparsejax.transforms.choose import select_masks
 from sparsejax.transforms.rule import MaskRule, mask_tree, observe_nothing, pooled
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
 
@@ -115,9 +116,5 @@ def draw_masks(
             "global_ compares scores between layers, and random scores say nothing of them."
         )
     scores = pooled(random().value((), params, None, None, key), layers)
-    counts = constant_units(layers, distribution, sparsity)
-    masks = [
-        layer.pattern.expand(layer.pattern.select(s, member_value(k), layer.axes), layer.shape, layer.axes)
-        for layer, s, k in zip(layers, scores, counts, strict=True)
-    ]
-    return mask_tree(params, layers, masks)
+    counts = [member_value(count) for count in constant_units(layers, distribution, sparsity)]
+    return mask_tree(params, layers, select_masks(layers, scores, counts))

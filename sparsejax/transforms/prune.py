@@ -9,6 +9,7 @@ from sparsejax.patterns import Pattern
 from sparsejax.schedules import UpdateTimes
 from sparsejax.scores.base import Score
 from sparsejax.transforms.budget import kept_units
+from sparsejax.transforms.choose import select_masks
 from sparsejax.transforms.rule import MaskRule, dense_masks, mask_tree, pooled
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
 
@@ -68,10 +69,6 @@ def prune(
         layers = layers_of(params)
         scores = pooled(score.value(state, params, grads, None, key), layers)
         counts = kept_units(layers, distribution, schedule, times, step, scores)
-        new = [
-            layer.pattern.expand(layer.pattern.select(s, k, layer.axes), layer.shape, layer.axes)
-            for layer, s, k in zip(layers, scores, counts, strict=True)
-        ]
-        return mask_tree(params, layers, new), state
+        return mask_tree(params, layers, select_masks(layers, scores, counts)), state
 
     return MaskRule(init, lambda grads, state, params: score.update(grads, state, params), update, times)
