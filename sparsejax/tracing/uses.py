@@ -38,6 +38,7 @@ class _Walk:
     counted: bool = True
     scanned: tuple[int, ...] = ()
     uses: list[Use] = field(default_factory=list)
+    every_branch: bool = False
 
     def inside(
         self, *step: int, uses: list[Use] | None = None, length: int | None = None, counted: bool = True
@@ -45,16 +46,19 @@ class _Walk:
         scanned = self.scanned if length is None else (*self.scanned, length)
         found = self.uses if uses is None else uses
         times = self.times * (1 if length is None else length)
-        return _Walk((*self.site, *step), times, self.counted and counted, scanned, found)
+        return _Walk((*self.site, *step), times, self.counted and counted, scanned, found, self.every_branch)
 
 
-def find_uses(traced: jaxprs.Traced) -> list[Use]:
-    """Lists every use of a parameter in a contraction, in the order of evaluation."""
+def find_uses(traced: jaxprs.Traced, every_branch: bool = False) -> list[Use]:
+    """Lists every use of a parameter in a contraction, in the order of evaluation.
+
+    Of a cond, only the branch in which a parameter works most; with `every_branch`, all of them.
+    """
     jaxpr = traced.closed.jaxpr
     count = len(traced.paths)
     ins = [origins.leaf_value(i, var.aval.shape) for i, var in enumerate(jaxpr.invars[:count])]
     ins += [Traceable((), True)] * (len(jaxpr.invars) - count)
-    walk = _Walk()
+    walk = _Walk(every_branch=every_branch)
     _walk(jaxpr, ins, walk)
     return walk.uses
 
@@ -161,6 +165,9 @@ def _cond(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
         result = _walk(jaxprs.open_jaxpr(jaxpr)[0], ins[1:], walk.inside(number, branch, uses=found))
         outs = result if outs is None else [origins.join(a, b) for a, b in zip(outs, result, strict=True)]
         uses.append(found)
+    if walk.every_branch:
+        walk.uses += [use for found in uses for use in found]
+        uses = []
     for leaf in sorted({use.leaf for found in uses for use in found}):
         walk.uses += max(([use for use in found if use.leaf == leaf] for found in uses), key=work)
     return [Traceable(out.origins, out.data or ins[0].data) for out in outs or []]
