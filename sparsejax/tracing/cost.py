@@ -81,6 +81,7 @@ class _Row(NamedTuple):
     eqn: core.JaxprEqn
     times: int
     counted: bool
+    callers: tuple[core.JaxprEqn, ...]
 
 
 def model_cost(
@@ -160,26 +161,27 @@ def _broadcasts(small: tuple[int, ...], full: tuple[int, ...]) -> bool:
     return all(a in (1, b) for a, b in zip(reversed(small), reversed(full), strict=False))
 
 
-def _rows(jaxpr: core.Jaxpr, site: Site, times: int, counted: bool) -> list[_Row]:
+def _rows(
+    jaxpr: core.Jaxpr, site: Site, times: int, counted: bool, callers: tuple[core.JaxprEqn, ...] = ()
+) -> list[_Row]:
     """All equations that compute something, with how often each runs."""
     rows: list[_Row] = []
     for number, eqn in enumerate(jaxpr.eqns):
-        here, name = (*site, number), eqn.primitive.name
+        here, name, around = (*site, number), eqn.primitive.name, (eqn, *callers)
         called = jaxprs.called_jaxpr(eqn)
         if called is not None:
-            rows += _rows(called[0], here, times, counted)
+            rows += _rows(called[0], here, times, counted, around)
         elif name == "scan":
-            rows += _rows(
-                jaxprs.open_jaxpr(eqn.params["jaxpr"])[0], here, times * eqn.params["length"], counted
-            )
+            body = jaxprs.open_jaxpr(eqn.params["jaxpr"])[0]
+            rows += _rows(body, here, times * eqn.params["length"], counted, around)
         elif name == "while":
-            rows += _rows(jaxprs.open_jaxpr(eqn.params["body_jaxpr"])[0], here, times, False)
+            rows += _rows(jaxprs.open_jaxpr(eqn.params["body_jaxpr"])[0], here, times, False, around)
         elif name == "cond":
             branches = [jaxprs.open_jaxpr(branch)[0] for branch in eqn.params["branches"]]
-            found = [_rows(branch, (*here, i), times, counted) for i, branch in enumerate(branches)]
+            found = [_rows(branch, (*here, i), times, counted, around) for i, branch in enumerate(branches)]
             rows += max(found, key=lambda part: sum(_flops(row.eqn) * row.times for row in part))
         else:
-            rows.append(_Row(here, eqn, times, counted))
+            rows.append(_Row(here, eqn, times, counted, callers))
     return rows
 
 
@@ -219,7 +221,7 @@ def _op_cost(row: _Row, uses: list[Use], traced: jaxprs.Traced, densities: list[
         primitive=eqn.primitive.name,
         dense=Totals(sum(sizes), macs, flops, result + sum(operands)),
         sparse=Totals(kept, macs * density, flops * density, moved),
-        source=jaxprs.source_line(eqn),
+        source=jaxprs.source_line(eqn, *row.callers),
     )
 
 

@@ -1,7 +1,7 @@
 """Walking jaxprs: tracing the user's function, finding inner jaxprs, naming the user's source line."""
 
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,13 +75,17 @@ def called_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, tuple[Any, ...]] | Non
     return None
 
 
-def source_line(eqn: core.JaxprEqn) -> str:
-    """Names the line of the user's code that made this equation: ``"path/model.py:41 (call)"``."""
-    traceback = eqn.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
-        if not _is_library(frame.file_name):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return source_info_util.summarize(eqn.source_info) or "unknown line"
+def source_line(*eqns: core.JaxprEqn) -> str:
+    """Names the line of the user's code that made an equation: ``"path/model.py:41 (call)"``.
+
+    Inside a library's jitted function there is no such line; the equations around it, given next, have it.
+    """
+    for eqn in eqns:
+        traceback = eqn.source_info.traceback
+        for frame in traceback.frames if traceback is not None else ():
+            if not _is_library(frame.file_name):
+                return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return source_info_util.summarize(eqns[0].source_info) or "unknown line"
 
 
 def _is_library(file_name: str) -> bool:
@@ -90,3 +94,18 @@ def _is_library(file_name: str) -> bool:
     if "-packages/" in file_name:
         return file_name.split("-packages/")[-1].split("/")[0] in _LIBRARIES
     return file_name.startswith(_STANDARD_LIBRARY)
+
+
+def is_tracer(value: Any) -> bool:
+    """Tells a traced array from one whose numbers are there."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def bind(eqn: core.JaxprEqn, operands: Sequence[Any], changed: dict[str, Any] | None = None) -> Sequence[Any]:
+    """Applies the equation's primitive, with some of its parameters changed."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    # Older JAX gives the inner functions beside the parameters, newer JAX among them.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*functions, *operands, **{**params, **(changed or {})})
+    return out if eqn.primitive.multiple_results else [out]

@@ -92,7 +92,7 @@ def _linear_op(path: str, shape: tuple[int, ...], uses: list[Use]) -> LinearOp:
         primitive=main.eqn.primitive.name,
         uses=len({use.site for use in uses}),
         counted=all(use.counted for use in uses),
-        source=jaxprs.source_line(main.eqn),
+        source=jaxprs.source_line(main.eqn, *main.callers),
     )
 
 

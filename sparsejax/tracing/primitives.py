@@ -7,13 +7,13 @@ def names(text: str) -> frozenset[str]:
 
 # One operand in, one result of the same shape, that does not change what the elements are.
 SAME = names("""
-    convert_element_type copy copy_p stop_gradient reduce_precision optimization_barrier device_put
+    convert_element_type copy copy_p stop_gradient reduce_precision device_put
     sharding_constraint name reshard
 """)
 # Elementwise functions f of one operand with f(0) = 0 ...
 UNARY_ZERO = SAME | names("""
     neg sin tan tanh asin atan sinh asinh atanh sign floor ceil round abs sqrt cbrt square erf expm1 log1p
-    real imag conj integer_pow population_count
+    real imag conj integer_pow population_count bitcast_convert_type
 """)
 # ... and with f(0) ≠ 0.
 UNARY_OTHER = names("""

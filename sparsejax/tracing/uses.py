@@ -27,6 +27,7 @@ class Use(NamedTuple):
     times: int  # how often it runs: the product of the lengths of the scans around it
     counted: bool  # False inside a while loop, whose number of rounds nobody knows
     scanned: tuple[int, ...]  # lengths of the scans around it, outermost first
+    callers: tuple[core.JaxprEqn, ...]  # the equations around it, innermost first
 
 
 @dataclass
@@ -39,14 +40,28 @@ class _Walk:
     scanned: tuple[int, ...] = ()
     uses: list[Use] = field(default_factory=list)
     every_branch: bool = False
+    callers: tuple[core.JaxprEqn, ...] = ()
 
     def inside(
-        self, *step: int, uses: list[Use] | None = None, length: int | None = None, counted: bool = True
+        self,
+        eqn: core.JaxprEqn,
+        *step: int,
+        uses: list[Use] | None = None,
+        length: int | None = None,
+        counted: bool = True,
     ) -> "_Walk":
         scanned = self.scanned if length is None else (*self.scanned, length)
         found = self.uses if uses is None else uses
         times = self.times * (1 if length is None else length)
-        return _Walk((*self.site, *step), times, self.counted and counted, scanned, found, self.every_branch)
+        return _Walk(
+            (*self.site, *step),
+            times,
+            self.counted and counted,
+            scanned,
+            found,
+            self.every_branch,
+            (eqn, *self.callers),
+        )
 
 
 def find_uses(traced: jaxprs.Traced, every_branch: bool = False) -> list[Use]:
@@ -80,7 +95,7 @@ def _step(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
     name = eqn.primitive.name
     called = jaxprs.called_jaxpr(eqn)
     if called is not None:
-        return _walk(called[0], ins, walk.inside(number))
+        return _walk(called[0], ins, walk.inside(eqn, number))
     if name == "scan":
         return _scan(eqn, ins, walk, number)
     if name == "while":
@@ -88,7 +103,7 @@ def _step(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
     if name == "cond":
         return _cond(eqn, ins, walk, number)
     if name in CONTRACTIONS:
-        _record(eqn, ins, walk.inside(number))
+        _record(eqn, ins, walk.inside(eqn, number))
         return [Traceable((), any(value.data for value in ins))]
     return origins.propagate(eqn, ins)
 
@@ -107,7 +122,18 @@ def _record(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk) -> None:
         for origin in ins[side].origins:
             share = _weights(origin) / max(everything, 1)
             walk.uses.append(
-                Use(walk.site, origin.leaf, eqn, side, origin, share, walk.times, walk.counted, walk.scanned)
+                Use(
+                    walk.site,
+                    origin.leaf,
+                    eqn,
+                    side,
+                    origin,
+                    share,
+                    walk.times,
+                    walk.counted,
+                    walk.scanned,
+                    walk.callers[1:],
+                )
             )
 
 
@@ -126,7 +152,7 @@ def _scan(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
 
     def body(carry: list[Traceable], uses: list[Use] | None) -> list[Traceable]:
         return _walk(
-            inner, [*fixed, *carry, *slices], walk.inside(number, uses=uses, length=eqn.params["length"])
+            inner, [*fixed, *carry, *slices], walk.inside(eqn, number, uses=uses, length=eqn.params["length"])
         )
 
     carry = _settle(ins[consts : consts + carries], lambda c: body(c, [])[:carries])
@@ -140,7 +166,7 @@ def _while(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) -
     fixed = ins[skipped : skipped + consts]
 
     def body(carry: list[Traceable], uses: list[Use] | None) -> list[Traceable]:
-        return _walk(inner, [*fixed, *carry], walk.inside(number, uses=uses, counted=False))
+        return _walk(inner, [*fixed, *carry], walk.inside(eqn, number, uses=uses, counted=False))
 
     carry = _settle(ins[skipped + consts :], lambda c: body(c, []))
     body(carry, None)
@@ -162,7 +188,7 @@ def _cond(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
     uses: list[list[Use]] = []
     for branch, jaxpr in enumerate(eqn.params["branches"]):
         found: list[Use] = []
-        result = _walk(jaxprs.open_jaxpr(jaxpr)[0], ins[1:], walk.inside(number, branch, uses=found))
+        result = _walk(jaxprs.open_jaxpr(jaxpr)[0], ins[1:], walk.inside(eqn, number, branch, uses=found))
         outs = result if outs is None else [origins.join(a, b) for a, b in zip(outs, result, strict=True)]
         uses.append(found)
     if walk.every_branch:
