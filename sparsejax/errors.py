@@ -61,3 +61,7 @@ class DatasetError(SparsejaxError, ValueError):
 
 class WorkdirError(SparsejaxError, OSError):
     """A working directory that cannot be written, or that belongs to another configuration."""
+
+
+class TracingError(SparsejaxError, ValueError):
+    """A function that the tracer cannot read, or a request that does not fit what it read."""

@@ -1,0 +1,175 @@
+"""`prunable_groups`: which axes of parameters must be pruned together; which may not be pruned, and why."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.structure import Structure, analyse, normalized_atoms, own_layers
+from sparsejax.typing import Params
+
+
+class Member(NamedTuple):
+    """One axis of one parameter in a group.
+
+    Attributes:
+      path: the parameter's path.
+      axis: the axis, of the parameter's own.
+      index: for each position of the axis, its position in the group, or −1 where it belongs to another.
+    """
+
+    path: str
+    axis: int
+    index: np.ndarray
+
+
+class Group(NamedTuple):
+    """Positions that exist together in several parameters: a channel, a head, an FFN neuron.
+
+    Attributes:
+      size: how many positions.
+      members: where they stand.
+      normalized: True where a norm takes its statistics over them (layer norm over the residual width); the
+        smaller model then differs from the masked one, and is the reference.
+      layers: for parameters stacked by a scan, how many layers may each keep their own positions; else None.
+    """
+
+    size: int
+    members: tuple[Member, ...]
+    normalized: bool
+    layers: int | None = None
+
+
+class Excluded(NamedTuple):
+    """An axis that may not be pruned.
+
+    Attributes:
+      name: as a group would be named.
+      size: how many positions.
+      reason: why, in words, with the primitive.
+      source: the line of the user's code that says so; empty for inputs and results.
+    """
+
+    name: str
+    size: int
+    reason: str
+    source: str
+
+
+class Groups(Mapping[str, Group]):
+    """The prunable groups by name; `excluded` lists what is not."""
+
+    def __init__(self, groups: Mapping[str, Group], excluded: tuple[Excluded, ...]) -> None:
+        self._groups = dict(groups)
+        self.excluded = excluded
+
+    def __getitem__(self, name: str) -> Group:
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name!r}: {group.size}" for name, group in self.items())
+        return f"Groups({{{sizes}}}, {len(self.excluded)} excluded)"
+
+
+def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Groups:
+    """Finds which axes of which parameters must be pruned together for the function to stay a function.
+
+    Every axis in the jaxpr is an atom, a product, or a sum (concatenation) of atoms; each primitive says
+    which are one. An atom that reaches an input or a result of the function, or a primitive that is not
+    understood, is excluded with the reason. The idea of tied parameters is that of DepGraph (Fang et al.,
+    arXiv 2301.12900, section 3.2); reading it off a jaxpr, by axis and with products, is our own.
+
+    Args:
+      fn: any function ``fn(params, *inputs)`` that JAX can trace.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
+      *inputs: further arguments, arrays or `jax.ShapeDtypeStruct`. Nothing is computed.
+
+    Returns:
+      `Groups`: a mapping from names to `Group`, with `.excluded`. A group is named ``path:axis`` after the
+      weight that makes it (with ``.number`` where the axis holds several).
+
+    Raises:
+      TracingError: the function uses `shard_map` or `pmap`.
+      ParamsError: the parameters are empty, or two leaves share a path.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> params = {"a": jnp.ones((8, 6)), "b": jnp.ones(6), "c": jnp.ones((6, 4))}
+      >>> fn = lambda p, x: jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+      >>> groups = prunable_groups(fn, params, jnp.ones((3, 8)))
+      >>> [(name, group.size, [(m.path, m.axis) for m in group.members]) for name, group in groups.items()]
+      [('a:1', 6, [('a', 1), ('b', 0), ('c', 0)])]
+      >>> [(out.name, out.reason) for out in groups.excluded]
+      [('c:1', "an axis of the function's results"), ('a:0', "an axis of the function's inputs")]
+    """
+    return read_groups(analyse(fn, params, inputs))
+
+
+def read_groups(structure: Structure) -> Groups:
+    """The groups of an analysed function."""
+    normalized, layers = normalized_atoms(structure), own_layers(structure)
+    members = _members(structure)
+    groups, excluded = {}, []
+    for name, atom in structure.names.items():
+        size, reason = structure.dims.sizes[atom], structure.dims.frozen[atom]
+        if reason is None:
+            groups[name] = Group(size, tuple(members[atom]), atom in normalized, layers.get(atom))
+        else:
+            source = jaxprs.source_line(*reason.eqns) if reason.eqns else ""
+            excluded.append(Excluded(name, size, reason.text, source))
+    return Groups(groups, tuple(excluded))
+
+
+def _members(structure: Structure) -> dict[int, list[Member]]:
+    dims = structure.dims
+    found: dict[int, list[Member]] = {}
+    for path, value in zip(structure.traced.paths, structure.leaves, strict=True):
+        for axis, dim in enumerate(value.dims):
+            for atom in sorted(dims.leaves(dim) & structure.prunable):
+                found.setdefault(atom, []).append(Member(path, axis, dims.index(dim, atom)))
+    return found
+
+
+def summarize_groups(groups: Groups) -> str:
+    """Writes the groups, their members, and what is excluded with the reason, as a table of text.
+
+    Args:
+      groups: from `prunable_groups`.
+
+    Returns:
+      Lines to print: a group a line with its size and members, then the excluded axes, those with the same
+      reason and source line together.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"a": jnp.ones((8, 6)), "c": jnp.ones((6, 4))}
+      >>> print(summarize_groups(prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((3, 8)))))
+      group  size  members
+      a:1       6  a:1 c:0
+      excluded
+        c:1 (4): an axis of the function's results
+        a:0 (8): an axis of the function's inputs
+    """
+    width = max((len(name) for name in groups), default=5)
+    width = max(width, 5)
+    lines = [f"{'group':<{width}}  {'size':>4}  members"]
+    for name, group in groups.items():
+        notes = [" (normalized)"] if group.normalized else []
+        notes += [f" ({group.layers} layers)"] if group.layers else []
+        where = " ".join(f"{member.path}:{member.axis}" for member in group.members)
+        lines.append(f"{name:<{width}}  {group.size:>4}  {where}{''.join(notes)}")
+    if groups.excluded:
+        lines.append("excluded")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, size, reason, source in groups.excluded:
+        alike.setdefault((reason, source), []).append(f"{name} ({size})")
+    for (reason, source), names in alike.items():
+        lines.append(f"  {' '.join(names)}: {reason}{f', at {source}' if source else ''}")
+    return "\n".join(lines)

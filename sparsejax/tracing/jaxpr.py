@@ -1,0 +1,111 @@
+"""Walking jaxprs: tracing the user's function, finding inner jaxprs, naming the user's source line."""
+
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core, source_info_util
+
+from sparsejax import tree
+from sparsejax.errors import ParamsError, TracingError
+from sparsejax.typing import Params
+
+# Frames inside these packages are not where the user would look.
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "haiku", "numpy")
+_STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"]
+_HERE = str(Path(__file__).parent)
+
+# Primitives that run one inner jaxpr on exactly their own operands, by the parameter that holds it.
+_CALL_KEYS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_NOT_CALLS = ("scan", "while", "cond", "pallas_call", "run_state", "custom_linear_solve")
+_REFUSED = ("shard_map", "xla_pmap")
+
+
+class Traced(NamedTuple):
+    """A function seen as a jaxpr; the first `len(paths)` inputs are the parameters' leaves."""
+
+    closed: core.ClosedJaxpr
+    paths: tuple[str, ...]
+    params_def: Any
+    out_def: Any
+
+
+def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
+    """Traces ``fn(params, *inputs)``; nothing is computed, and `ShapeDtypeStruct`s serve as arguments."""
+    paths, leaves, params_def = tree.flatten(params)
+    if not leaves:
+        raise ParamsError("The tracer needs parameters: the tree given has no leaf.")
+    if len(set(paths)) < len(paths):
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        raise ParamsError(f"Two leaves share a path, so they cannot be told apart: {', '.join(twice[:5])}.")
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
+    kept = [path for path, leaf in zip(paths, leaves, strict=True) if not tree.is_masked_node(leaf)]
+    return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[core.Jaxpr, tuple[Any, ...]]:
+    """Gives ``(jaxpr, constants)`` of an open or a closed jaxpr."""
+    if isinstance(jaxpr, core.ClosedJaxpr):
+        return jaxpr.jaxpr, tuple(jaxpr.consts)
+    return jaxpr, ()
+
+
+def called_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, tuple[Any, ...]] | None:
+    """Finds the inner jaxpr of a call (jit, remat, custom derivatives, …); None where there is none.
+
+    Raises:
+      TracingError: the call splits its arguments over devices, so its shapes are not the model's.
+    """
+    name = eqn.primitive.name
+    if name in _REFUSED:
+        raise TracingError(
+            f"{name} at {source_line(eqn)} splits arrays over devices by hand, so the shapes inside are not "
+            "the parameters' shapes. Trace the function without it; sharded arguments of a jitted function "
+            "are fine."
+        )
+    if name in _NOT_CALLS:
+        return None
+    for key in _CALL_KEYS:
+        if isinstance(eqn.params.get(key), core.Jaxpr | core.ClosedJaxpr):
+            jaxpr, consts = open_jaxpr(eqn.params[key])
+            fits = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars)
+            return (jaxpr, consts) if fits else None
+    return None
+
+
+def source_line(*eqns: core.JaxprEqn) -> str:
+    """Names the line of the user's code that made an equation: ``"path/model.py:41 (call)"``.
+
+    Inside a library's jitted function there is no such line; the equations around it, given next, have it.
+    """
+    for eqn in eqns:
+        traceback = eqn.source_info.traceback
+        for frame in traceback.frames if traceback is not None else ():
+            if not _is_library(frame.file_name):
+                return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return source_info_util.summarize(eqns[0].source_info) or "unknown line"
+
+
+def _is_library(file_name: str) -> bool:
+    if file_name.startswith((_HERE, "<frozen")):
+        return True
+    if "-packages/" in file_name:
+        return file_name.split("-packages/")[-1].split("/")[0] in _LIBRARIES
+    return file_name.startswith(_STANDARD_LIBRARY)
+
+
+def is_tracer(value: Any) -> bool:
+    """Tells a traced array from one whose numbers are there."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def bind(eqn: core.JaxprEqn, operands: Sequence[Any], changed: dict[str, Any] | None = None) -> Sequence[Any]:
+    """Applies the equation's primitive, with some of its parameters changed."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    # Older JAX gives the inner functions beside the parameters, newer JAX among them.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*functions, *operands, **{**params, **(changed or {})})
+    return out if eqn.primitive.multiple_results else [out]

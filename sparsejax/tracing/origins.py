@@ -1,0 +1,162 @@
+"""Which parameter a traced value is made of, and which of its axes lie where: through reshape, cast, mask."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend import core
+
+from sparsejax.tracing.primitives import NARY, SCALING, UNARY
+
+# A factor is (parameter axes, size); a value's axis is the row-major product of its factors. Broadcast
+# axes have factors without parameter axes.
+Factor = tuple[tuple[int, ...], int]
+Axis = tuple[Factor, ...]
+
+
+class Origin(NamedTuple):
+    """One parameter inside a value: the leaf's number, and the factors of each of the value's axes."""
+
+    leaf: int
+    axes: tuple[Axis, ...]
+
+
+class Traceable(NamedTuple):
+    """What is known of a value: the parameters it is a rearrangement of, and whether inputs reached it."""
+
+    origins: tuple[Origin, ...] = ()
+    data: bool = False
+
+
+def leaf_value(leaf: int, shape: tuple[int, ...]) -> Traceable:
+    """The value of a parameter itself."""
+    return Traceable((Origin(leaf, tuple((((i,), n),) for i, n in enumerate(shape))),))
+
+
+def axis_size(axis: Axis) -> int:
+    return int(np.prod([size for _, size in axis], dtype=np.int64))
+
+
+def without_leading_axis(value: Traceable) -> Traceable:
+    """One slice of a scanned value."""
+    return Traceable(tuple(Origin(o.leaf, o.axes[1:]) for o in value.origins), value.data)
+
+
+def join(a: Traceable, b: Traceable) -> Traceable:
+    """What holds of both: for carries, and for the branches of a cond."""
+    return Traceable(a.origins if a.origins == b.origins else (), a.data or b.data)
+
+
+def propagate(eqn: core.JaxprEqn, ins: list[Traceable]) -> list[Traceable]:
+    """Carries origins through one equation without inner jaxprs; whatever is not understood cuts them."""
+    name, data = eqn.primitive.name, any(value.data for value in ins)
+    cut = [Traceable((), data) for _ in eqn.outvars]
+    if not any(value.origins for value in ins):
+        return cut
+    shape = eqn.outvars[0].aval.shape
+    if name in NARY:
+        return [_combine(eqn, ins, data)]
+    if name in ("concatenate", "stack"):
+        return [_concatenate(eqn, ins, data)]
+    origins = ins[0].origins
+    if name in ("slice", "dynamic_slice", "pad", "split", "rev"):
+        if len(origins) > 1 or (data and name != "dynamic_slice"):
+            return cut
+        return [_resize(origins, var.aval.shape, data) for var in eqn.outvars]
+    if name in UNARY:
+        moved = origins
+    elif name in _REARRANGE:
+        moved = tuple(_REARRANGE[name](eqn.params, origin, shape) for origin in origins)
+    else:
+        return cut
+    return [Traceable(tuple(o for o in moved if o is not None), data)]
+
+
+def _transpose(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
+    return Origin(origin.leaf, tuple(origin.axes[i] for i in params["permutation"]))
+
+
+def _squeeze(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
+    return Origin(origin.leaf, tuple(a for i, a in enumerate(origin.axes) if i not in params["dimensions"]))
+
+
+def _broadcast(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
+    axes: list[Axis] = [(((), n),) for n in shape]
+    for i, target in enumerate(params["broadcast_dimensions"]):
+        if axis_size(origin.axes[i]) == shape[target]:
+            axes[target] = origin.axes[i]
+    return Origin(origin.leaf, tuple(axes))
+
+
+def _reshape(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin | None:
+    if params.get("dimensions") is not None:
+        return None
+    queue = [factor for axis in origin.axes for factor in axis if factor[1] != 1]
+    axes = []
+    for n in shape:
+        axis: list[Factor] = []
+        while n > 1:
+            if not queue:
+                return None
+            owners, size = queue.pop(0)
+            part = int(np.gcd(n, size))
+            if part not in (n, size):
+                return None
+            if part < size:
+                queue.insert(0, (owners, size // part))
+            axis.append((owners, part))
+            n //= part
+        axes.append(tuple(axis) or (((), 1),))
+    return None if queue else Origin(origin.leaf, tuple(axes))
+
+
+_REARRANGE = {
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+}
+
+
+def _resize(origins: tuple[Origin, ...], shape: tuple[int, ...], data: bool) -> Traceable:
+    """A part of a weight (or a padded weight): axes whose size changed keep their owners."""
+    resized = []
+    for origin in origins:
+        axes = []
+        for axis, n in zip(origin.axes, shape, strict=True):
+            owners = tuple(sorted({owner for factor in axis for owner in factor[0]}))
+            axes.append(axis if axis_size(axis) == n else ((owners, n),))
+        resized.append(Origin(origin.leaf, tuple(axes)))
+    return Traceable(tuple(resized), data)
+
+
+def _elements(origin: Origin) -> int:
+    return int(np.prod([size for axis in origin.axes for owners, size in axis if owners], dtype=np.int64))
+
+
+def _combine(eqn: core.JaxprEqn, ins: list[Traceable], data: bool) -> Traceable:
+    """A weight times a scale, a mask, plus a correction: the operand with the most weights is the weight."""
+    shape = eqn.outvars[0].aval.shape
+    holders = [
+        (v, var) for v, var in zip(ins, eqn.invars, strict=True) if v.origins and var.aval.shape == shape
+    ]
+    if not holders:
+        return Traceable((), data)
+    # A boolean parameter is a mask of another, whatever its size.
+    chosen, _ = max(holders, key=lambda h: (sum(map(_elements, h[0].origins)), h[1].aval.dtype.kind != "b"))
+    if data:
+        # A scale times an activation is no weight: only a whole weight times a mask that came as an input is.
+        whole = all(_elements(o) == np.prod(shape) for o in chosen.origins)
+        if eqn.primitive.name not in SCALING or not whole:
+            return Traceable((), data)
+    return Traceable(chosen.origins, data)
+
+
+def _concatenate(eqn: core.JaxprEqn, ins: list[Traceable], data: bool) -> Traceable:
+    """Pieces side by side: each origin keeps its own size along the axis, hence its share of the whole."""
+    if data:
+        return Traceable((), data)
+    origins = [origin for value in ins for origin in value.origins]
+    if eqn.primitive.name == "stack":
+        at = eqn.params["axis"]
+        origins = [Origin(o.leaf, (*o.axes[:at], (((), 1),), *o.axes[at:])) for o in origins]
+    return Traceable(tuple(origins), data)

@@ -1,0 +1,253 @@
+"""`shrink` and `group_masks`: the function with smaller parameters, and the masks that it stands for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import tree
+from sparsejax.errors import MaskError, ParamsError, TracingError
+from sparsejax.tracing.dims import Kept
+from sparsejax.tracing.evaluate import Evaluator
+from sparsejax.tracing.groups import Group
+from sparsejax.tracing.jaxpr import is_tracer
+from sparsejax.tracing.structure import Structure, analyse
+from sparsejax.typing import MaskTree, Params
+
+#: name -> bool[size], or bool[layers, size] for a group whose scanned layers prune their own positions.
+KeepMasks = Mapping[str, Any]
+# path -> axis -> bool[axis size] or bool[layers, axis size]
+_AxisMasks = dict[str, dict[int, np.ndarray]]
+
+
+def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) -> MaskTree:
+    """Gives the masks that zero pruned positions everywhere they live.
+
+    Args:
+      params: the parameters.
+      groups: from `prunable_groups`, or a dict with some of them.
+      keep: name -> bool[size], True = kept; bool[layers, size] with as many in each row where the group has
+        `layers`. Groups that are not named are kept whole.
+
+    Returns:
+      A tree like `params` of bool arrays that broadcast to their parameters (size 1 along axes that nothing
+      is pruned from); 0-d True for parameters that are not touched.
+
+    Raises:
+      TracingError: `keep` names a group that is not there.
+      MaskError: a keep has another shape or type, or keeps nothing.
+
+    Example:
+      >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
+      >>> fn = lambda p, x: x @ p["a"] @ p["c"]
+      >>> from sparsejax.tracing import prunable_groups
+      >>> groups = prunable_groups(fn, params, jnp.ones((2, 8)))
+      >>> masks = group_masks(params, groups, {"a:1": np.array([True, False, True])})
+      >>> masks["a"].shape, masks["c"].tolist()
+      ((1, 3), [[True], [False], [True]])
+    """
+    axis_masks = _axis_masks(groups, keep)
+
+    def mask(path: str, leaf: Any) -> Any:
+        whole = np.ones((1,) * len(np.shape(leaf)), bool) if path in axis_masks else np.ones((), bool)
+        for axis, kept in axis_masks.get(path, {}).items():
+            shape = [1] * len(np.shape(leaf))
+            shape[axis] = kept.shape[-1]
+            if kept.ndim == 2:
+                shape[0] = kept.shape[0]
+            whole = whole & kept.reshape(shape)
+        return jnp.asarray(whole)
+
+    return tree.map_with_path(mask, params)
+
+
+def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> Any:
+    """Cuts pruned positions out of a tree shaped like the parameters: gradients, masks, averages, moments.
+
+    A leaf belongs to the parameter whose path its own path ends with, so the moments inside an optax state
+    are found. Axes of size 1 (masks that broadcast) and scalars are left as they are.
+
+    Args:
+      values: any pytree.
+      groups: from `prunable_groups`, or a dict with some of them.
+      keep: as in `group_masks`.
+
+    Returns:
+      A tree of the same structure with smaller leaves; `jax.ShapeDtypeStruct` leaves are cut too.
+
+    Raises:
+      TracingError: `keep` names a group that is not there.
+      MaskError: a keep has another shape or type, or keeps nothing.
+      ParamsError: a leaf with a parameter's path has another size (a factored moment, or one cut before).
+
+    Example:
+      >>> import optax
+      >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
+      >>> from sparsejax.tracing import prunable_groups
+      >>> groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((2, 8)))
+      >>> state = shrink_tree(optax.adam(0.1).init(params), groups, {"a:1": np.array([True, False, True])})
+      >>> state[0].mu["a"].shape
+      (8, 2)
+    """
+    axis_masks = _axis_masks(groups, keep)
+
+    def cut(path: str, leaf: Any) -> Any:
+        owner = _owner(path, axis_masks)
+        if owner is None or np.ndim(leaf) == 0:
+            return leaf
+        function = partial(_cut, path=path, axis_masks=axis_masks[owner])
+        return jax.eval_shape(function, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else function(leaf)
+
+    return tree.map_with_path(cut, values)
+
+
+def shrink(
+    fn: Callable[..., Any],
+    params: Params,
+    inputs: Any,
+    groups: Mapping[str, Group],
+    keep: KeepMasks,
+) -> tuple[Callable[..., Any], Params]:
+    """Gives the same function for physically smaller parameters, and those parameters.
+
+    The small function evaluates the jaxpr of `fn` with the sizes that remain: reshapes, broadcasts, slices,
+    groups of convolutions, and the divisors of means over pruned axes. It is an ordinary JAX function: jit
+    it, differentiate it, vmap it, export it. It traces `fn` again for inputs of new shapes.
+
+    Its results are those of ``fn`` with ``params × group_masks``, to rounding, in value and gradient. For a
+    `normalized` group they are those of the smaller model itself (layer norm over fewer features).
+
+    Args:
+      fn: the function that `prunable_groups` saw.
+      params: its parameters, at full size.
+      inputs: one further argument of `fn`, or a tuple of all of them; arrays or `jax.ShapeDtypeStruct`.
+      groups: from `prunable_groups`, or a dict with some of them.
+      keep: as in `group_masks`. Groups that are not named are kept whole.
+
+    Returns:
+      ``(small_fn, small_params)`` with ``small_fn(small_params, *inputs)``.
+
+    Raises:
+      TracingError: `keep` names a group that is not there, or that `fn` does not have.
+      MaskError: a keep has another shape or type, or keeps nothing.
+
+    Example:
+      >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
+      >>> fn = lambda p, x: x @ p["a"] @ p["c"]
+      >>> from sparsejax.tracing import prunable_groups
+      >>> groups = prunable_groups(fn, params, jnp.ones((2, 8)))
+      >>> keep = {"a:1": np.array([True, False, True])}
+      >>> small_fn, small_params = shrink(fn, params, jnp.ones((2, 8)), groups, keep)
+      >>> small_params["a"].shape, float(small_fn(small_params, jnp.ones((2, 8)))[0, 0])
+      ((8, 2), 16.0)
+    """
+    kept = _checked(groups, keep)
+    specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
+    cache: dict[Any, Structure] = {}
+
+    def structure_for(arguments: tuple[Any, ...]) -> Structure:
+        leaves, treedef = jax.tree.flatten(arguments)
+        key = (treedef, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+        if key in cache:
+            return cache[key]
+        structure = analyse(fn, specs, arguments)
+        if not any(map(is_tracer, structure.traced.closed.consts)):
+            cache[key] = structure
+        return structure
+
+    def small_fn(small_params: Params, *arguments: Any) -> Any:
+        structure = structure_for(arguments)
+        evaluator = Evaluator(structure.dims, _keep_atoms(structure, kept))
+        flat = [*jax.tree.leaves(small_params), *jax.tree.leaves(arguments)]
+        return jax.tree.unflatten(structure.traced.out_def, evaluator.run(structure.plan, flat))
+
+    first = structure_for(inputs if isinstance(inputs, tuple) else (inputs,))
+    _keep_atoms(first, kept)
+    return small_fn, shrink_tree(params, groups, keep)
+
+
+def _keep_atoms(structure: Structure, kept: dict[str, np.ndarray]) -> dict[int, Kept]:
+    found = {}
+    for name, mask in kept.items():
+        atom = structure.names.get(name)
+        if atom not in structure.prunable or structure.dims.sizes[atom] != mask.shape[-1]:
+            raise TracingError(
+                f"The function has no prunable group {name!r} of size {mask.shape[-1]} for these inputs. Use "
+                "the function, and parameters of the shapes, that prunable_groups saw."
+            )
+        shared = mask if mask.ndim == 1 else None
+        found[atom] = Kept(int(np.count_nonzero(mask)) // (1 if mask.ndim == 1 else len(mask)), shared)
+    return found
+
+
+def _checked(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, np.ndarray]:
+    """The keeps as arrays; those that keep everything are left out."""
+    found = {}
+    for name, given in keep.items():
+        if name not in groups:
+            known = ", ".join(list(groups)[:8])
+            raise TracingError(f"keep names the group {name!r}, which is not there; there are: {known}.")
+        mask, group = np.asarray(given), groups[name]
+        layered = group.layers is not None and mask.shape == (group.layers, group.size)
+        if mask.dtype != bool or not (layered or mask.shape == (group.size,)):
+            shapes = f"({group.size},)" + (f" or ({group.layers}, {group.size})" if group.layers else "")
+            raise MaskError(
+                f"keep[{name!r}] has shape {mask.shape} and type {mask.dtype}; it needs bool of {shapes}."
+            )
+        counts = np.unique(mask.sum(-1))
+        if len(counts) > 1 or counts[0] == 0:
+            raise MaskError(
+                f"keep[{name!r}] keeps {counts.tolist()} of {group.size} positions; keep at least one, "
+                "and as many in each layer, since stacked layers share one shape."
+            )
+        if not mask.all():
+            found[name] = mask
+    return found
+
+
+def _axis_masks(groups: Mapping[str, Group], keep: KeepMasks) -> _AxisMasks:
+    found: _AxisMasks = {}
+    for name, mask in _checked(groups, keep).items():
+        for member in groups[name].members:
+            kept = np.where(member.index >= 0, mask[..., np.maximum(member.index, 0)], True)
+            axes = found.setdefault(member.path, {})
+            axes[member.axis] = axes[member.axis] & kept if member.axis in axes else kept
+    return found
+
+
+def _owner(path: str, axis_masks: _AxisMasks) -> str | None:
+    """The parameter whose path this path is, or ends with; the longest one."""
+    names = path.split("/")
+    suffixes = ("/".join(names[start:]) for start in range(len(names)))
+    return next((suffix for suffix in suffixes if suffix in axis_masks), None)
+
+
+def _cut(leaf: Any, path: str, axis_masks: dict[int, np.ndarray]) -> Any:
+    array = jnp.asarray(leaf)
+    for axis, mask in axis_masks.items():
+        if axis < array.ndim and array.shape[axis] == 1:
+            continue
+        if axis >= array.ndim or array.shape[axis] != mask.shape[-1]:
+            raise ParamsError(
+                f"{path!r} has shape {np.shape(leaf)}, but its parameter has {mask.shape[-1]} positions "
+                f"along axis {axis}. What is not shaped like its parameter (a factored moment) must be "
+                "started anew."
+            )
+        if mask.ndim == 1:
+            array = jnp.take(array, np.flatnonzero(mask), axis=axis)
+        else:
+            array = _cut_layers(array, mask, axis)
+    return array
+
+
+def _cut_layers(array: jax.Array, mask: np.ndarray, axis: int) -> jax.Array:
+    """Each layer keeps positions of its own, as many as the others."""
+    if array.shape[0] == 1:
+        array = jnp.broadcast_to(array, (len(mask), *array.shape[1:]))
+    shape = [1] * array.ndim
+    shape[0], shape[axis] = len(mask), -1
+    kept = np.nonzero(mask)[1].reshape(shape)
+    return jnp.take_along_axis(array, kept, axis)

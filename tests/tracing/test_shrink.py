@@ -1,0 +1,225 @@
+"""shrink and group_masks: invariant 8 on every awkward network, and what else a small function does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsejax.errors import MaskError, ParamsError, TracingError
+from sparsejax.tracing import group_masks, model_cost, prunable_groups, shrink, shrink_tree
+from tests.tracing.equality import assert_close, assert_shrinks, masked, random_keep, value_and_grad
+from tests.tracing.functions import CASES, normal, weights
+
+
+def mlp():
+    params = weights(a=(5, 8), b=(8,), c=(8, 3))
+    return lambda p, x: jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"], params, normal(4, 5)
+
+
+HALF = {"a:1": np.arange(8) % 2 == 0}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shrunk_equals_masked(name):
+    fn, params, inputs = CASES[name]()
+    groups = assert_shrinks(fn, params, *inputs, seed=0)
+    assert len(groups) > 0
+
+
+def test_shared_and_own_positions_of_scanned_layers():
+    fn, params, inputs = CASES["gqa_scan"]()
+    assert_shrinks(fn, params, *inputs, seed=1)  # an odd seed keeps the same positions in every layer
+    groups = prunable_groups(fn, params, *inputs)
+    keep = random_keep(groups, seed=0)
+    assert keep["layers/gate:2"].shape == (3, 12)
+    small = shrink_tree(params, groups, keep)
+    rows = keep["layers/gate:2"]
+    for layer in range(3):
+        expected = params["layers"]["norm1"][layer], params["layers"]["up"][layer][:, rows[layer]]
+        np.testing.assert_array_equal(small["layers"]["norm1"][layer], expected[0])
+        np.testing.assert_array_equal(small["layers"]["up"][layer], expected[1])
+
+
+@pytest.mark.parametrize(("name", "group"), [("gqa_scan", "layers/o:2"), ("group_norm", "a:3.1")])
+def test_normalized_groups_equal_the_smaller_model_built_by_hand(name, group):
+    """These functions read their sizes from the parameters, so they are their own smaller models."""
+    fn, params, inputs = CASES[name]()
+    groups = prunable_groups(fn, params, *inputs)
+    assert groups[group].normalized
+    keep = {group: np.arange(groups[group].size) % 3 != 1}
+    small_fn, small = shrink(fn, params, inputs, groups, keep)
+    assert_close(value_and_grad(small_fn, small, *inputs), value_and_grad(fn, small, *inputs))
+    masks = group_masks(params, groups, keep)
+    assert not np.allclose(fn(masked(params, masks), *inputs), small_fn(small, *inputs), atol=1e-3)
+
+
+def test_sample_variance_of_fewer_features():
+    params = weights(a=(5, 8), scale=(8,), c=(8, 3))
+
+    def fn(p, x):
+        h = x @ p["a"]
+        h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, ddof=1, keepdims=True) + 1e-3)
+        return (h * p["scale"]) @ p["c"]
+
+    x = normal(4, 5)
+    groups = prunable_groups(fn, params, x)
+    assert groups["a:1"].normalized
+    small_fn, small = shrink(fn, params, x, groups, HALF)
+    assert_close(value_and_grad(small_fn, small, x), value_and_grad(fn, small, x))
+
+
+def test_masks_zero_a_group_wherever_it_lives():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    masks = group_masks(params, groups, HALF)
+    assert {name: mask.shape for name, mask in masks.items()} == {"a": (1, 8), "b": (8,), "c": (8, 1)}
+    for name, axis in (("a", 1), ("b", 0), ("c", 0)):
+        np.testing.assert_array_equal(np.squeeze(masks[name]), HALF["a:1"])
+        assert shrink_tree(params, groups, HALF)[name].shape[axis] == 4
+    assert masks["a"].dtype == bool
+    cost = model_cost(fn, params, x, masks=masks)
+    small_fn, small = shrink(fn, params, x, groups, HALF)
+    assert model_cost(small_fn, small, x).dense.multiply_adds == cost.sparse.multiply_adds
+
+
+def test_parameters_outside_all_groups_are_left_alone():
+    params = weights(a=(5, 8), b=(8, 3), free=(3, 3))
+    fn = lambda p, x: x @ p["a"] @ p["b"] + x[:, :3] @ p["free"].sum(0)[:, None]  # noqa: E731
+    groups = prunable_groups(fn, params, normal(4, 5))
+    keep = {"a:1": HALF["a:1"]}
+    assert group_masks(params, groups, keep)["free"].shape == ()
+    assert shrink_tree(params, groups, keep)["free"] is params["free"]
+
+
+def test_small_functions_jit_vmap_and_take_other_batches():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    small_fn, small = shrink(fn, params, x, groups, HALF)
+    masks = group_masks(params, groups, HALF)
+    for batch in (1, 7):
+        y = normal(batch, 5)
+        np.testing.assert_allclose(
+            jax.jit(small_fn)(small, y), fn(masked(params, masks), y), rtol=1e-5, atol=1e-6
+        )
+    single = jax.vmap(small_fn, (None, 0))(small, x)
+    np.testing.assert_allclose(single, small_fn(small, x), rtol=1e-5, atol=1e-6)
+    many = jax.vmap(jax.grad(lambda p, row: small_fn(p, row).sum()), (None, 0))(small, x)
+    assert many["a"].shape == (4, 5, 4)
+    second = jax.hessian(lambda b: small_fn({**small, "b": b}, x).sum())(small["b"])
+    assert second.shape == (4, 4)
+
+
+def test_custom_derivatives_survive_vmap_and_a_second_derivative():
+    fn, params, inputs = CASES["straight_through"]()
+    groups = prunable_groups(fn, params, *inputs)
+    keep = random_keep(groups)
+    small_fn, small = shrink(fn, params, inputs, groups, keep)
+    masks = group_masks(params, groups, keep)
+
+    def gradients(function, p, name):
+        return jax.vmap(jax.grad(lambda q, row: function(q, row).sum()), (None, 0))(p, inputs[0])[name]
+
+    np.testing.assert_allclose(
+        gradients(small_fn, small, "a"),
+        gradients(fn, masked(params, masks), "a")[..., keep["a:1"]],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_custom_derivative_that_needs_more_than_its_function_is_refused():
+    @jax.custom_jvp
+    def odd(x):
+        return x * 2
+
+    @odd.defjvp
+    def _(primals, tangents):
+        return odd(primals[0]), jnp.cumsum(tangents[0], -1)
+
+    params = weights(a=(5, 8), c=(8, 3))
+    fn = lambda p, x: odd(x @ p["a"]) @ p["c"]  # noqa: E731
+    x = normal(4, 5)
+    groups = prunable_groups(fn, params, x)
+    small_fn, small = shrink(fn, params, x, groups, HALF)
+    assert small_fn(small, x).shape == (4, 3)
+    with pytest.raises(TracingError, match=r"custom derivative at .*test_shrink\.py.*an axis in order"):
+        jax.grad(lambda p: small_fn(p, x).sum())(small)
+
+
+def test_training_goes_on_with_the_state_that_was_cut():
+    fn, params, x = mlp()
+    y = normal(4, 3, seed=9)
+    groups = prunable_groups(fn, params, x)
+    masks = group_masks(params, groups, HALF)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+
+    def step(function, p, state):
+        grads = jax.grad(lambda q: ((function(q, x) - y) ** 2).mean())(p)
+        updates, state = tx.update(grads, state, p)
+        return optax.apply_updates(p, updates), state
+
+    full, state = masked(params, masks), tx.init(params)
+    for _ in range(2):
+        full, state = step(fn, full, state)
+        full = masked(full, masks)
+    small_fn, _ = shrink(fn, params, x, groups, HALF)
+    small, small_state = shrink_tree((full, state), groups, HALF)
+    assert small_state[1][0].nu["a"].shape == (5, 4)
+    for _ in range(2):
+        full, state = step(fn, full, state)
+        full = masked(full, masks)
+        small, small_state = step(small_fn, small, small_state)
+    assert_close(small, shrink_tree(full, groups, HALF))
+
+
+def test_trees_of_masks_and_shapes_are_cut_too():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    masks = {"a": jnp.ones((5, 8), bool), "b": jnp.ones((), bool), "c": jnp.ones((1, 3), bool)}
+    cut = shrink_tree(masks, groups, HALF)
+    assert {name: mask.shape for name, mask in cut.items()} == {"a": (5, 4), "b": (), "c": (1, 3)}
+    shapes = shrink_tree(jax.eval_shape(lambda: params), groups, HALF)
+    assert shapes["c"] == jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    with pytest.raises(ParamsError, match=r"'a' has shape \(5, 4\).*8 positions along axis 1"):
+        shrink_tree(shrink_tree(params, groups, HALF), groups, HALF)
+
+
+def test_subsets_of_groups_and_whole_keeps():
+    fn, params, inputs = CASES["mobile"]()
+    groups = prunable_groups(fn, params, *inputs)
+    some = {"expand:3": groups["expand:3"]}
+    small_fn, small = shrink(fn, params, inputs, some, {"expand:3": np.arange(12) < 7})
+    assert small["depth"].shape == (3, 3, 1, 7)
+    assert small_fn(small, *inputs).shape == (2, 3)
+    whole_fn, whole = shrink(fn, params, inputs, groups, {"expand:3": np.ones(12, bool)})
+    assert_close(whole_fn(whole, *inputs), fn(params, *inputs))
+
+
+def test_bfloat16_keeps_its_type():
+    fn, params, x = mlp()
+    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    groups = prunable_groups(fn, low, x.astype(jnp.bfloat16))
+    small_fn, small = shrink(fn, low, x.astype(jnp.bfloat16), groups, HALF)
+    assert small_fn(small, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_keeps_that_make_no_sense_are_refused():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    for keep, error, match in [
+        ({"b:0": np.ones(8, bool)}, TracingError, "'b:0', which is not there; there are: a:1"),
+        ({"a:1": np.ones(7, bool)}, MaskError, r"shape \(7,\).*bool of \(8,\)"),
+        ({"a:1": np.ones(8)}, MaskError, "type float64"),
+        ({"a:1": np.zeros(8, bool)}, MaskError, "keep at least one"),
+        ({"a:1": np.ones((2, 8), bool)}, MaskError, r"shape \(2, 8\)"),
+    ]:
+        with pytest.raises(error, match=match):
+            group_masks(params, groups, keep)
+    scanned, stacked, inputs = CASES["gqa_scan"]()
+    uneven = np.ones((3, 12), bool)
+    uneven[0, 0] = False
+    with pytest.raises(MaskError, match=r"keeps \[11, 12\] of 12"):
+        group_masks(stacked, prunable_groups(scanned, stacked, *inputs), {"layers/gate:2": uneven})
+    with pytest.raises(TracingError, match=r"no prunable group 'a:1' of size 8"):
+        shrink(lambda p, x: jnp.sort(x @ p["a"]) @ p["c"], params, x, groups, HALF)
