@@ -19,6 +19,7 @@ from sparsejax.errors import ScheduleError as ScheduleError
 from sparsejax.errors import ScoreError as ScoreError
 from sparsejax.errors import SparsejaxError as SparsejaxError
 from sparsejax.errors import SparsityError as SparsityError
+from sparsejax.errors import TracingError as TracingError
 from sparsejax.errors import WorkdirError as WorkdirError
 from sparsejax.errors import WrapperError as WrapperError
 from sparsejax.layers import Layer as Layer
@@ -65,6 +66,18 @@ from sparsejax.selection import top_k_mask as top_k_mask
 from sparsejax.summary import LayerSummary as LayerSummary
 from sparsejax.summary import Summary as Summary
 from sparsejax.summary import summarize as summarize
+from sparsejax.tracing import Group as Group
+from sparsejax.tracing import Groups as Groups
+from sparsejax.tracing import LinearOp as LinearOp
+from sparsejax.tracing import Member as Member
+from sparsejax.tracing import ModelCost as ModelCost
+from sparsejax.tracing import group_masks as group_masks
+from sparsejax.tracing import linear_ops as linear_ops
+from sparsejax.tracing import model_cost as model_cost
+from sparsejax.tracing import prunable_groups as prunable_groups
+from sparsejax.tracing import shrink as shrink
+from sparsejax.tracing import shrink_tree as shrink_tree
+from sparsejax.tracing import summarize_groups as summarize_groups
 from sparsejax.transforms import MaskRule as MaskRule
 from sparsejax.transforms import SparsifyState as SparsifyState
 from sparsejax.transforms import drop_and_grow as drop_and_grow
