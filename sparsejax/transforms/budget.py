@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsejax.counts import check_sparsity, is_concrete, kept_count
 from sparsejax.distributions import Counts, Distribution
-from sparsejax.errors import SparsityError
+from sparsejax.errors import ParamsError, SparsityError
 from sparsejax.layers import Layer
 from sparsejax.schedules import UpdateTimes
 from sparsejax.typing import Array, ArrayLike, Schedule
@@ -77,8 +77,14 @@ def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsi
 
     Raises:
       SparsityError: outside [0, 1].
+      ParamsError: a distribution that reads scores: at random there is nothing to compare.
     """
     check_sparsity(sparsity, "sparsity")
+    if distribution.resolve is not None:
+        raise ParamsError(
+            "Random masks need a distribution by shape: uniform, erdos_renyi, erdos_renyi_kernel or explicit. "
+            "global_ compares scores between layers, and random scores say nothing of them."
+        )
     shared = tuple(layer for layer in layers if layer.sparsity is None)
     planned = iter(distribution.plan(shared, sparsity) if shared else [])
     return [next(planned) if x.sparsity is None else kept_count(x.units, x.sparsity) for x in layers]

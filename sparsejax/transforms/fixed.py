@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsejax.distributions import Distribution, uniform
-from sparsejax.errors import ParamsError, RandomKeyError
+from sparsejax.errors import RandomKeyError
 from sparsejax.layers import Layer, Override, describe
 from sparsejax.masks import validate
 from sparsejax.patterns import Pattern
@@ -110,11 +110,6 @@ def draw_masks(
     """
     if key is None:
         raise RandomKeyError("Random masks need a key, and none came: pass key=jax.random.key(seed).")
-    if distribution.resolve is not None:
-        raise ParamsError(
-            "Random masks need a distribution by shape: uniform, erdos_renyi, erdos_renyi_kernel or explicit. "
-            "global_ compares scores between layers, and random scores say nothing of them."
-        )
     scores = pooled(random().value((), params, None, None, key), layers)
     counts = [member_value(count) for count in constant_units(layers, distribution, sparsity)]
     return mask_tree(params, layers, select_masks(layers, scores, counts))
