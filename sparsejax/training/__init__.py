@@ -32,8 +32,8 @@ from sparsejax.training.statistics import resolvable_difference as resolvable_di
 from sparsejax.training.step import ApplyFn as ApplyFn
 from sparsejax.training.step import StepMetrics as StepMetrics
 from sparsejax.training.step import TrainState as TrainState
+from sparsejax.training.step import compile_chunk as compile_chunk
 from sparsejax.training.step import loss_and_accuracy as loss_and_accuracy
-from sparsejax.training.step import make_chunk as make_chunk
 from sparsejax.training.step import train_step as train_step
 from sparsejax.training.workdir import claim as claim
 from sparsejax.training.workdir import differences as differences

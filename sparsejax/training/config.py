@@ -12,15 +12,24 @@ from sparsejax.errors import ConfigError
 METHODS = ("dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc")
 DISTRIBUTIONS = ("uniform", "erdos_renyi", "erdos_renyi_kernel", "global")
 OPTIMIZERS = ("adamw", "sgd")
-#: Models and the fields of `config.model` that size them.
-MODELS = {"mlp": ("widths",), "lenet": ("channels", "widths", "kernel", "padding")}
+#: Models, and the fields of `config.model` that size them with their sizes for the digits.
+MODELS = {
+    "mlp": {"widths": (300, 100)},
+    "lenet": {"channels": (16, 32), "widths": (120, 84), "kernel": 3, "padding": "SAME"},
+}
 
 
-def default_config() -> ConfigDict:
+def default_config(model: str = "mlp") -> ConfigDict:
     """Makes a configuration with every field; a config file changes the few that it is about.
+
+    Args:
+      model: whose sizes `config.model` holds; a key of `MODELS`.
 
     Returns:
       An unlocked `ConfigDict`. Update times follow `steps` when only that is overridden.
+
+    Raises:
+      ConfigError: an unknown model.
 
     Example:
       >>> config = default_config()
@@ -28,9 +37,10 @@ def default_config() -> ConfigDict:
       >>> config.end_step
       750
     """
+    _choice(model, MODELS, "model.name")
     config = ConfigDict()
     config.seed = 0
-    config.steps = 2000
+    config.steps = 5000
     steps = config.get_ref("steps")  # what is made from it follows when only `steps` is overridden
     config.batch_size = 64
     config.eval_every = 100  # steps of one compiled chunk: metrics and the progress bar move once a chunk
@@ -40,12 +50,12 @@ def default_config() -> ConfigDict:
     config.test_split = "test"
     config.data_dir = ""  # empty: $SPARSEJAX_DATA, else ~/.cache/sparsejax/data
 
-    config.model = ConfigDict({"name": "mlp", "widths": (300, 100)})
+    config.model = ConfigDict({"name": model, **MODELS[model]})
 
     config.optimizer = "adamw"
-    config.learning_rate = 1e-3  # the peak; linear warm-up, then a cosine to 0
+    config.learning_rate = 0.01  # the peak; linear warm-up, then a cosine to 0
     config.warmup_steps = steps // 20
-    config.weight_decay = 1e-4
+    config.weight_decay = 0.1
     config.momentum = 0.9  # of sgd; adamw has its own
 
     config.method = "dense"

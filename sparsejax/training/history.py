@@ -82,7 +82,7 @@ def chunk_row(meter: MaskMeter, chunk: Chunk, test: Evaluation) -> dict[str, Any
         "accuracy": float(metrics.accuracy.mean()),
         "test_loss": test.loss,
         "test_accuracy": test.accuracy,
-        "sparsity": 1.0 - int(np.sum(chunk.state.kept, dtype=np.int64)) / total,
+        "sparsity": 1.0 - int(np.asarray(chunk.state.kept).sum(dtype=np.int64)) / total,
         "mask_changes": flips,
         "steps_per_second": count / chunk.seconds,
     }

@@ -12,7 +12,7 @@ import optax
 from sparsejax.errors import SparsejaxError
 from sparsejax.training.data import Examples
 from sparsejax.training.mask_meter import MaskMeter
-from sparsejax.training.step import ApplyFn, StepMetrics, TrainState, loss_and_accuracy, make_chunk
+from sparsejax.training.step import ApplyFn, StepMetrics, TrainState, compile_chunk, loss_and_accuracy
 from sparsejax.typing import Params
 
 
@@ -107,8 +107,9 @@ def train_chunks(
     while done < steps:
         count = min(chunk, steps - done)
         if count not in compiled:
-            program = make_chunk(apply_fn, tx, meter, count=count, batch_size=batch_size)
-            compiled[count] = program.lower(state, examples, data_key).compile()
+            compiled[count] = compile_chunk(
+                apply_fn, tx, meter, state, examples, count=count, batch_size=batch_size
+            )
         started = time.perf_counter()
         state, metrics = compiled[count](state, examples, data_key)
         metrics = jax.tree.map(np.asarray, metrics)  # waits for the device

@@ -47,7 +47,7 @@ def _training(title: str, history: History):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 7.5), layout="constrained")
-    loss, accuracy, sparsity = figure.subplots(3, 1, sharex=True)
+    loss, accuracy, sparsity = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 0.6))
     steps = np.arange(1, len(history.loss) + 1)
     figure.suptitle(title, fontsize=11)
     for axes, train, test, name in (
@@ -86,6 +86,7 @@ def _densities(title: str, densities: Mapping[str, float]):
         axes.text(value + 0.01, row, f"{value:.2%}", va="center", fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
+    axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("share of weights kept")
     figure.suptitle(title, fontsize=11)
     return _tidy(figure)

@@ -31,8 +31,8 @@ class ProgressBar:
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.steps = steps
-        self.done, self.started, self.printed = 0, time.perf_counter(), 0
-        self.rate = 0.0
+        self.printed, self.rate = 0, 0.0
+        self.warm: tuple[int, float] | None = None  # steps and time when the first chunk was through
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
@@ -64,11 +64,10 @@ class ProgressBar:
         """
         now = time.perf_counter()
         # The first chunk compiles: its time says nothing about the rest.
-        if self.done:
-            self.rate = (done - self.first) / (now - self.warm)
+        if self.warm is None:
+            self.warm = done, now
         else:
-            self.first, self.warm = done, now
-        self.done = done
+            self.rate = (done - self.warm[0]) / (now - self.warm[1])
         note = f"loss {loss:.3f} · test accuracy {accuracy:.4f} · sparsity {sparsity:.4f}"
         if self.rate:
             note += f" · {self.rate:.0f} steps/s"

@@ -1,0 +1,20 @@
+"""Dense baseline, a LeNet-5 style network, handwritten digits.
+
+python -m experiments.train --config=configs/digits_convnet_dense.py --workdir=runs/digits_convnet_dense
+
+Measured: 27 s on 2 cores that other work shared, all included;
+test accuracy 95.9 ± 0.7 % (mean and 95 % interval of 5 seeds).
+Tuned as every method here: 3 learning rates, 2 seeds each, on the last 300 training images.
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The numbers of this run; the rest is `default_config`."""
+    config = default_config("lenet")
+    config.steps = 2000
+    config.method = "dense"
+    return config

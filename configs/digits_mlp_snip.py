@@ -1,0 +1,22 @@
+"""SNIP to 95 % before training, LeNet-300-100, handwritten digits.
+
+python -m experiments.train --config=configs/digits_mlp_snip.py --workdir=runs/digits_mlp_snip
+
+Measured: 20 s on 2 cores that other work shared, all included;
+test accuracy 92.8 ± 1.0 % (mean and 95 % interval of 5 seeds); 95.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 0.050×, inference 0.050×.
+Tuned as every method here: 3 learning rates × 2 weight decays, 3 seeds each, on the last 300 training images.
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The numbers of this run; the rest is `default_config`."""
+    config = default_config()
+    config.method = "snip"
+    config.sparsity = 0.95
+    config.distribution = "global"
+    return config

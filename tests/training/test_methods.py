@@ -1,0 +1,78 @@
+"""Every method of a configuration: exact final sparsity, and masks that change only when the meter looks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsejax
+from sparsejax import training
+from sparsejax.errors import ScheduleError
+from sparsejax.training.methods import build_method, build_optimizer
+
+PARAMS = {
+    "dense_0": {"kernel": jax.random.normal(jax.random.key(0), (12, 20)), "bias": jnp.zeros(20)},
+    "dense_1": {"kernel": jax.random.normal(jax.random.key(1), (20, 10)), "bias": jnp.zeros(10)},
+}
+
+
+def _config(method, **changes):
+    config = training.default_config()
+    config.steps, config.update_every, config.method = 40, 7, method
+    config.sparsity = 0.0 if method == "dense" else 0.9
+    for name, value in changes.items():
+        config[name] = value
+    training.validate(config)
+    return config
+
+
+@pytest.mark.parametrize("method", ["dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc"])
+def test_masks_change_only_when_the_meter_looks(method):
+    config = _config(method)
+    built = build_method(config, jax.random.key(0))
+    params, opt_state = built.init(PARAMS)
+    update = jax.jit(lambda grads, state, params, step: built.tx.update(grads, state, params, step=step))
+    grads = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), PARAMS)
+    changed = []
+    for step in range(config.steps):
+        before = built.masks(params, opt_state)
+        updates, opt_state = update(grads, opt_state, params, step)
+        params = jax.tree.map(jnp.add, params, updates)
+        after = built.masks(params, opt_state)
+        if not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after)):
+            changed.append(step)
+    looked = [] if built.times is None else [int(step) for step in built.times.steps()]
+    assert set(changed) <= set(looked)
+    assert bool(changed) == (method not in ("dense", "static"))
+    summary = sparsejax.summarize(params, built.masks(params, opt_state))
+    assert summary.sparsity == pytest.approx(config.sparsity, abs=1 / 440)
+    kept = sum(row.kept for row in summary.rows if row.prunable)
+    nonzero = sum(int(jnp.count_nonzero(params[name]["kernel"])) for name in params)
+    assert nonzero <= kept
+
+
+def test_rigl_is_looked_at_exactly_when_it_updates():
+    built = build_method(_config("rigl", end_step=29), jax.random.key(0))
+    assert built.times.steps().tolist() == [7, 14, 21, 28]
+    assert built.dense_gradient
+    assert build_method(_config("rigl", end_step=28), jax.random.key(0)).times.steps().tolist() == [7, 14, 21]
+
+
+def test_no_room_for_an_update():
+    with pytest.raises(ScheduleError):
+        build_method(_config("rigl", end_step=5), jax.random.key(0))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_rate_warms_up_and_falls_to_zero(optimizer):
+    config = _config("dense", optimizer=optimizer, warmup_steps=4, weight_decay=0.0, momentum=0.0)
+    tx = build_optimizer(config)
+    params = {"w": jnp.ones(1)}
+    state, sizes = tx.init(params), []
+    for _ in range(config.steps + 1):
+        updates, state = tx.update({"w": jnp.ones(1)}, state, params)
+        sizes.append(float(-updates["w"][0]))
+    assert sizes[0] == 0.0
+    assert int(np.argmax(sizes)) == 4
+    assert sizes[4] == pytest.approx(config.learning_rate, rel=1e-4)
+    assert sizes[-1] == pytest.approx(0.0, abs=1e-9)

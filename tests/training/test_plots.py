@@ -1,0 +1,37 @@
+"""Every picture is drawn, whatever the method measured."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsejax.training.history import History
+from sparsejax.training.plots import _smooth, draw_all
+
+
+def _history(changed):
+    steps = len(changed)
+    return History(
+        loss=np.geomspace(2, 0.1, steps),
+        accuracy=np.linspace(0.1, 1, steps),
+        sparsity=np.linspace(0, 0.9, steps),
+        changed=np.asarray(changed),
+        density=np.ones((steps, 1)),
+        test_steps=np.array([steps]),
+        test_loss=np.array([0.2]),
+        test_accuracy=np.array([0.9]),
+    )
+
+
+@pytest.mark.parametrize("changed", [np.zeros(40), np.eye(40)[7] * 0.1])
+def test_pictures(tmp_path, changed):
+    names = draw_all(tmp_path, "a run", _history(changed), {"dense_0/kernel": 0.1, "dense_1/kernel": 1.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name in names:
+        with Image.open(tmp_path / name) as image:
+            assert image.width == 1050
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def test_the_running_mean():
+    np.testing.assert_allclose(_smooth(np.arange(100.0))[:4], [0, 0.5, 1.5, 2.5])
+    np.testing.assert_allclose(_smooth(np.array([3.0, 5.0])), [3, 5])
