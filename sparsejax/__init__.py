@@ -20,6 +20,7 @@ from sparsejax.errors import ScoreError as ScoreError
 from sparsejax.errors import SparsejaxError as SparsejaxError
 from sparsejax.errors import SparsityError as SparsityError
 from sparsejax.errors import TracingError as TracingError
+from sparsejax.errors import TrainingError as TrainingError
 from sparsejax.errors import WorkdirError as WorkdirError
 from sparsejax.errors import WrapperError as WrapperError
 from sparsejax.layers import Layer as Layer
@@ -43,6 +44,7 @@ from sparsejax.recipes import ac_dc as ac_dc
 from sparsejax.recipes import gmp as gmp
 from sparsejax.recipes import one_shot as one_shot
 from sparsejax.recipes import rigl as rigl
+from sparsejax.recipes import rigl_times as rigl_times
 from sparsejax.recipes import set_ as set_
 from sparsejax.recipes import snip as snip
 from sparsejax.recipes import static_random as static_random

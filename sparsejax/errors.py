@@ -65,3 +65,7 @@ class WorkdirError(SparsejaxError, OSError):
 
 class TracingError(SparsejaxError, ValueError):
     """A function that the tracer cannot read, or a request that does not fit what it read."""
+
+
+class TrainingError(SparsejaxError, FloatingPointError):
+    """Training that broke down: a loss that is no finite number."""

@@ -269,6 +269,42 @@ def rigl(
     Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners", arXiv 1911.11134, algorithm 1.
     """
     _need_key(key, "rigl")
+    times = rigl_times(total_steps, update_every=update_every, stop_fraction=stop_fraction)
+    target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
+    rule = drop_and_grow(
+        drop or scores.magnitude(),
+        grow or scores.gradient_magnitude(),
+        target,
+        schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
+        times,
+        distribution=shares,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return sparsify(optimizer, rule, key=key, **options)
+
+
+def rigl_times(
+    total_steps: int, *, update_every: int = 100, stop_fraction: float = 0.75
+) -> schedules.UpdateTimes:
+    """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end.
+
+    Args:
+      total_steps: length of the training, in steps.
+      update_every: ΔT, ≥ 1.
+      stop_fraction: T_end as a share of `total_steps`, in (0, 1].
+
+    Returns:
+      The update times.
+
+    Raises:
+      ScheduleError: a number out of its range, or no step left for an update.
+
+    Example:
+      >>> rigl_times(1_000, update_every=250).steps().tolist()
+      [250, 500]
+    """
     if not 0.0 < stop_fraction <= 1.0:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
     end = int(total_steps * stop_fraction)
@@ -279,19 +315,7 @@ def rigl(
             f"Masks would never be updated: total_steps={total_steps} · stop_fraction={stop_fraction} ends at step "
             f"{end}, before the first update at step {update_every}. Lower update_every."
         )
-    target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
-    rule = drop_and_grow(
-        drop or scores.magnitude(),
-        grow or scores.gradient_magnitude(),
-        target,
-        schedules.cosine_drop_fraction(drop_fraction, end=end),
-        schedules.every(update_every, begin=update_every, end=last),
-        distribution=shares,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
-    )
-    return sparsify(optimizer, rule, key=key, **options)
+    return schedules.every(update_every, begin=update_every, end=last)
 
 
 def set_(

@@ -6,6 +6,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from sparsejax import wide
 from sparsejax.counting import count_above
@@ -117,7 +118,9 @@ def _top_k_mask(scores: Array, target: Wide, where: Array | None, *, stacked: tu
     probes = first_probes(batch)
     stride = sample_stride(slices.entries)
     if stride and len(slices.groups()) == 1:
-        probes = sampled_probes(slices.digit(0)[..., ::stride], wide.to_float(target) / slices.entries)
+        probes = sampled_probes(
+            slices.digit(0)[..., ::stride], wide.to_float(target) / np.float32(slices.entries)
+        )
     extents = [slices.extent(axes) for axes in slices.groups()]
     mask = slices.mask(search(slices.count, wide.constant(slices.entries), target, probes, extents).cuts)
     mask = mask.reshape(*batch, *(d for axis, d in enumerate(scores.shape) if axis not in stacked))
@@ -184,7 +187,7 @@ def _global_counts(
     budget = wide.minimum(wide.like(budget, most), most)
     probes = first_probes(())
     if sample_stride(weights):
-        probes = sampled_probes(_global_sample(arrays, sizes), wide.to_float(budget) / weights)
+        probes = sampled_probes(_global_sample(arrays, sizes), wide.to_float(budget) / np.float32(weights))
 
     def count(state: Search) -> Wide:
         parts = [wide.times(array.count(state), size) for array, size in zip(arrays, sizes, strict=True)]
@@ -222,11 +225,30 @@ def _at_threshold(slices: Slices, threshold: Array) -> tuple[Wide, Wide]:
 
 
 def _hand_out(tied: Wide, left: Wide, entries: int, size: int) -> tuple[Wide, Wide]:
-    """Gives the tied units to the slices in order while the weights `left` last; returns what is left then."""
+    """Gives the tied units to the slices in order while the weights `left` last; returns what is left then.
+
+    The first slice that does not get all of its units is found bit by bit, each bit by one sum: a running sum
+    would pass the counts of a stack that is sharded over its layers between devices.
+    """
     shape = tied.lo.shape
     tied = jax.tree.map(jnp.ravel, tied)
     units = wide.floor_divide(left, size)
-    first = wide.minimum(wide.before(tied, entries), units)  # handed out before each slice
-    given = wide.minimum(tied, wide.subtract(units, first))
+    place = jnp.arange(tied.lo.size)
+
+    def before(slice_: Array) -> Wide:
+        earlier = jax.tree.map(lambda limb: jnp.where(place < slice_, limb, np.uint32(0)), tied)
+        return wide.total(earlier, (0,), entries)
+
+    def step(i: int, last: Array) -> Array:
+        further = last + (1 << (bits - 1 - i))
+        return jnp.where(wide.less(units, before(further)), last, further)
+
+    bits = tied.lo.size.bit_length()
+    last = lax.fori_loop(0, bits, step, jnp.int32(0))
+    used = before(last)
+    rest = wide.minimum(wide.subtract(units, used), wide.like(tied, used))
+    given = wide.where(
+        place < last, wide.like(tied, used), wide.where(place == last, rest, wide.zeros_like(rest))
+    )
     used = wide.times(wide.minimum(wide.total(tied, (0,), entries), units), size)
     return jax.tree.map(lambda limb: limb.reshape(shape), given), wide.like(wide.subtract(left, used), left)

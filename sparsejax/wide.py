@@ -51,7 +51,8 @@ def widen(value: "ArrayLike | Wide") -> Wide:
         raise TypeError(f"A count must be a whole number; got {value!r} of type {host.dtype}.")
     if host.size and (int(host.min()) < 0 or int(host.max()) >= _LIMB**2):
         raise ValueError(f"A count must lie in [0, 2**64); got {value!r}.")
-    hi, lo = (host // _LIMB).astype(np.uint32), (host % _LIMB).astype(np.uint32)
+    host = host.astype(np.uint64)
+    hi, lo = (host >> np.uint64(32)).astype(np.uint32), (host & np.uint64(_LIMB - 1)).astype(np.uint32)
     return Wide(jnp.asarray(hi), jnp.asarray(lo))
 
 
@@ -73,12 +74,33 @@ def fit(value: Wide, largest: int) -> Wide:
 
 
 def like(value: Wide, other: Wide) -> Wide:
-    """Gives `value` as many limbs as `other` has; caps it if that is one."""
+    """Gives `value` as many limbs as `other` has; caps it at 2³² − 1 if that is one.
+
+    Loops and branches need the same limbs on every way through.
+
+    Args:
+      value: any shape.
+      other: any shape.
+
+    Returns:
+      The same numbers.
+    """
     return fit(value, 0 if other.hi is None else _LIMB)
 
 
 def constant(value: int) -> Wide:
-    """Makes a scalar of a Python int, with one limb if that is enough."""
+    """Makes a scalar of a Python int, with one limb if that is enough.
+
+    Args:
+      value: in ``[0, 2⁶⁴)``.
+
+    Returns:
+      A scalar.
+
+    Example:
+      >>> constant(7).hi is None, constant(2**32).hi is None
+      (True, False)
+    """
     return fit(widen(value), value)
 
 
@@ -102,13 +124,28 @@ def to_int(value: Wide) -> Any:
 
 
 def to_float(value: Wide) -> Array:
-    """Gives the nearest float32, for estimates only."""
+    """Gives about the nearest float32, for estimates only.
+
+    Args:
+      value: any shape.
+
+    Returns:
+      float32 of the same shape, right to 24 bits.
+    """
     lo = value.lo.astype(jnp.float32)
     return lo if value.hi is None else value.hi.astype(jnp.float32) * jnp.float32(_LIMB) + lo
 
 
 def add(a: Wide, b: Wide) -> Wide:
-    """Adds, modulo 2⁶⁴ (2³² where both have one limb)."""
+    """Adds, modulo 2⁶⁴ (2³² where both have one limb).
+
+    Args:
+      a: any shape.
+      b: of a shape that broadcasts with it.
+
+    Returns:
+      The sum; with two limbs if one of them has.
+    """
     lo = a.lo + b.lo
     if a.hi is None and b.hi is None:
         return Wide(None, lo)
@@ -116,28 +153,61 @@ def add(a: Wide, b: Wide) -> Wide:
 
 
 def subtract(a: Wide, b: Wide) -> Wide:
-    """Subtracts: exact where ``a >= b``."""
+    """Subtracts: exact where ``a >= b``.
+
+    Args:
+      a: any shape.
+      b: of a shape that broadcasts with it.
+
+    Returns:
+      ``a - b``; modulo 2⁶⁴, or 2³² where both have one limb.
+    """
     if a.hi is None and b.hi is None:
         return Wide(None, a.lo - b.lo)
     return Wide(_hi(a) - _hi(b) - (a.lo < b.lo), a.lo - b.lo)
 
 
 def less(a: Wide, b: Wide) -> Array:
-    """Tells elementwise whether ``a < b``."""
+    """Tells elementwise whether ``a < b``.
+
+    Args:
+      a: any shape.
+      b: of a shape that broadcasts with it.
+
+    Returns:
+      bool.
+    """
     if a.hi is None and b.hi is None:
         return a.lo < b.lo
     return (_hi(a) < _hi(b)) | ((_hi(a) == _hi(b)) & (a.lo < b.lo))
 
 
 def equal(a: Wide, b: Wide) -> Array:
-    """Tells elementwise whether ``a == b``."""
+    """Tells elementwise whether ``a == b``.
+
+    Args:
+      a: any shape.
+      b: of a shape that broadcasts with it.
+
+    Returns:
+      bool.
+    """
     if a.hi is None and b.hi is None:
         return a.lo == b.lo
     return (_hi(a) == _hi(b)) & (a.lo == b.lo)
 
 
 def where(condition: Array, a: Wide, b: Wide) -> Wide:
-    """Chooses elementwise; broadcasts."""
+    """Chooses elementwise, as `jnp.where`.
+
+    Args:
+      condition: bool; the three shapes broadcast.
+      a: taken where True.
+      b: taken where False.
+
+    Returns:
+      As many limbs as the one that has more.
+    """
     lo = jnp.where(condition, a.lo, b.lo)
     if a.hi is None and b.hi is None:
         return Wide(None, lo)
@@ -145,12 +215,27 @@ def where(condition: Array, a: Wide, b: Wide) -> Wide:
 
 
 def minimum(a: Wide, b: Wide) -> Wide:
-    """The smaller of the two, elementwise."""
+    """The smaller of the two, elementwise.
+
+    Args:
+      a: any shape.
+      b: of a shape that broadcasts with it.
+
+    Returns:
+      As many limbs as the one that has more.
+    """
     return where(less(a, b), a, b)
 
 
 def zeros_like(value: Wide) -> Wide:
-    """Zeros of the same shape and number of limbs."""
+    """Makes zeros of the same shape and number of limbs.
+
+    Args:
+      value: any shape.
+
+    Returns:
+      Zeros.
+    """
     return jax.tree.map(jnp.zeros_like, value)
 
 
@@ -211,22 +296,3 @@ def total(counts: Wide, axes: Sequence[int], largest: int) -> Wide:
         upper = part >> (32 - shift) if shift else jnp.zeros_like(part)
         result = add(result, Wide(upper, part << shift))
     return result
-
-
-def before(counts: Wide, largest: int) -> Wide:
-    """For each element of a vector the sum of those before it.
-
-    A masked square of the few layers of a stack, since a running sum would pass elements between devices.
-
-    Args:
-      counts: shape (layers,).
-      largest: a static bound on the sum of all.
-
-    Returns:
-      The sums, shape (layers,).
-    """
-    place = jnp.arange(counts.lo.shape[0])
-    earlier = place[None, :] < place[:, None]
-    return total(
-        jax.tree.map(lambda limb: jnp.where(earlier, limb[None, :], np.uint32(0)), counts), (1,), largest
-    )

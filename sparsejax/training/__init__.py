@@ -15,7 +15,6 @@ from sparsejax.training.history import chunk_row as chunk_row
 from sparsejax.training.history import join_history as join_history
 from sparsejax.training.loop import Chunk as Chunk
 from sparsejax.training.loop import Evaluation as Evaluation
-from sparsejax.training.loop import TrainingError as TrainingError
 from sparsejax.training.loop import initial_state as initial_state
 from sparsejax.training.loop import make_evaluate as make_evaluate
 from sparsejax.training.loop import train_chunks as train_chunks

@@ -9,15 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax.errors import SparsejaxError
+from sparsejax.errors import TrainingError
 from sparsejax.training.data import Examples
 from sparsejax.training.mask_meter import MaskMeter
 from sparsejax.training.step import ApplyFn, StepMetrics, TrainState, compile_chunk, loss_and_accuracy
 from sparsejax.typing import Params
-
-
-class TrainingError(SparsejaxError, FloatingPointError):
-    """Training that broke down: a loss that is no finite number."""
 
 
 class Evaluation(NamedTuple):

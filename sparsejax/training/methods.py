@@ -113,8 +113,7 @@ def _drop_and_grow(config: ConfigDict, inner: optax.GradientTransformation, key:
         distribution=_distribution(config),
         key=key,
     )
-    last = (config.end_step - 1) // config.update_every * config.update_every
-    return tx, schedules.every(config.update_every, begin=config.update_every, end=last)
+    return tx, recipes.rigl_times(config.end_step, update_every=config.update_every, stop_fraction=1.0)
 
 
 def _static(config: ConfigDict, inner: optax.GradientTransformation, key: jax.Array) -> _Built:

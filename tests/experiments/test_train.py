@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from experiments import seeds, train
+from sparsejax import TrainingError
 from sparsejax.errors import ConfigError, DatasetError, WorkdirError
-from sparsejax.training import TrainingError, default_config
+from sparsejax.training import default_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "experiments.train"]

@@ -8,7 +8,8 @@ import pytest
 
 import sparsejax
 from sparsejax import training
-from sparsejax.training.loop import TrainingError, initial_state, make_evaluate, train_chunks
+from sparsejax.errors import TrainingError
+from sparsejax.training.loop import initial_state, make_evaluate, train_chunks
 from sparsejax.training.step import compile_chunk, loss_and_accuracy
 
 BATCH, STEPS = 4, 12
