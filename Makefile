@@ -25,7 +25,7 @@ demo: $(VENV)/.installed-experiments  ## train a sparse network on real handwrit
 	$(RUN) -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo
 
 test: $(VENV)/.installed-test  ## the whole default suite
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-test  ## the longest studies
 	$(RUN) -m pytest -q -m slow
