@@ -54,8 +54,8 @@ def calibrate(
     Frantar and Alistarh, SparseGPT, arXiv 2301.00774, section 3.1, without its factor 2), the column norms
     ‖X_j‖₂ (Wanda, Sun et al., arXiv 2306.11695, equation 1), mean |x| and variance. Convolutions are unfolded
     into patches, padding included. Batches are computed in one compiled program per input shape and summed in
-    float32 (float64 for float64 activations); of sharded batches XLA sums the parts. A parameter that is used in
-    several places counts the rows of each.
+    float32 (float64 for float64 activations); of sharded batches XLA sums the parts. A parameter that is used
+    in several places counts the rows of each.
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
