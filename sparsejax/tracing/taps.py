@@ -140,7 +140,8 @@ class Taps:
 
             return run
 
-        return jax.lax.switch(operands[0].astype(jnp.int32), [completed(f) for f in branches], *operands[1:])
+        which = jnp.asarray(operands[0], jnp.int32)
+        return jax.lax.switch(which, [completed(function) for function in branches], *operands[1:])
 
 
 def _add(found: Found, more: Found) -> None:
