@@ -15,3 +15,5 @@ from sparsejax.tracing.linear_ops import linear_ops as linear_ops
 from sparsejax.tracing.shrink import group_masks as group_masks
 from sparsejax.tracing.shrink import shrink as shrink
 from sparsejax.tracing.shrink import shrink_tree as shrink_tree
+from sparsejax.tracing.statistics import InputStatistics as InputStatistics
+from sparsejax.tracing.statistics import calibrate as calibrate

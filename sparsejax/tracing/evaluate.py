@@ -80,7 +80,7 @@ def _run_inner(evaluator: Evaluator, step: Step, operands: list[Any]) -> Sequenc
         return _run_while(evaluator, step, operands)
     if step.name == "cond":
         branches = [_function(evaluator, plan) for plan in step.inner]
-        return jax.lax.switch(operands[0].astype(jnp.int32), branches, *operands[1:])
+        return jax.lax.switch(jnp.asarray(operands[0], jnp.int32), branches, *operands[1:])
     function = _function(evaluator, step.inner[0])
     if step.name in ("remat2", "remat", "checkpoint"):
         p = step.params

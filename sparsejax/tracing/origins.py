@@ -7,17 +7,27 @@ from jax.extend import core
 
 from sparsejax.tracing.primitives import NARY, SCALING, UNARY
 
-# A factor is (parameter axes, size); a value's axis is the row-major product of its factors. Broadcast
-# axes have factors without parameter axes.
-Factor = tuple[tuple[int, ...], int]
-Axis = tuple[Factor, ...]
+
+class Factor(NamedTuple):
+    """A part of an axis: the parameter axes it comes from (none: a broadcast), and how it lies in them."""
+
+    owners: tuple[int, ...]
+    size: int
+    stride: int = 1  # within the parameter's axis; 0 where the axis was resized, so that nobody knows
+
+
+Axis = tuple[Factor, ...]  # the row-major product of its factors
 
 
 class Origin(NamedTuple):
-    """One parameter inside a value: the leaf's number, and the factors of each of the value's axes."""
+    """One parameter inside a value: the leaf's number, and the factors of each of the value's axes.
+
+    `layers` are the axes that scans around it took slices of: (how deep the scan is, the parameter's axis).
+    """
 
     leaf: int
     axes: tuple[Axis, ...]
+    layers: tuple[tuple[int, Axis], ...] = ()
 
 
 class Traceable(NamedTuple):
@@ -29,16 +39,17 @@ class Traceable(NamedTuple):
 
 def leaf_value(leaf: int, shape: tuple[int, ...]) -> Traceable:
     """The value of a parameter itself."""
-    return Traceable((Origin(leaf, tuple((((i,), n),) for i, n in enumerate(shape))),))
+    return Traceable((Origin(leaf, tuple((Factor((i,), n),) for i, n in enumerate(shape))),))
 
 
 def axis_size(axis: Axis) -> int:
-    return int(np.prod([size for _, size in axis], dtype=np.int64))
+    return int(np.prod([factor.size for factor in axis], dtype=np.int64))
 
 
-def without_leading_axis(value: Traceable) -> Traceable:
-    """One slice of a scanned value."""
-    return Traceable(tuple(Origin(o.leaf, o.axes[1:]) for o in value.origins), value.data)
+def without_leading_axis(value: Traceable, depth: int) -> Traceable:
+    """One slice of a value that the scan at this depth runs over."""
+    slices = (Origin(o.leaf, o.axes[1:], (*o.layers, (depth, o.axes[0]))) for o in value.origins)
+    return Traceable(tuple(slices), value.data)
 
 
 def join(a: Traceable, b: Traceable) -> Traceable:
@@ -72,41 +83,42 @@ def propagate(eqn: core.JaxprEqn, ins: list[Traceable]) -> list[Traceable]:
 
 
 def _transpose(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
-    return Origin(origin.leaf, tuple(origin.axes[i] for i in params["permutation"]))
+    return origin._replace(axes=tuple(origin.axes[i] for i in params["permutation"]))
 
 
 def _squeeze(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
-    return Origin(origin.leaf, tuple(a for i, a in enumerate(origin.axes) if i not in params["dimensions"]))
+    kept = (axis for i, axis in enumerate(origin.axes) if i not in params["dimensions"])
+    return origin._replace(axes=tuple(kept))
 
 
 def _broadcast(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin:
-    axes: list[Axis] = [(((), n),) for n in shape]
+    axes: list[Axis] = [(Factor((), n),) for n in shape]
     for i, target in enumerate(params["broadcast_dimensions"]):
         if axis_size(origin.axes[i]) == shape[target]:
             axes[target] = origin.axes[i]
-    return Origin(origin.leaf, tuple(axes))
+    return origin._replace(axes=tuple(axes))
 
 
 def _reshape(params: dict[str, Any], origin: Origin, shape: tuple[int, ...]) -> Origin | None:
     if params.get("dimensions") is not None:
         return None
-    queue = [factor for axis in origin.axes for factor in axis if factor[1] != 1]
+    queue = [factor for axis in origin.axes for factor in axis if factor.size != 1]
     axes = []
     for n in shape:
         axis: list[Factor] = []
         while n > 1:
             if not queue:
                 return None
-            owners, size = queue.pop(0)
+            owners, size, stride = queue.pop(0)
             part = int(np.gcd(n, size))
             if part not in (n, size):
                 return None
             if part < size:
-                queue.insert(0, (owners, size // part))
-            axis.append((owners, part))
+                queue.insert(0, Factor(owners, size // part, stride))
+            axis.append(Factor(owners, part, stride * (size // part)))
             n //= part
-        axes.append(tuple(axis) or (((), 1),))
-    return None if queue else Origin(origin.leaf, tuple(axes))
+        axes.append(tuple(axis) or (Factor((), 1),))
+    return None if queue else origin._replace(axes=tuple(axes))
 
 
 _REARRANGE = {
@@ -123,14 +135,16 @@ def _resize(origins: tuple[Origin, ...], shape: tuple[int, ...], data: bool) -> 
     for origin in origins:
         axes = []
         for axis, n in zip(origin.axes, shape, strict=True):
-            owners = tuple(sorted({owner for factor in axis for owner in factor[0]}))
-            axes.append(axis if axis_size(axis) == n else ((owners, n),))
-        resized.append(Origin(origin.leaf, tuple(axes)))
+            owners = tuple(sorted({owner for factor in axis for owner in factor.owners}))
+            axes.append(axis if axis_size(axis) == n else (Factor(owners, n, 0),))
+        resized.append(origin._replace(axes=tuple(axes)))
     return Traceable(tuple(resized), data)
 
 
 def _elements(origin: Origin) -> int:
-    return int(np.prod([size for axis in origin.axes for owners, size in axis if owners], dtype=np.int64))
+    return int(
+        np.prod([factor.size for axis in origin.axes for factor in axis if factor.owners], dtype=np.int64)
+    )
 
 
 def _combine(eqn: core.JaxprEqn, ins: list[Traceable], data: bool) -> Traceable:
@@ -158,5 +172,5 @@ def _concatenate(eqn: core.JaxprEqn, ins: list[Traceable], data: bool) -> Tracea
     origins = [origin for value in ins for origin in value.origins]
     if eqn.primitive.name == "stack":
         at = eqn.params["axis"]
-        origins = [Origin(o.leaf, (*o.axes[:at], (((), 1),), *o.axes[at:])) for o in origins]
+        origins = [o._replace(axes=(*o.axes[:at], (Factor((), 1),), *o.axes[at:])) for o in origins]
     return Traceable(tuple(origins), data)

@@ -105,6 +105,8 @@ class Planner:
             step.outs = self.propagate(self, step, context)
             self._callers.pop(0)
             self.seen += [(value, context) for value in step.outs if value.leaf is None]
+            if not step.inner and step.outs and step.outs[0].leaf is None:
+                self.seen += [(value, context) for value in step.ins if value.leaf is not None]
             values.update(zip(eqn.outvars, step.outs, strict=True))
             plan.steps.append(step)
         plan.outs = [read(atom) for atom in jaxpr.outvars]

@@ -19,6 +19,7 @@ from sparsejax.typing import MaskTree, Params
 
 #: name -> bool[size], or bool[layers, size] for a group whose scanned layers prune their own positions.
 KeepMasks = Mapping[str, Any]
+_ABSTRACT = "shapes only"
 # path -> axis -> bool[axis size] or bool[layers, axis size]
 _AxisMasks = dict[str, dict[int, np.ndarray]]
 
@@ -94,14 +95,20 @@ def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> An
     """
     axis_masks = _axis_masks(groups, keep)
 
-    def cut(path: str, leaf: Any) -> Any:
-        owner = _owner(path, axis_masks)
-        if owner is None or np.ndim(leaf) == 0:
-            return leaf
-        function = partial(_cut, path=path, axis_masks=axis_masks[owner])
-        return jax.eval_shape(function, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else function(leaf)
-
-    return tree.map_with_path(cut, values)
+    paths, leaves, treedef = tree.flatten(values)
+    # One program for all leaves of a device, since each small gather would be compiled on its own.
+    programs: dict[Any, dict[int, dict[int, np.ndarray]]] = {}
+    for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+        owner = None if tree.is_masked_node(leaf) or not np.ndim(leaf) else _owner(path, axis_masks)
+        if owner is not None:
+            _check_leaf(path, np.shape(leaf), axis_masks[owner])
+            programs.setdefault(_place(leaf), {})[number] = axis_masks[owner]
+    for place, masks in programs.items():
+        run = jax.eval_shape if place == _ABSTRACT else lambda function, given: jax.jit(function)(given)
+        cut = run(partial(_cut_all, masks=tuple(masks.values())), [leaves[number] for number in masks])
+        for number, leaf in zip(masks, cut, strict=True):
+            leaves[number] = leaf
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def shrink(
@@ -225,17 +232,31 @@ def _owner(path: str, axis_masks: _AxisMasks) -> str | None:
     return next((suffix for suffix in suffixes if suffix in axis_masks), None)
 
 
-def _cut(leaf: Any, path: str, axis_masks: dict[int, np.ndarray]) -> Any:
+def _place(leaf: Any) -> Any:
+    """What a program must have in common: the devices of its arrays."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return _ABSTRACT
+    return frozenset(leaf.devices()) if isinstance(leaf, jax.Array) and not is_tracer(leaf) else None
+
+
+def _check_leaf(path: str, shape: tuple[int, ...], axis_masks: dict[int, np.ndarray]) -> None:
+    for axis, mask in axis_masks.items():
+        if axis >= len(shape) or shape[axis] not in (1, mask.shape[-1]):
+            raise ParamsError(
+                f"{path!r} has shape {shape}, but its parameter has {mask.shape[-1]} positions along axis "
+                f"{axis}. What is not shaped like its parameter (a factored moment) must be started anew."
+            )
+
+
+def _cut_all(leaves: list[Any], masks: tuple[dict[int, np.ndarray], ...]) -> list[jax.Array]:
+    return [_cut(leaf, axis_masks) for leaf, axis_masks in zip(leaves, masks, strict=True)]
+
+
+def _cut(leaf: Any, axis_masks: dict[int, np.ndarray]) -> jax.Array:
     array = jnp.asarray(leaf)
     for axis, mask in axis_masks.items():
-        if axis < array.ndim and array.shape[axis] == 1:
+        if array.shape[axis] == 1:
             continue
-        if axis >= array.ndim or array.shape[axis] != mask.shape[-1]:
-            raise ParamsError(
-                f"{path!r} has shape {np.shape(leaf)}, but its parameter has {mask.shape[-1]} positions "
-                f"along axis {axis}. What is not shaped like its parameter (a factored moment) must be "
-                "started anew."
-            )
         if mask.ndim == 1:
             array = jnp.take(array, np.flatnonzero(mask), axis=axis)
         else:

@@ -148,7 +148,7 @@ def _scan(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) ->
     inner, _ = jaxprs.open_jaxpr(eqn.params["jaxpr"])
     consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
     fixed = ins[:consts]
-    slices = [origins.without_leading_axis(value) for value in ins[consts + carries :]]
+    slices = [origins.without_leading_axis(value, len(walk.scanned)) for value in ins[consts + carries :]]
 
     def body(carry: list[Traceable], uses: list[Use] | None) -> list[Traceable]:
         return _walk(
@@ -208,7 +208,7 @@ def use_roles(use: Use) -> dict[int, str]:
     """The role of each parameter axis in one use; an axis that is sliced or scanned away is stacked."""
     roles: dict[int, str] = {}
     for axis, role in zip(use.origin.axes, operand_roles(use.eqn, use.side), strict=True):
-        for owners, _ in axis:
-            for owner in owners:
+        for factor in axis:
+            for owner in factor.owners:
                 roles[owner] = role  # of an axis cut in several, the innermost part decides
     return roles

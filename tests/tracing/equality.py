@@ -48,6 +48,7 @@ def random_params(params: Any, seed: int = 1) -> Any:
     return tree.map_with_path(draw, params)
 
 
+@jax.jit
 def masked(params: Any, masks: Any) -> Any:
     return jax.tree.map(lambda p, m: p * m.astype(p.dtype) if m.ndim else p, params, masks)
 

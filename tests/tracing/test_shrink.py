@@ -1,6 +1,9 @@
 """shrink and group_masks: invariant 8 on every awkward network, and what else a small function does."""
 
+from functools import partial
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,7 +11,7 @@ import pytest
 
 from sparsejax.errors import MaskError, ParamsError, TracingError
 from sparsejax.tracing import group_masks, model_cost, prunable_groups, shrink, shrink_tree
-from tests.tracing.equality import assert_close, assert_shrinks, masked, random_keep, value_and_grad
+from tests.tracing.equality import FAST, assert_close, assert_shrinks, masked, random_keep, value_and_grad
 from tests.tracing.functions import CASES, normal, weights
 
 
@@ -29,8 +32,14 @@ def test_shrunk_equals_masked(name):
 
 def test_shared_and_own_positions_of_scanned_layers():
     fn, params, inputs = CASES["gqa_scan"]()
-    assert_shrinks(fn, params, *inputs, seed=1)  # an odd seed keeps the same positions in every layer
     groups = prunable_groups(fn, params, *inputs)
+    keep = random_keep(groups, seed=1)  # an odd seed keeps the same positions in every layer
+    assert keep["layers/gate:2"].shape == (12,)
+    small_fn, small = shrink(fn, params, inputs, groups, keep)
+    run = partial(jax.jit, compiler_options=FAST)
+    assert_close(
+        run(small_fn)(small, *inputs), run(fn)(masked(params, group_masks(params, groups, keep)), *inputs)
+    )
     keep = random_keep(groups, seed=0)
     assert keep["layers/gate:2"].shape == (3, 12)
     small = shrink_tree(params, groups, keep)
@@ -44,14 +53,18 @@ def test_shared_and_own_positions_of_scanned_layers():
 @pytest.mark.parametrize(("name", "group"), [("gqa_scan", "layers/o:2"), ("group_norm", "a:3.1")])
 def test_normalized_groups_equal_the_smaller_model_built_by_hand(name, group):
     """These functions read their sizes from the parameters, so they are their own smaller models."""
+    run = partial(jax.jit, compiler_options=FAST)
     fn, params, inputs = CASES[name]()
     groups = prunable_groups(fn, params, *inputs)
     assert groups[group].normalized
     keep = {group: np.arange(groups[group].size) % 3 != 1}
     small_fn, small = shrink(fn, params, inputs, groups, keep)
-    assert_close(value_and_grad(small_fn, small, *inputs), value_and_grad(fn, small, *inputs))
+    by_hand = run(fn)(small, *inputs)
+    assert_close(run(small_fn)(small, *inputs), by_hand)
     masks = group_masks(params, groups, keep)
-    assert not np.allclose(fn(masked(params, masks), *inputs), small_fn(small, *inputs), atol=1e-3)
+    assert not np.allclose(run(fn)(masked(params, masks), *inputs), by_hand, atol=1e-3)
+    if name == "group_norm":
+        assert_close(value_and_grad(small_fn, small, *inputs), value_and_grad(fn, small, *inputs))
 
 
 def test_sample_variance_of_fewer_features():
@@ -102,15 +115,15 @@ def test_small_functions_jit_vmap_and_take_other_batches():
         np.testing.assert_allclose(
             jax.jit(small_fn)(small, y), fn(masked(params, masks), y), rtol=1e-5, atol=1e-6
         )
-    single = jax.vmap(small_fn, (None, 0))(small, x)
+    single = jax.jit(jax.vmap(small_fn, (None, 0)))(small, x)
     np.testing.assert_allclose(single, small_fn(small, x), rtol=1e-5, atol=1e-6)
-    many = jax.vmap(jax.grad(lambda p, row: small_fn(p, row).sum()), (None, 0))(small, x)
+    many = jax.jit(jax.vmap(jax.grad(lambda p, row: small_fn(p, row).sum()), (None, 0)))(small, x)
     assert many["a"].shape == (4, 5, 4)
-    second = jax.hessian(lambda b: small_fn({**small, "b": b}, x).sum())(small["b"])
+    second = jax.jit(jax.hessian(lambda b: (small_fn({**small, "b": b}, x) ** 2).sum()))(small["b"])
     assert second.shape == (4, 4)
 
 
-def test_custom_derivatives_survive_vmap_and_a_second_derivative():
+def test_custom_derivatives_survive_vmap():
     fn, params, inputs = CASES["straight_through"]()
     groups = prunable_groups(fn, params, *inputs)
     keep = random_keep(groups)
@@ -118,7 +131,8 @@ def test_custom_derivatives_survive_vmap_and_a_second_derivative():
     masks = group_masks(params, groups, keep)
 
     def gradients(function, p, name):
-        return jax.vmap(jax.grad(lambda q, row: function(q, row).sum()), (None, 0))(p, inputs[0])[name]
+        rows = jax.vmap(jax.grad(lambda q, row: function(q, row).sum()), (None, 0))
+        return jax.jit(rows, compiler_options=FAST)(p, inputs[0])[name]
 
     np.testing.assert_allclose(
         gradients(small_fn, small, "a"),
@@ -154,12 +168,13 @@ def test_training_goes_on_with_the_state_that_was_cut():
     masks = group_masks(params, groups, HALF)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
 
+    @partial(jax.jit, static_argnums=0, compiler_options=FAST)
     def step(function, p, state):
         grads = jax.grad(lambda q: ((function(q, x) - y) ** 2).mean())(p)
         updates, state = tx.update(grads, state, p)
         return optax.apply_updates(p, updates), state
 
-    full, state = masked(params, masks), tx.init(params)
+    full, state = masked(params, masks), jax.jit(tx.init)(params)
     for _ in range(2):
         full, state = step(fn, full, state)
         full = masked(full, masks)
@@ -191,9 +206,10 @@ def test_subsets_of_groups_and_whole_keeps():
     some = {"expand:3": groups["expand:3"]}
     small_fn, small = shrink(fn, params, inputs, some, {"expand:3": np.arange(12) < 7})
     assert small["depth"].shape == (3, 3, 1, 7)
-    assert small_fn(small, *inputs).shape == (2, 3)
+    assert jax.eval_shape(small_fn, small, *inputs).shape == (2, 3)
     whole_fn, whole = shrink(fn, params, inputs, groups, {"expand:3": np.ones(12, bool)})
-    assert_close(whole_fn(whole, *inputs), fn(params, *inputs))
+    assert whole["depth"] is params["depth"]
+    assert_close(jax.jit(whole_fn)(whole, *inputs), jax.jit(fn)(params, *inputs))
 
 
 def test_bfloat16_keeps_its_type():
@@ -201,7 +217,16 @@ def test_bfloat16_keeps_its_type():
     low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     groups = prunable_groups(fn, low, x.astype(jnp.bfloat16))
     small_fn, small = shrink(fn, low, x.astype(jnp.bfloat16), groups, HALF)
-    assert small_fn(small, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert small["a"].dtype == jnp.bfloat16
+    assert jax.eval_shape(small_fn, small, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_small_functions_can_be_exported():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    small_fn, small = shrink(fn, params, x, groups, HALF)
+    exported = jax.export.export(jax.jit(small_fn))(small, x)
+    np.testing.assert_allclose(exported.call(small, x), jax.jit(small_fn)(small, x), rtol=1e-6)
 
 
 def test_keeps_that_make_no_sense_are_refused():

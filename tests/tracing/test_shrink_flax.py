@@ -103,8 +103,8 @@ class Net(nnx.Module):
 
 
 def test_nnx_modules_shrink_through_split_and_merge():
-    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
-    params = random_params(params)
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), nnx.Param, ...)
+    params, rest = random_params(params), random_params(rest)
     fn = lambda p, x: nnx.merge(graph, p, rest)(x)  # noqa: E731
     groups = assert_shrinks(fn, params, normal(2, 6, 6, 3))
     assert sorted(group.size for group in groups.values()) == [2, 4, 4, 8, 8, 12]
