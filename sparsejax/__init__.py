@@ -70,9 +70,11 @@ from sparsejax.summary import Summary as Summary
 from sparsejax.summary import summarize as summarize
 from sparsejax.tracing import Group as Group
 from sparsejax.tracing import Groups as Groups
+from sparsejax.tracing import InputStatistics as InputStatistics
 from sparsejax.tracing import LinearOp as LinearOp
 from sparsejax.tracing import Member as Member
 from sparsejax.tracing import ModelCost as ModelCost
+from sparsejax.tracing import calibrate as calibrate
 from sparsejax.tracing import group_masks as group_masks
 from sparsejax.tracing import linear_ops as linear_ops
 from sparsejax.tracing import model_cost as model_cost

@@ -137,21 +137,3 @@ def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[Sparsi
             "parameters off their masks: put them inside, sparsejax.sparsify(optax.chain(…), rule)."
         )
     return [found for found in per_child for found in found]
-
-
-def _beside(params: Params, state: Any) -> Any:
-    """Replicates what of the state is on one device over the mesh of the parameters.
-
-    That is where a training step would put it; left alone, the second step would be compiled again.
-    """
-    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
-    meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
-    if not meshes or meshes[0].size == 1:
-        return state
-    everywhere = NamedSharding(meshes[0], PartitionSpec())
-
-    def put(leaf: Any) -> Any:
-        concrete = isinstance(leaf, jax.Array) and is_concrete(leaf)
-        return jax.device_put(leaf, everywhere) if concrete and len(leaf.sharding.device_set) == 1 else leaf
-
-    return jax.tree.map(put, state)
