@@ -20,7 +20,9 @@ def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
 
 
 def text(notebook: nbformat.NotebookNode) -> str:
-    streams = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "stream"]
+    streams = [
+        out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "stream"
+    ]
     return "".join(out.text for out in streams)
 
 

@@ -1,0 +1,167 @@
+"""Training steps, plain and with a mask update, of every recipe against the dense optimizer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import sparsejax
+from experiments.benchmark import models
+from experiments.benchmark.harness import Row, interleaved
+
+# With masks due every 100 steps: one that is, in the middle of the schedule, and one that is not.
+_UPDATE, _PLAIN = 500, 501
+_SPARSITY = 0.9
+
+
+def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
+    key = jax.random.key(0)
+    gradual = {"sparsity": _SPARSITY, "begin_step": 0, "end_step": 1_000, "update_every": 100}
+    dynamic = {"sparsity": _SPARSITY, "total_steps": 10_000, "update_every": 100, "key": key}
+    return {
+        "gmp": lambda inner: sparsejax.gmp(inner, **gradual),
+        "gmp, global": lambda inner: sparsejax.gmp(inner, **gradual, distribution=sparsejax.global_()),
+        "gmp, packed": lambda inner: sparsejax.gmp(inner, **gradual, packed=True),
+        "rigl": lambda inner: sparsejax.rigl(inner, **dynamic),
+        "rigl, packed": lambda inner: sparsejax.rigl(inner, **dynamic, packed=True),
+        "set": lambda inner: sparsejax.set_(inner, **dynamic),
+        "ac_dc": lambda inner: sparsejax.ac_dc(
+            inner, sparsity=_SPARSITY, total_steps=10_000, phase_steps=100, distribution=sparsejax.uniform()
+        ),
+        "snip": lambda inner: sparsejax.gmp(inner, **gradual, score=sparsejax.snip_score()),
+        "static": lambda inner: sparsejax.static_random(inner, sparsity=_SPARSITY, key=key),
+    }
+
+
+class Step:
+    """One compiled training step that carries its state; plain and update steps are the same program."""
+
+    def __init__(self, task: models.Task, tx: Any, sparse: bool) -> None:
+        """Starts the optimizer on a copy of the task's parameters, since each step consumes its state."""
+        self.state = sparsejax.init(tx, task.params) if sparse else (task.params, tx.init(task.params))
+        self.state = jax.tree.map(jnp.copy, self.state)
+
+        def step(state: Any, batch: Any, at: jax.Array) -> Any:
+            params, opt_state = state
+            loss, grads = jax.value_and_grad(task.loss)(params, *batch)
+            extra = {"step": at} if sparse else {}
+            updates, opt_state = tx.update(grads, opt_state, params, **extra)
+            return (optax.apply_updates(params, updates), opt_state), loss
+
+        self._batch = task.batch
+        self._lower = lambda: jax.jit(step, donate_argnums=0).lower(self.state, task.batch, jnp.int32(0))
+        self._program: Any = None
+
+    def at(self, step: int) -> Callable[[], Any]:
+        """The case of this program at a given step."""
+        return _At(self, jnp.int32(step))
+
+    def compile(self) -> None:
+        """Traces, lowers and compiles; a second call does nothing."""
+        if self._program is None:
+            self._program = self._lower().compile()
+
+    def run(self, at: jax.Array) -> jax.Array:
+        """Takes a step and returns its loss."""
+        self.compile()
+        self.state, loss = self._program(self.state, self._batch, at)
+        return jax.block_until_ready((self.state, loss))[1]
+
+
+class _At:
+    def __init__(self, program: Step, step: jax.Array) -> None:
+        self.compile = program.compile
+        self._program, self._step = program, step
+
+    def __call__(self) -> jax.Array:
+        return self._program.run(self._step)
+
+
+def run(quick: bool) -> list[Row]:
+    """Times steps of a 784-1024-1024-10 MLP (batch 128) and a 4-layer, 256-wide transformer (16 × 64 tokens).
+
+    Args:
+      quick: tiny models and two recipes.
+
+    Returns:
+      Rows with ``model``, ``ratio`` to the dense step of the same round, ``update_adds`` (what a mask update adds,
+      in dense steps), ``compile_ratio`` and ``mask_bytes_per_weight``.
+    """
+    recipes = _recipes()
+    chosen = ["gmp", "rigl"] if quick else list(recipes)
+    rows = []
+    for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 9)):
+        found = _model_rows(make(quick), {key: recipes[key] for key in chosen}, rounds)
+        rows += [{"model": name, **row} for row in found]
+    return rows
+
+
+def _model_rows(task: models.Task, recipes: dict[str, Callable], rounds: int) -> list[Row]:
+    """Each recipe in turn beside the dense program: more programs at once would only measure cold caches."""
+    inner = optax.adamw(1e-3)
+    dense = Step(task, inner, sparse=False)
+    rows: list[Row] = []
+    for name, recipe in recipes.items():
+        program = Step(task, recipe(inner), sparse=True)
+        cases = {"dense": dense.at(_PLAIN), f"{name}: plain": program.at(_PLAIN)}
+        if name != "static":
+            cases[f"{name}: update"] = program.at(_UPDATE)
+        measured = interleaved(cases, "dense", repeats=rounds, min_seconds=0.2)
+        if not rows:
+            rows.append({**measured[0], "compile_ratio": 1.0})
+            compile_ms = measured[0]["compile_ms"]
+        rows += _with_derived(measured[1:], compile_ms, _mask_bytes(program))
+    return rows
+
+
+def _mask_bytes(program: Step) -> float:
+    params, opt_state = program.state
+    weights = sum(layer.size * layer.depth for layer in sparsejax.describe(params))
+    return round(sum(leaf.nbytes for leaf in jax.tree.leaves(opt_state.masks)) / weights, 4)
+
+
+def _with_derived(rows: Sequence[Row], dense_compile_ms: float, mask_bytes: float) -> list[Row]:
+    plain, *updates = rows
+    plain["compile_ratio"] = round(plain["compile_ms"] / dense_compile_ms, 2)
+    plain["mask_bytes_per_weight"] = mask_bytes
+    for row in updates:
+        row["update_adds"] = round(row["ratio"] - plain["ratio"], 2)
+        del row["compile_ms"]  # the plain step's program, compiled already
+    return [plain, *updates]
+
+
+def check(quick: bool) -> list[str]:
+    """Trains a few steps of each recipe and checks that parameters are exactly zero off their masks.
+
+    Args:
+      quick: tiny models.
+
+    Returns:
+      One line a recipe.
+
+    Raises:
+      RuntimeError: a weight off its mask is not zero.
+    """
+    task = models.mlp(quick)
+    done = []
+    for name, recipe in _recipes().items():
+        program = Step(task, recipe(optax.adamw(1e-3)), sparse=True)
+        for step in (0, 1, 99, 100, 101, 200, 500, 501):
+            program.run(jnp.int32(step))
+            params, opt_state = program.state
+            landed = sparsejax.apply_masks(params, sparsejax.get_masks(opt_state))
+            if not all(
+                bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (params, landed)), strict=True)
+            ):
+                raise RuntimeError(f"{name}: a weight off its mask is not zero after step {step}.")
+        done.append(
+            f"{name}: zero off the masks, sparsity {sparsejax.summarize(*_trees(program)).sparsity:.4f}"
+        )
+    return done
+
+
+def _trees(program: Step) -> tuple[Any, Any]:
+    params, opt_state = program.state
+    return params, sparsejax.get_masks(opt_state)

@@ -1,0 +1,19 @@
+"""What every test starts from: JAX on one CPU device of this process."""
+
+import os
+
+# Read when JAX starts, so before any test imports it. Tests of several devices start processes of their own.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("XLA_FLAGS", None)
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_cpu_device():
+    """Fails at once where another device, or a flag set elsewhere, would change what is tested."""
+    devices = jax.devices()
+    assert [device.platform for device in devices] == ["cpu"], devices
+    assert not jax.config.jax_enable_x64
+    assert not jax.config.jax_disable_jit

@@ -1,0 +1,31 @@
+"""Errors: one family, each also the builtin that a caller would expect to catch."""
+
+import inspect
+
+import pytest
+
+import sparsejax
+from sparsejax import errors
+
+TYPES = [t for _, t in inspect.getmembers(errors, inspect.isclass)]
+BUILTIN = {
+    "PathError": KeyError,
+    "WorkdirError": OSError,
+    "RandomKeyError": TypeError,
+    "TrainingError": FloatingPointError,
+}
+
+
+@pytest.mark.parametrize("error", TYPES, ids=lambda t: t.__name__)
+def test_every_error_is_public_documented_and_of_the_family(error):
+    assert getattr(sparsejax, error.__name__) is error
+    assert issubclass(error, sparsejax.SparsejaxError)
+    assert inspect.getdoc(error)
+
+
+@pytest.mark.parametrize(
+    "error", [t for t in TYPES if t is not errors.SparsejaxError], ids=lambda t: t.__name__
+)
+def test_every_error_is_a_builtin_too_and_reads_as_its_sentence(error):
+    assert issubclass(error, BUILTIN.get(error.__name__, ValueError))
+    assert str(error("'a/b' is wrong: do this.")) == "'a/b' is wrong: do this."
