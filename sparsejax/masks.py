@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax import tree
+from sparsejax.counts import is_concrete
 from sparsejax.errors import MaskError
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -45,6 +46,10 @@ def validate(masks: MaskTree, params: Params) -> None:
         dtype, shape, target = jnp.result_type(mask), np.shape(mask), np.shape(leaf)
         if dtype != jnp.bool_:
             raise MaskError(f"The mask of {path!r} has dtype {dtype}; masks are bool, True = kept.")
+        if not shape and np.ndim(leaf) and is_concrete(mask) and not mask:
+            raise MaskError(
+                f"The mask of {path!r} is a 0-d False; 0-d True says not prunable. To prune all of it give zeros."
+            )
         if shape and (
             len(shape) != len(target) or any(m not in (1, n) for m, n in zip(shape, target, strict=True))
         ):
