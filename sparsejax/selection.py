@@ -219,6 +219,7 @@ def _at_threshold(slices: Slices, threshold: Array) -> tuple[Wide, Wide]:
     below = jnp.maximum(threshold, LOWEST + 1) - 1
     batch = slices.scores.shape[: slices.batch]
     probes = jnp.stack([jnp.broadcast_to(key, batch) for key in (threshold, below)])
+    slices, probes = slices.after(probes)  # else the keys of every array stay alive through the whole search
     counts = count_above(slices.digit(0), probes, slices.batch)
     above, from_threshold = (jax.tree.map(lambda limb, j=j: limb[j], counts) for j in range(2))
     return above, wide.subtract(from_threshold, above)

@@ -10,7 +10,7 @@ from jax.extend import core
 
 from sparsejax.tracing.derivatives import custom
 from sparsejax.tracing.dims import Dim, Dims, Keep, Product
-from sparsejax.tracing.jaxpr import bind
+from sparsejax.tracing.jaxpr import bind, scan_counts
 from sparsejax.tracing.plan import Plan, Step, Value, step_atoms
 
 
@@ -96,7 +96,7 @@ def _function(evaluator: Evaluator, plan: Plan) -> Callable[..., tuple[Any, ...]
 
 def _run_scan(evaluator: Evaluator, step: Step, operands: list[Any]) -> Sequence[Any]:
     p = step.params
-    consts, carries = p["num_consts"], p["num_carry"]
+    consts, carries = scan_counts(p)
     fixed = operands[:consts]
 
     def body(carry: tuple[Any, ...], slices: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -75,6 +75,17 @@ def called_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, tuple[Any, ...]] | Non
     return None
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried; the rest are sliced.
+
+    JAX up to 0.11 says so in numbers, JAX 0.12 by the structure of the operands.
+    """
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts.vals), len(carry.vals)
+
+
 def source_line(*eqns: core.JaxprEqn) -> str:
     """Names the line of the user's code that made an equation: ``"path/model.py:41 (call)"``.
 

@@ -85,7 +85,7 @@ class Taps:
 
     def _scan(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
         p = eqn.params
-        consts, carries = p["num_consts"], p["num_carry"]
+        consts, carries = jaxprs.scan_counts(p)
         jaxpr, closed = jaxprs.open_jaxpr(p["jaxpr"])
         fixed, start = operands[:consts], operands[consts : consts + carries]
         slices = operands[consts + carries :]

@@ -146,7 +146,7 @@ def _weights(origin: Origin) -> int:
 
 def _scan(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) -> list[Traceable]:
     inner, _ = jaxprs.open_jaxpr(eqn.params["jaxpr"])
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries = jaxprs.scan_counts(eqn.params)
     fixed = ins[:consts]
     slices = [origins.without_leading_axis(value, len(walk.scanned)) for value in ins[consts + carries :]]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sparsejax.tracing.dims import Dims
+from sparsejax.tracing.jaxpr import scan_counts
 from sparsejax.tracing.plan import Plan, Step, Value
 from sparsejax.tracing.primitives import REDUCE, UNARY_ZERO, WINDOWS
 
@@ -220,7 +221,7 @@ def _convolution(zeros: Zeros, step: Step) -> Zero:
 def _inner(zeros: Zeros, step: Step) -> list[Zero]:
     sets = [zeros.of(value) for value in step.ins]
     if step.name == "scan":
-        consts, carries = step.params["num_consts"], step.params["num_carry"]
+        consts, carries = scan_counts(step.params)
         return _settle(zeros, step.inner[0], sets, slice(consts, consts + carries))
     if step.name == "while":
         skipped, consts = step.params["cond_nconsts"], step.params["body_nconsts"]

@@ -21,7 +21,7 @@ def _bare(value: Value) -> Value:
 
 def _scan(planner: Planner, step: Step, context: Context) -> list[Value]:
     p = step.params
-    consts, carries, length = p["num_consts"], p["num_carry"], p["length"]
+    (consts, carries), length = jaxprs.scan_counts(p), p["length"]
     jaxpr, closed = jaxprs.open_jaxpr(p["jaxpr"])
     reason = step.reason("the axis that is scanned over")
     here = (*context, len(planner.scans))
