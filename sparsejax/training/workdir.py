@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sparsejax.errors import WorkdirError
+from sparsejax.errors import SparsejaxError, WorkdirError
 from sparsejax.training import files
 
 _ABSENT = "absent"
@@ -54,8 +54,15 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
             ) from error
         _check_owner(path, config)
         files.remove_leftovers(path)
+        is_new = not (path / "config.json").exists()
         files.write_json(path / "config.json", config)
-        yield path
+        try:
+            yield path
+        except SparsejaxError:
+            # A run that was refused before its first step claims nothing.
+            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", "config.json"}:
+                (path / "config.json").unlink()
+            raise
 
 
 def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:

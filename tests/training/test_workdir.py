@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from sparsejax.errors import WorkdirError
+from sparsejax.errors import DatasetError, TrainingError, WorkdirError
 from sparsejax.training.workdir import claim, differences, stored_result
 
 CONFIG = {"seed": 0, "model": {"widths": [300, 100]}}
@@ -84,3 +84,19 @@ def test_leftovers_of_a_killed_process_go(tmp_path):
 
 def test_fields_on_one_side_only():
     assert differences({"a": 1}, {"b": 2}) == ["a: 1 there, absent here", "b: absent there, 2 here"]
+
+
+def test_a_run_refused_before_its_first_step_claims_nothing(tmp_path):
+    with pytest.raises(DatasetError), claim(tmp_path, {"seed": 0}):
+        raise DatasetError("not prepared")
+    with claim(tmp_path, {"seed": 1}):  # another configuration may come
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(WorkdirError, match="seed: 1 there, 0 here"), claim(tmp_path, {"seed": 0}):
+        pass
+
+
+def test_a_run_that_broke_down_keeps_its_claim(tmp_path):
+    with pytest.raises(TrainingError), claim(tmp_path, {"seed": 0}):
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+        raise TrainingError("the loss is nan")
+    assert (tmp_path / "config.json").exists()
