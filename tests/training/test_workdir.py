@@ -96,7 +96,7 @@ def test_a_run_refused_before_its_first_step_claims_nothing(tmp_path):
 
 
 def test_a_run_that_broke_down_keeps_its_claim(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(TrainingError), claim(tmp_path, {"seed": 0}):
-        (tmp_path / "metrics.jsonl").write_text("{}\n")
         raise TrainingError("the loss is nan")
     assert (tmp_path / "config.json").exists()
