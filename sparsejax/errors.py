@@ -69,3 +69,15 @@ class TracingError(SparsejaxError, ValueError):
 
 class TrainingError(SparsejaxError, FloatingPointError):
     """Training that broke down: a loss that is no finite number."""
+
+
+class CheckpointError(SparsejaxError, OSError):
+    """A checkpoint that cannot be written or trusted."""
+
+
+class Interrupted(SparsejaxError, RuntimeError):
+    """A run that was asked to stop, and did so after writing a checkpoint."""
+
+
+class HostError(SparsejaxError, RuntimeError):
+    """A run of several processes that ends here because another one of them failed."""

@@ -13,6 +13,9 @@ BUILTIN = {
     "WorkdirError": OSError,
     "RandomKeyError": TypeError,
     "TrainingError": FloatingPointError,
+    "CheckpointError": OSError,
+    "Interrupted": RuntimeError,
+    "HostError": RuntimeError,
 }
 
 

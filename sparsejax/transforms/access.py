@@ -1,5 +1,6 @@
-"""What a user asks of an optimizer state that holds masks somewhere inside: start it, read its masks."""
+"""What a user asks of an optimizer state of ours, wherever it stands: start it, read masks and parameters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,13 @@ from sparsejax.counts import is_concrete
 from sparsejax.errors import ParamsError, WrapperError
 from sparsejax.masks import apply_masks
 from sparsejax.packing import unpack_tree
+from sparsejax.transforms.reparametrize import (
+    ReparametrizeState,
+    effective_params,
+    evaluated_params,
+    finalized,
+    hard_masks,
+)
 from sparsejax.transforms.sparsify import SparsifyState
 from sparsejax.typing import MaskTree, Params
 
@@ -29,16 +37,18 @@ _TRANSPARENT = (
 def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]:
     """Starts sparse training: masks first, parameters put on them, then the optimizer state from those.
 
+    With `reparametrize` the parameters given become the latents, and those returned are the effective ones.
+
     Args:
-      tx: a transformation with `sparsify` in it.
+      tx: a transformation with `sparsify` or `reparametrize` in it.
       params: the parameters: a linen dict, `nnx.state(model, nnx.Param)`, or any pytree of arrays.
 
     Returns:
       ``(params, opt_state)``.
 
     Raises:
-      ParamsError: `tx` holds no `sparsify`, or nothing is prunable.
-      WrapperError: something outside `sparsify` would move parameters off their masks.
+      ParamsError: `tx` holds neither, or nothing is prunable.
+      WrapperError: something outside would move parameters off their masks.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -51,10 +61,34 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
     found = _find(state, ordered=True)
     if not found:
         raise ParamsError(
-            "This optimizer holds no sparsify: wrap it, for example tx = sparsejax.gmp(optimizer, sparsity=0.9, …)."
+            "This optimizer holds neither sparsify nor reparametrize: wrap it, for example "
+            "tx = sparsejax.gmp(optimizer, sparsity=0.9, …)."
         )
-    params = apply_masks(params, get_masks(state))
-    return params, _beside(params, tx.init(params))
+    if any(isinstance(part, SparsifyState) for part in found):
+        # Where both kinds stand side by side, the other's parameters become latents as they are.
+        params = apply_masks(params, _merged([_sparsify_masks(part) for part in found]))
+        state = tx.init(params)
+    state = _beside(params, state)
+    for part in _find(state):
+        if isinstance(part, ReparametrizeState):
+            # Copies: a parameter that the method leaves alone is its latent, and both may be donated.
+            params = _overlaid(params, jax.tree.map(jnp.copy, effective_params(part)))
+    return params, state
+
+
+def _sparsify_masks(part: Any) -> MaskTree:
+    """A part's masks; of a reparametrized one, a tree that marks nothing as prunable."""
+    if isinstance(part, SparsifyState):
+        return unpack_tree(part.masks)
+    return jax.tree.map(lambda _: jnp.asarray(True), part.latents)
+
+
+def _overlaid(values: Params, part: Params) -> Params:
+    """`values` with the leaves that `part` has."""
+    _, leaves, treedef = tree.flatten(values)
+    new = tree.flatten(part)[1]
+    chosen = [old if tree.is_masked_node(leaf) else leaf for old, leaf in zip(leaves, new, strict=True)]
+    return jax.tree.unflatten(treedef, chosen)
 
 
 def _beside(params: Params, state: Any) -> Any:
@@ -80,11 +114,12 @@ def get_masks(opt_state: Any) -> MaskTree:
     """Reads the masks out of an optimizer state.
 
     Args:
-      opt_state: a state that holds a `SparsifyState` at any depth; `nnx.Optimizer.opt_state` too.
+      opt_state: a state that holds a `SparsifyState` or a `ReparametrizeState` at any depth;
+        `nnx.Optimizer.opt_state` too.
 
     Returns:
-      The mask tree, unpacked; under `optax.partition` the parts are put together, and parameters that no
-      part prunes are marked by a 0-d True.
+      The mask tree, unpacked; of `reparametrize`, the masks in force (of gates, those of an evaluation). Under
+      `optax.partition` the parts are put together, and parameters that no part prunes are marked by a 0-d True.
 
     Raises:
       ParamsError: no masks are found.
@@ -98,24 +133,92 @@ def get_masks(opt_state: Any) -> MaskTree:
     found = _find(opt_state)
     if not found:
         raise ParamsError("This optimizer state holds no masks: its optimizer is not wrapped by sparsejax.")
-    parts = [unpack_tree(state.masks) for state in found]
+    return _merged(
+        [unpack_tree(part.masks) if isinstance(part, SparsifyState) else hard_masks(part) for part in found]
+    )
+
+
+def eval_params(opt_state: Any) -> Params:
+    """The deterministic effective parameters of a reparametrized model: evaluate with these.
+
+    ``f(W, a)`` without noise; gates at their evaluation value
+
+    Args:
+      opt_state: a state that holds a `ReparametrizeState` at any depth.
+
+    Returns:
+      A tree like the parameters, in their dtypes; under `optax.partition`, with a `MaskedNode` for each
+      parameter that no part reparametrizes.
+
+    Raises:
+      ParamsError: there is none.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, sparsejax
+      >>> tx = sparsejax.straight_through(optax.sgd(0.1), sparsity=0.5)
+      >>> _, opt_state = sparsejax.init(tx, {"w": jnp.array([[1.0, 2.0]])})
+      >>> eval_params(opt_state)["w"].tolist()
+      [[0.0, 2.0]]
+    """
+    return _merged([evaluated_params(part) for part in _reparametrized(opt_state)], hole=optax.MaskedNode())
+
+
+def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
+    """Ends the training of a reparametrized model: plain parameters, exactly zero off hard masks.
+
+    ``(where(M, f(W, a), 0), M)``; top-k masks are selected once more, so that their counts are exact
+
+    Args:
+      opt_state: a state that holds a `ReparametrizeState` at any depth.
+
+    Returns:
+      ``(params, masks)``, in the parameters' dtypes; under `optax.partition`, with a `MaskedNode` for each
+      parameter that no part reparametrizes. The masks serve `sparsejax.fixed` for fine-tuning.
+
+    Raises:
+      ParamsError: there is none.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, sparsejax
+      >>> tx = sparsejax.straight_through(optax.sgd(0.1), sparsity=0.5)
+      >>> _, opt_state = sparsejax.init(tx, {"w": jnp.array([[1.0, 2.0]])})
+      >>> params, masks = finalize(opt_state)
+      >>> params["w"].tolist(), masks["w"].tolist()
+      ([[0.0, 2.0]], [[False, True]])
+    """
+    pairs = [finalized(part) for part in _reparametrized(opt_state)]
+    params, masks = zip(*pairs, strict=True)
+    return _merged(params, hole=optax.MaskedNode()), _merged(masks)
+
+
+def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
+    found = [part for part in _find(opt_state) if isinstance(part, ReparametrizeState)]
+    if not found:
+        raise ParamsError(
+            "This optimizer state holds no reparametrize: its parameters are the effective ones."
+        )
+    return found
+
+
+def _merged(parts: Sequence[Any], hole: Any = None) -> Any:
+    """One tree from those of `optax.partition`'s parts; what none has is `hole`, or a 0-d True."""
     flat = [tree.flatten(part)[1] for part in parts]
-    merged = [_only(leaves) for leaves in zip(*flat, strict=True)]
+    merged = [_only(leaves, hole) for leaves in zip(*flat, strict=True)]
     return jax.tree.unflatten(tree.flatten(parts[0])[2], merged)
 
 
-def _only(leaves: tuple[Any, ...]) -> Any:
+def _only(leaves: tuple[Any, ...], hole: Any) -> Any:
     real = [leaf for leaf in leaves if not tree.is_masked_node(leaf)]
-    return real[0] if real else jnp.asarray(True)
+    return real[0] if real else jnp.asarray(True) if hole is None else hole
 
 
-def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[SparsifyState]:
-    """All `SparsifyState`s below `state`; refuses wrappers that break the promise.
+def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[SparsifyState | ReparametrizeState]:
+    """All states of ours below `state`; refuses wrappers that break the promise.
 
     `ordered` says that dicts still have the order they were made in: jax sorts their keys when a state
     passes through jit, after which nobody can tell what comes last in an `optax.named_chain`.
     """
-    if isinstance(state, SparsifyState):
+    if isinstance(state, SparsifyState | ReparametrizeState):
         return [state]
     if isinstance(state, dict):
         children, chained = list(state.values()), ordered and inside != "PartitionState"
@@ -128,12 +231,12 @@ def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[Sparsi
     holders = [i for i, found in enumerate(per_child) if found]
     if holders and hasattr(state, "_fields") and name not in _TRANSPARENT:
         raise WrapperError(
-            f"{name} stands outside sparsify and moves parameters off their masks: put it inside, "
+            f"{name} stands outside sparsify or reparametrize and moves parameters off their masks: put it inside, "
             "sparsejax.sparsify(that(optimizer), rule)."
         )
     if holders and chained and holders[-1] != len(per_child) - 1:
         raise WrapperError(
-            f"A chain applies {len(per_child) - 1 - holders[-1]} transformation(s) after sparsify, which would move "
-            "parameters off their masks: put them inside, sparsejax.sparsify(optax.chain(…), rule)."
+            f"A chain applies {len(per_child) - 1 - holders[-1]} transformation(s) after sparsify or reparametrize, "
+            "which would move parameters off their masks: put them inside, sparsejax.sparsify(optax.chain(…), rule)."
         )
     return [found for found in per_child for found in found]

@@ -8,9 +8,10 @@ import optax
 
 from sparsejax import tree
 from sparsejax.counts import is_concrete
-from sparsejax.errors import ParamsError, RandomKeyError, ScheduleError
+from sparsejax.errors import ParamsError, ScheduleError
 from sparsejax.masks import apply_masks
 from sparsejax.packing import pack_tree, unpack_tree
+from sparsejax.transforms.keys import split_key, step_key
 from sparsejax.transforms.moments import reset_off_mask
 from sparsejax.transforms.rule import MaskRule
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
@@ -84,7 +85,7 @@ def sparsify(
       [[0.5, 0.0]]
     """
     inner = optax.with_extra_args_support(optimizer)
-    key_data, key_impl = _split_key(key)
+    key_data, key_impl = split_key(key)
     if second_moment not in ("zero", "mean"):
         raise ScheduleError(f"second_moment={second_moment!r}: choose 'zero' or 'mean'.")
 
@@ -114,8 +115,8 @@ def sparsify(
 
         def change(masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:
             dense = grads if dense_grads_fn is None else dense_grads_fn()
-            step_key = _step_key(state.key, key_impl, count)
-            new, rule_state = rule.update(dense, rule_state, unpack_tree(masks), params, count, step_key)
+            own_key = step_key(state.key, key_impl, count)
+            new, rule_state = rule.update(dense, rule_state, unpack_tree(masks), params, count, own_key)
             return (pack_tree(new) if packed else new), rule_state
 
         old = new = state.masks
@@ -167,22 +168,3 @@ def _land(hold: Array | None) -> Any:
         return jnp.where(mask, update, -param.astype(jnp.result_type(update, param)))
 
     return land
-
-
-def _split_key(key: Array | None) -> tuple[Any, Any]:
-    """A key as plain data for the state, since optax's wrappers select between states leaf by leaf."""
-    if key is None:
-        return (), None
-    if not isinstance(key, jax.Array) or not (
-        jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
-    ):
-        raise RandomKeyError(f"key is {key!r}; give one made by jax.random.key(seed).")
-    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(key), jax.random.key_impl(key)
-    return key, None
-
-
-def _step_key(data: Any, impl: Any, count: Array) -> Array | None:
-    if isinstance(data, tuple):
-        return None
-    return jax.random.fold_in(jax.random.wrap_key_data(data, impl=impl), count)
