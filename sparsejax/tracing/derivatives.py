@@ -22,7 +22,8 @@ class Evaluator(Protocol):
     dims: Dims
     keep: Keep
 
-    def run(self, plan: Plan, args: Sequence[Any]) -> list[Any]: ...
+    def run(self, plan: Plan, args: Sequence[Any]) -> list[Any]:
+        """Evaluates a plan."""
 
 
 def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:

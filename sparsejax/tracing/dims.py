@@ -69,6 +69,7 @@ class Dims:
         return len(self.sizes) - 1
 
     def atoms(self, shape: Iterable[int], reason: Reason | None = None) -> tuple[Dim, ...]:
+        """A new atom for each size of a shape."""
         return tuple(self.atom(size, reason) for size in shape)
 
     def resolve(self, dim: Dim) -> Dim:
@@ -90,6 +91,7 @@ class Dims:
         return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
     def size(self, dim: Dim) -> int:
+        """How long an axis of this dimension is."""
         if isinstance(dim, int):
             return self.sizes[dim]
         sizes = [self.size(part) for part in dim.parts]
@@ -101,6 +103,7 @@ class Dims:
         return {dim} if isinstance(dim, int) else set().union(*(self.leaves(part) for part in dim.parts))
 
     def all_leaves(self, dims: Iterable[Dim]) -> set[int]:
+        """The unbound atoms of several dimensions."""
         return set().union(*(self.leaves(dim) for dim in dims))
 
     def freeze(self, dim: Dim, reason: Reason) -> None:
@@ -109,6 +112,7 @@ class Dims:
             self.frozen[atom] = self.frozen[atom] or reason
 
     def bind(self, atom: int, dim: Dim) -> None:
+        """Refines an atom; what froze it freezes the tree that stands for it."""
         if atom in self.leaves(dim):
             self.freeze(dim, Reason("an axis that would be part of itself"))
             return

@@ -23,6 +23,7 @@ class Evaluator:
         self._kept = frozenset(keep)
 
     def shape(self, value: Value) -> tuple[int, ...]:
+        """The shape of a value when only kept positions remain."""
         return tuple(self.dims.new_size(dim, self.keep) for dim in value.dims)
 
     def cut(self, array: Any, value: Value) -> Any:
@@ -50,6 +51,7 @@ class Evaluator:
         return [read(atom, value) for atom, value in zip(plan.jaxpr.outvars, plan.outs, strict=True)]
 
     def step(self, step: Step, operands: list[Any]) -> Sequence[Any]:
+        """Evaluates one equation on operands of the sizes that remain."""
         if self._kept.isdisjoint(step_atoms(self.dims, step)):
             return bind(step.eqn, operands)
         if step.inner:

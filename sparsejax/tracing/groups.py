@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.kinds import kinds
 from sparsejax.tracing.structure import Structure, analyse, normalized_atoms, own_layers
+from sparsejax.tracing.uses import find_uses, use_roles
 from sparsejax.typing import Params
 
 
@@ -17,11 +19,14 @@ class Member(NamedTuple):
       path: the parameter's path.
       axis: the axis, of the parameter's own.
       index: for each position of the axis, its position in the group, or −1 where it belongs to another.
+      role: what the axis is in the products that use the parameter: ``"input"`` where all contract it,
+        ``"output"``, ``"spatial"``, ``"stacked"``; empty where none uses it.
     """
 
     path: str
     axis: int
     index: np.ndarray
+    role: str = ""
 
 
 class Group(NamedTuple):
@@ -33,12 +38,18 @@ class Group(NamedTuple):
       normalized: True where a norm takes its statistics over them (layer norm over the residual width); the
         smaller model then differs from the masked one, and is the reference.
       layers: for parameters stacked by a scan, how many layers may each keep their own positions; else None.
+      outgoing: True where nothing but weights contracts the units, so that masking those members (of role
+        ``"input"``) alone takes a unit out of the function while its other weights live on.
+      kind: ``"channel"`` (made by a convolution), ``"neuron"`` (by a dense layer: the hidden units of an FFN),
+        ``"head"``, ``"head_dim"``, or ``"residual"`` (the width of a stream that layers add to).
     """
 
     size: int
     members: tuple[Member, ...]
     normalized: bool
     layers: int | None = None
+    kind: str = "neuron"
+    outgoing: bool = False
 
 
 class Excluded(NamedTuple):
@@ -115,12 +126,14 @@ def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Gro
 def read_groups(structure: Structure) -> Groups:
     """The groups of an analysed function."""
     normalized, layers = normalized_atoms(structure), own_layers(structure)
-    members = _members(structure)
+    members, kind = _members(structure), kinds(structure)
     groups, excluded = {}, []
     for name, atom in structure.names.items():
         size, reason = structure.dims.sizes[atom], structure.dims.frozen[atom]
         if reason is None:
-            groups[name] = Group(size, tuple(members[atom]), atom in normalized, layers.get(atom))
+            groups[name] = Group(
+                size, tuple(members[atom]), atom in normalized, layers.get(atom), *kind[atom]
+            )
         else:
             source = jaxprs.source_line(*reason.eqns) if reason.eqns else ""
             excluded.append(Excluded(name, size, reason.text, source))
@@ -128,12 +141,23 @@ def read_groups(structure: Structure) -> Groups:
 
 
 def _members(structure: Structure) -> dict[int, list[Member]]:
-    dims = structure.dims
+    dims, roles = structure.dims, _roles(structure)
     found: dict[int, list[Member]] = {}
-    for path, value in zip(structure.traced.paths, structure.leaves, strict=True):
+    for leaf, (path, value) in enumerate(zip(structure.traced.paths, structure.leaves, strict=True)):
         for axis, dim in enumerate(value.dims):
             for atom in sorted(dims.leaves(dim) & structure.prunable):
-                found.setdefault(atom, []).append(Member(path, axis, dims.index(dim, atom)))
+                member = Member(path, axis, dims.index(dim, atom), roles.get((leaf, axis), ""))
+                found.setdefault(atom, []).append(member)
+    return found
+
+
+def _roles(structure: Structure) -> dict[tuple[int, int], str]:
+    """(leaf, axis) -> role; where uses differ, any but "input"."""
+    found: dict[tuple[int, int], str] = {}
+    for use in find_uses(structure.traced, every_branch=True):
+        for axis, role in use_roles(use).items():
+            before = found.get((use.leaf, axis), "input")
+            found[use.leaf, axis] = role if before == "input" else before
     return found
 
 

@@ -43,6 +43,7 @@ def leaf_value(leaf: int, shape: tuple[int, ...]) -> Traceable:
 
 
 def axis_size(axis: Axis) -> int:
+    """How long an axis of these factors is."""
     return int(np.prod([factor.size for factor in axis], dtype=np.int64))
 
 

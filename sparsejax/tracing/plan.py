@@ -35,6 +35,7 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape at full size."""
         return self.aval.shape
 
 
@@ -56,9 +57,11 @@ class Step:
 
     @property
     def params(self) -> dict[str, Any]:
+        """The parameters of the equation's primitive."""
         return self.eqn.params
 
     def reason(self, text: str | None = None) -> Reason:
+        """A reason to freeze what this step touches; that it is not understood, unless said otherwise."""
         return Reason(text or f"{self.name} is not understood", (self.eqn, *self.callers))
 
 
@@ -113,6 +116,7 @@ class Planner:
         return plan
 
     def fresh(self, aval: Any, reason: Reason | None = None) -> Value:
+        """A value whose axes are new atoms."""
         return Value(self.dims.atoms(aval.shape, reason), aval)
 
     def _constant(self, aval: Any, value: Any) -> Value:
@@ -130,6 +134,7 @@ class Planner:
         return [self.fresh(var.aval, reason) for var in step.eqn.outvars]
 
     def unify(self, a: Value, b: Value, reason: Reason) -> None:
+        """Makes the axes of two values one, pair by pair."""
         for x, y in zip(a.dims, b.dims, strict=True):
             self.dims.unify(x, y, reason)
 

@@ -2,6 +2,7 @@
 
 
 def names(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
     return frozenset(text.split())
 
 

@@ -26,6 +26,7 @@ class Structure:
 
     @property
     def dims(self) -> Dims:
+        """The set of all dimensions."""
         return self.planner.dims
 
 

@@ -41,6 +41,7 @@ class Zeros:
         return [self.of(value) for value in plan.outs]
 
     def of(self, value: Value) -> Zero:
+        """The zero set of a value; nothing where nothing is known."""
         return ALL if value.known == 0 else self._sets.get(id(value), frozenset())
 
     def axes(self, value: Value) -> list[frozenset[int]]:
@@ -52,6 +53,7 @@ class Zeros:
         return found
 
     def atoms(self, value: Value) -> frozenset[int]:
+        """The candidate atoms on all axes of a value."""
         return frozenset().union(*self.axes(value))
 
     def at(self, value: Value, axis: int) -> frozenset[int]:

@@ -6,6 +6,7 @@ from sparsejax.tracing.primitives import CUMULATIVE, REDUCE, WINDOWS
 
 
 def dot_general(planner: Planner, step: Step) -> list[Value]:
+    """Contracted and batch axes of both operands are one each; the rest stands in the result as it was."""
     (left_in, right_in), (left_batch, right_batch) = step.params["dimension_numbers"]
     left, right = step.ins
     reason = step.reason("contracted together")
@@ -19,6 +20,7 @@ def dot_general(planner: Planner, step: Step) -> list[Value]:
 
 
 def conv_general_dilated(planner: Planner, step: Step) -> list[Value]:
+    """Channels are contracted or grouped; positions are frozen, since windows slide over them."""
     numbers, groups = step.params["dimension_numbers"], step.params["feature_group_count"]
     left, right = step.ins
     if step.params["batch_group_count"] != 1:
@@ -58,6 +60,7 @@ def _tie_groups(planner: Planner, step: Step, channels: Dim, features: Dim, inpu
 
 
 def reduce(planner: Planner, step: Step) -> list[Value]:
+    """The reduced axes are gone; a sum remembers them, because a mean divides by their size next."""
     value, axes = step.ins[0], step.params["axes"]
     planner.contracted += [value.dims[i] for i in axes]
     if step.name in ("argmax", "argmin"):
@@ -69,12 +72,14 @@ def reduce(planner: Planner, step: Step) -> list[Value]:
 
 
 def cumulative(planner: Planner, step: Step) -> list[Value]:
+    """An axis that is summed up in order is frozen."""
     value = step.ins[0]
     planner.dims.freeze(value.dims[step.params["axis"]], step.reason(f"an axis in order ({step.name})"))
     return [Value(value.dims, step.eqn.outvars[0].aval)]
 
 
 def window(planner: Planner, step: Step) -> list[Value]:
+    """Axes that a window slides over are frozen; the others pass."""
     value, p, aval = step.ins[0], step.params, step.eqn.outvars[0].aval
     reason = step.reason("a window slides over it")
     dims = []

@@ -28,6 +28,7 @@ def gather(planner: Planner, step: Step) -> list[Value]:
 
 
 def dynamic_slice(planner: Planner, step: Step) -> list[Value]:
+    """An axis that is cut at a place unknown before the run is frozen; whole axes pass."""
     value, aval = step.ins[0], step.eqn.outvars[0].aval
     reason = step.reason("an axis sliced at a place that data decides")
     dims = []
@@ -39,6 +40,7 @@ def dynamic_slice(planner: Planner, step: Step) -> list[Value]:
 
 
 def dynamic_update_slice(planner: Planner, step: Step) -> list[Value]:
+    """Axes that are written whole are one with the update's; the others are frozen."""
     value, update = step.ins[:2]
     reason = step.reason("an axis written at a place that data decides")
     for a, b, old, new in zip(value.dims, update.dims, value.shape, update.shape, strict=True):
@@ -51,6 +53,7 @@ def dynamic_update_slice(planner: Planner, step: Step) -> list[Value]:
 
 
 def sort(planner: Planner, step: Step) -> list[Value]:
+    """Operands that are sorted together share their axes; the sorted one is frozen."""
     first, reason = step.ins[0], step.reason("an axis that is sorted")
     for value in step.ins:
         planner.dims.freeze(value.dims[step.params["dimension"]], reason)
@@ -59,6 +62,7 @@ def sort(planner: Planner, step: Step) -> list[Value]:
 
 
 def top_k(planner: Planner, step: Step) -> list[Value]:
+    """The axis of which the largest are taken is frozen."""
     value, reason = step.ins[0], step.reason("the largest of an axis")
     axis = step.params.get("axis", len(value.dims) - 1) % len(value.dims)
     planner.dims.freeze(value.dims[axis], reason)

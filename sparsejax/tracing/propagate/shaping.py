@@ -15,15 +15,18 @@ def _one(step: Step, dims: Sequence[Dim], keep_facts: bool = False) -> list[Valu
 
 
 def transpose(planner: Planner, step: Step) -> list[Value]:
+    """The axes in another order."""
     return _one(step, [step.ins[0].dims[i] for i in step.params["permutation"]], keep_facts=True)
 
 
 def squeeze(planner: Planner, step: Step) -> list[Value]:
+    """Axes of size one are gone."""
     dropped = step.params["dimensions"]
     return _one(step, [dim for i, dim in enumerate(step.ins[0].dims) if i not in dropped], keep_facts=True)
 
 
 def reshape(planner: Planner, step: Step) -> list[Value]:
+    """The product of all axes, cut into the new sizes."""
     value, shape = step.ins[0], step.eqn.outvars[0].aval.shape
     if step.params.get("dimensions") is not None or 0 in shape:
         return planner.opaque(step)
@@ -34,6 +37,7 @@ def reshape(planner: Planner, step: Step) -> list[Value]:
 
 
 def broadcast_in_dim(planner: Planner, step: Step) -> list[Value]:
+    """Axes of the operand stand where they are put; repeated ones are new."""
     value, shape = step.ins[0], step.params["shape"]
     source = {target: i for i, target in enumerate(step.params["broadcast_dimensions"])}
     dims = [
@@ -46,6 +50,7 @@ def broadcast_in_dim(planner: Planner, step: Step) -> list[Value]:
 
 
 def iota(planner: Planner, step: Step) -> list[Value]:
+    """Positions that are counted may not be pruned."""
     counted = step.params["dimension"]
     reason = step.reason("a position that is counted (iota)")
     dims = [
@@ -56,6 +61,7 @@ def iota(planner: Planner, step: Step) -> list[Value]:
 
 
 def concatenate(planner: Planner, step: Step) -> list[Value]:
+    """Along one axis a sum of the operands' axes; the other axes are one each."""
     axis = step.params["dimension"]
     first = step.ins[0]
     for value in step.ins[1:]:
@@ -68,6 +74,7 @@ def concatenate(planner: Planner, step: Step) -> list[Value]:
 
 
 def stack(planner: Planner, step: Step) -> list[Value]:
+    """A new axis of operands; the others are one each."""
     for value in step.ins[1:]:
         planner.unify(step.ins[0], value, step.reason("stack"))
     dims = list(step.ins[0].dims)
@@ -78,6 +85,7 @@ def stack(planner: Planner, step: Step) -> list[Value]:
 
 
 def split(planner: Planner, step: Step) -> list[Value]:
+    """The axis is a sum of its parts."""
     value, axis = step.ins[0], step.params["axis"]
     parts = planner.dims.segments(value.dims[axis], step.params["sizes"])
     if parts is None:
@@ -89,6 +97,7 @@ def split(planner: Planner, step: Step) -> list[Value]:
 
 
 def slice_(planner: Planner, step: Step) -> list[Value]:
+    """The part of an axis that is taken is a part of its sum."""
     value, p = step.ins[0], step.params
     strides = p["strides"] or (1,) * len(value.dims)
     dims = []
@@ -112,6 +121,7 @@ def _slice_axis(planner: Planner, step: Step, dim: Dim, size: int, bounds: tuple
 
 
 def pad(planner: Planner, step: Step) -> list[Value]:
+    """Padding is a further part of the axis."""
     value = step.ins[0]
     dims = []
     for dim, size, config in zip(
@@ -129,12 +139,14 @@ def pad(planner: Planner, step: Step) -> list[Value]:
 
 
 def tile(planner: Planner, step: Step) -> list[Value]:
+    """A repeated axis is a product of the repeats and itself."""
     repeated = zip(step.params["reps"], step.ins[0].dims, strict=True)
     dims = [planner.dims.resolve(Product((planner.dims.atom(n), dim))) for n, dim in repeated]
     return _one(step, dims)
 
 
 def rev(planner: Planner, step: Step) -> list[Value]:
+    """An axis in reversed order is frozen."""
     for axis in step.params["dimensions"]:
         planner.dims.freeze(step.ins[0].dims[axis], step.reason("reversed order"))
     return _one(step, step.ins[0].dims)

@@ -1,0 +1,31 @@
+"""Structured pruning: which channels, neurons, heads, widths and residual branches a function can do without."""
+
+from sparsejax.structured.activation import unit_activation as unit_activation
+from sparsejax.structured.activation import unit_variance as unit_variance
+from sparsejax.structured.branches import Branch as Branch
+from sparsejax.structured.branches import residual_branches as residual_branches
+from sparsejax.structured.expanding import read_keep as read_keep
+from sparsejax.structured.importance import Importance as Importance
+from sparsejax.structured.importance import Importances as Importances
+from sparsejax.structured.importance import unit_l1 as unit_l1
+from sparsejax.structured.importance import unit_l2 as unit_l2
+from sparsejax.structured.importance import unit_random as unit_random
+from sparsejax.structured.importance import unit_score as unit_score
+from sparsejax.structured.importance import unit_taylor as unit_taylor
+from sparsejax.structured.latency import measure_latency as measure_latency
+from sparsejax.structured.layers import branch_influences as branch_influences
+from sparsejax.structured.layers import branch_losses as branch_losses
+from sparsejax.structured.layers import branch_masks as branch_masks
+from sparsejax.structured.layers import drop_branches as drop_branches
+from sparsejax.structured.layers import search_branches as search_branches
+from sparsejax.structured.median import unit_median as unit_median
+from sparsejax.structured.pooling import pool_units as pool_units
+from sparsejax.structured.pooling import producer_only as producer_only
+from sparsejax.structured.pooling import weights_only as weights_only
+from sparsejax.structured.prune import StructuredPruning as StructuredPruning
+from sparsejax.structured.prune import prune_iteratively as prune_iteratively
+from sparsejax.structured.prune import prune_structured as prune_structured
+from sparsejax.structured.rules import drop_and_grow_units as drop_and_grow_units
+from sparsejax.structured.rules import prune_units as prune_units
+from sparsejax.structured.selecting import select_groups as select_groups
+from sparsejax.structured.width import unit_position as unit_position
