@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from sparsejax import ConfigError, SparsejaxError
+from sparsejax import ConfigError, Interrupted, SparsejaxError
 
 #: Exit status of a command that could not do what was asked.
 FAILED = 2
+#: Exit status of a command that SIGTERM stopped, as shells give it (128 + 15); it left a checkpoint to go on from.
+STOPPED = 143
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configuration file, such as configs/digits_mlp_rigl.py"
@@ -38,6 +40,9 @@ def run_command(main: Callable[[], None]) -> None:
                     raise ConfigError(f"--{flag.name}=… is missing. Example: {_EXAMPLE}")
             _check_loaded()
             main()
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            sys.exit(STOPPED)
         except SparsejaxError as error:
             _fail(error)
         except KeyboardInterrupt:

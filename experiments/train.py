@@ -1,39 +1,26 @@
-"""Trains one network, dense or sparse, and leaves its result, arrays and plots in a working directory.
+"""Trains one network or a population of them, dense or sparse; leaves results, arrays and plots in a directory.
 
 python -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo --config.sparsity=0.98
 """
 
-import importlib.metadata
+import contextlib
 import json
-import os
 import pathlib
-import platform
 import sys
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
-import sparsejax
 from experiments import command
-from sparsejax import models, training
+from experiments.finish import finish, verdict
+from experiments.prepare import Setup, prepare
+from sparsejax import Interrupted, TrainingError, training
 from sparsejax.training import files
-
-
-class Setup(NamedTuple):
-    """What a run is made of, before its first step."""
-
-    train: training.Examples
-    test: training.Examples
-    apply_fn: training.ApplyFn
-    method: training.Method
-    meter: training.MaskMeter
-    state: training.TrainState
-    data_key: jax.Array
 
 
 def main() -> None:
@@ -41,199 +28,190 @@ def main() -> None:
     run(command.CONFIG.value, command.WORKDIR.value)
 
 
-def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dict[str, Any]:
-    """Trains `config` in `workdir`, unless that is done already.
+def run(
+    config: ConfigDict, workdir: str, console: Console | None = None, *, plots: bool = True
+) -> dict[str, Any]:
+    """Trains `config` in `workdir`, from its newest checkpoint, unless that is done already.
 
     Args:
       config: made from `sparsejax.training.default_config`.
-      workdir: made when absent.
+      workdir: made when absent; on several hosts one that all of them see.
       console: where to report; standard output by default.
+      plots: whether to draw.
 
     Returns:
       The content of ``result.json``.
 
     Raises:
-      ConfigError, DatasetError, WorkdirError, TrainingError: see their texts; nothing half-written is left.
+      ConfigError, DatasetError, WorkdirError, CheckpointError, TrainingError: see their texts.
+      Interrupted: SIGTERM came; a checkpoint was written.
     """
     started = time.perf_counter()
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     training.validate(config)
+    training.join_hosts()
     as_json = json.loads(json.dumps(config.to_dict()))
-    with training.claim(workdir, as_json) as directory:
-        result = training.stored_result(directory)
+    leads = jax.process_index() == 0  # the others compute, are silent, and leave the directory alone
+    console.quiet = not leads
+    with contextlib.ExitStack() as stack:
+        with training.together():
+            directory = (
+                stack.enter_context(training.claim(workdir, as_json)) if leads else pathlib.Path(workdir)
+            )
+        with training.together():
+            result = training.stored_result(directory)
         if result is not None:
             console.print(f"{directory} holds the finished run of this configuration; nothing to train.")
-            console.print((directory / "summary.txt").read_text())
+            if (directory / "summary.txt").exists():
+                console.print((directory / "summary.txt").read_text())
         else:
             setup = prepare(config)
             console.print(describe(config, setup))
-            state, history, seconds = train(config, setup, directory, console)
-            result = {"config": as_json} | finish(config, setup, state, history, seconds, directory, console)
-            result["wall_seconds"] = time.perf_counter() - started
-            files.write_json(directory / "result.json", result)  # last: it says that all the rest is there
+            states, whole, speed = train(config, setup, directory, console)
+            result = {"config": as_json} | finish(config, setup, states, whole, directory, plots)
+            result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
+            if leads and (directory / "summary.txt").exists():
+                console.print((directory / "summary.txt").read_text())
+            if leads:
+                files.write_json(
+                    directory / "result.json", result
+                )  # last: it says that all the rest is there
         console.print(verdict(result, directory))
     return result
 
 
-def prepare(config: ConfigDict) -> Setup:
-    """Loads the data, draws the model and puts it on its first masks."""
-    train_set, test_set = training.load(
-        config.dataset, (config.train_split, config.test_split), config.data_dir
-    )
-    training.steps_per_epoch(
-        len(train_set.labels), config.batch_size
-    )  # refuses a batch that cannot be filled
-    # The same seed gives every method the same initial weights and the same order of examples.
-    model_key, mask_key, data_key = jax.random.split(jax.random.key(config.seed), 3)
-    model = models.build_model(
-        config.model,
-        image_shape=train_set.images.shape[1:],
-        classes=train_set.classes,
-        rngs=nnx.Rngs(model_key),
-    )
-    apply_fn, params = models.functional(model)
-    method = training.build_method(config, mask_key)
-    params, opt_state = method.init(params)
-    masks = method.masks(params, opt_state)
-    meter = training.make_meter(params, masks, method.times)
-    state = training.initial_state(params, opt_state, meter.kept(masks))
-    return Setup(train_set, test_set, apply_fn, method, meter, state, data_key)
-
-
 def describe(config: ConfigDict, setup: Setup) -> str:
     """Says in a few lines what is about to run."""
-    weights, kernels = sum(leaf.size for leaf in jax.tree.leaves(setup.state.params)), sum(setup.meter.sizes)
+    member = 0 if config.population else None
+    leaves = jax.tree.leaves(training.member_of(setup.states[0].params, member))
     target = "dense" if config.method == "dense" else f"{config.method} to sparsity {config.sparsity}"
+    if len(config.sparsities):
+        target = f"{config.method} to sparsities {', '.join(map(str, config.sparsities))}"
+    who = f"{len(setup.runs)} members" if config.population else f"seed {config.seed}"
     return (
-        f"{config.dataset}: {len(setup.train.labels)} training and {len(setup.test.labels)} test images\n"
-        f"{config.model.name}: {weights:,} parameters, {kernels:,} of them prunable; {target}\n"
-        f"seed {config.seed}, {config.steps} steps of {config.batch_size} on {device_name()}"
+        f"{config.dataset}: {setup.source.size} training and {setup.test.size} test examples\n"
+        f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters, "
+        f"{sum(setup.meter.sizes):,} of them prunable; {target}\n"
+        f"{who}, {config.steps} steps of {config.batch_size} on {training.device_name()}"
     )
 
 
 def train(
     config: ConfigDict, setup: Setup, directory: pathlib.Path, console: Console
-) -> tuple[training.TrainState, training.History, float]:
-    """Runs all steps; returns the last state, what was measured, and the seconds that the steps took."""
-    log = directory / "metrics.jsonl"
-    log.unlink(missing_ok=True)  # of an unfinished run
-    evaluate = training.make_evaluate(setup.apply_fn)
-    state, seconds, measured, tested = setup.state, 0.0, [], []
-    chunks = training.train_chunks(
-        setup.apply_fn, setup.method.tx, setup.meter, state, setup.train, setup.data_key,
-        steps=config.steps, batch_size=config.batch_size, chunk=config.eval_every,
-    )  # fmt: skip
-    with training.ProgressBar(config.steps, console) as bar:
-        for chunk in chunks:
-            state = chunk.state
-            seconds += chunk.seconds
-            measured.append(chunk.metrics)
-            test = evaluate(state.params, setup.test)
-            tested.append((int(state.step), test))
-            row = training.chunk_row(setup.meter, chunk, test)
-            files.append_json_line(log, row)
-            bar.update(row["step"], loss=row["loss"], accuracy=test.accuracy, sparsity=row["sparsity"])
-    return state, training.join_history(setup.meter, measured, tested), seconds
+) -> tuple[tuple[training.TrainState, ...], training.Record, float]:
+    """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
+    evaluate = make_test(config, setup)
+    seconds, took = 0.0, 0
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(
+            training.open_log(directory, keep=config.keep_checkpoints, every=config.checkpoint_every)
+        )
+        requested = stack.enter_context(training.stop_requests())
+        states = log.resume(setup.states, setup.source)
+        if begun := int(states[0].step):
+            console.print(f"going on from the checkpoint of step {begun}")
+        bar = stack.enter_context(training.ProgressBar(config.steps, console))
+        try:
+            for chunk in chunks(config, setup, states, config.steps):
+                states, done = chunk.states, int(chunk.states[0].step)
+                kept = np.concatenate([np.atleast_2d(training.to_host(state.kept)) for state in states])
+                rows = training.record(chunk.metrics, done, evaluate(states))
+                row = log.add(rows, setup.meter, kept, chunk.seconds)
+                shown = {"loss": "loss", "accuracy": "test_accuracy", "sparsity": "sparsity"}
+                bar.update(done, **{name: float(np.mean(row[of])) for name, of in shown.items()})
+                seconds, took = seconds + chunk.seconds, took + len(chunk.metrics.loss)
+                stop = requested(done)
+                if done < config.steps and (stop or log.due(done)):
+                    log.save(states, setup.source)
+                    if stop:
+                        there = (
+                            "from there" if log.manager else "from the start, as config.checkpoint_every is 0"
+                        )
+                        raise Interrupted(
+                            f"Stopped at step {done} as asked; the same command goes on {there}."
+                        )
+        except training.NotFinite as error:
+            raise TrainingError(f"{error} Where: {explain(config, log, error)}.") from error
+        return states, log.whole(), took / seconds if seconds else 0.0
 
 
-def finish(
-    config: ConfigDict,
-    setup: Setup,
-    state: training.TrainState,
-    history: training.History,
-    seconds: float,
-    directory: pathlib.Path,
-    console: Console,
-) -> dict[str, Any]:
-    """Saves the arrays, draws the plots, prints the table; returns the result."""
-    masks = setup.method.masks(state.params, state.opt_state)
-    summary = sparsejax.summarize(state.params, masks)
-    final = np.asarray(state.kept) / np.asarray(setup.meter.sizes)
-    densities = dict(zip(setup.meter.paths, final.tolist(), strict=True))
-    files.write_arrays(directory / "params.npz", by_path(state.params))
-    files.write_arrays(directory / "masks.npz", by_path(masks))
-    files.write_arrays(directory / "history.npz", history._asdict())
-    files.write_bytes(directory / "summary.txt", str(summary).encode())
-    sparsity = f"sparsity {summary.sparsity:.4f}"
-    title = f"{config.dataset}, {config.model.name}, {config.method}, {sparsity}, seed {config.seed}"
-    training.draw_all(directory, title, history, densities)
-    console.print(str(summary))
-    leaves = jax.tree.leaves(state.params)
-    costs = flops(config, setup, state.params, history, densities)
-    return {
-        "metrics": final_metrics(history, config.eval_every),
-        "sparsity": float(summary.sparsity),
-        "density_by_layer": densities,
-        "parameters": sum(leaf.size for leaf in leaves),
-        "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in leaves),
-        "examples": {"train": len(setup.train.labels), "test": len(setup.test.labels)},
-        "steps": config.steps,
-        "steps_per_second": config.steps / seconds,
-        **{
-            name: {"total": cost.total, "dense": cost.dense, "relative": cost.relative}
-            for name, cost in costs.items()
-        },
-        "device": device_name(),
-        "versions": versions(),
-    }
+def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterator[training.Chunk]:
+    """The chunks up to `steps`, batch statistics taken anew where masks have changed."""
 
+    def compile_program(group: training.Group, recipe: Any, state: Any, count: int) -> training.RunChunk:
+        if isinstance(setup.source, training.Stream):
+            return training.stream_chunk(recipe, state, group.members, setup.source, count)
+        return training.compile_chunk(recipe, state, group.members, setup.source, count)
 
-def flops(
-    config: ConfigDict, setup: Setup, params: Any, history: training.History, densities: dict[str, float]
-) -> dict[str, training.Flops]:
-    """Accounts for training (the whole run) and inference (one example)."""
-    ops = sparsejax.linear_ops(setup.apply_fn, params, setup.train.images[:1])
-    forward = {path: op.flops for path, op in ops.items()}
-    due = setup.method.times.due(np.arange(config.steps)) if setup.method.dense_gradient else None
-    by_layer = dict(zip(setup.meter.paths, history.density.T, strict=True))
-    return {
-        "training_flops": training.training_flops(
-            forward, by_layer, steps=config.steps, batch_size=config.batch_size, dense_gradient=due
-        ),
-        "inference_flops": training.inference_flops(forward, densities),
-    }
+    refresh = None
+    if jax.tree.leaves(states[0].batch_stats) and config.batch_norm_batches and not config.streaming:
+        reestimate = training.make_reestimate(
+            training.in_dtype(setup.apply, config.compute_dtype), setup.source,
+            batch_size=config.batch_size, batches=config.batch_norm_batches,
+            augment=training.build_augment(config.augment, setup.test.classes, train=False),
+            population=bool(config.population),
+        )  # fmt: skip
 
+        def refresh(group: training.Group, state: Any, metrics: training.StepMetrics) -> Any:
+            return reestimate(state, metrics.changed.any(axis=0))
 
-def final_metrics(history: training.History, window: int) -> dict[str, float]:
-    """The test split at the end, and the mean over the last `window` training batches."""
-    return {
-        "test_accuracy": float(history.test_accuracy[-1]),
-        "test_loss": float(history.test_loss[-1]),
-        "train_accuracy": float(history.accuracy[-window:].mean()),
-        "train_loss": float(history.loss[-window:].mean()),
-    }
-
-
-def verdict(result: dict[str, Any], directory: pathlib.Path) -> str:
-    """The result in a few lines."""
-    metrics, train_cost, test_cost = result["metrics"], result["training_flops"], result["inference_flops"]
-    return (
-        f"test accuracy {metrics['test_accuracy']:.4f}, test loss {metrics['test_loss']:.4f} "
-        f"at sparsity {result['sparsity']:.4f}\n"
-        f"{result['nonzero']:,} of {result['parameters']:,} parameters are not zero; FLOPs beside dense: "
-        f"training {train_cost['relative']:.3f}×, inference {test_cost['relative']:.3f}×\n"
-        f"{result['steps_per_second']:.0f} steps/s, {result['wall_seconds']:.1f} s in all\n"
-        f"written to {directory}"
+    return training.train_chunks(
+        compile_program,
+        setup.recipes,
+        setup.groups,
+        states,
+        steps=steps,
+        chunk=config.eval_every,
+        refresh=refresh,
     )
 
 
-def by_path(tree: Any) -> dict[str, Any]:
-    """Names each leaf by its path."""
-    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in pairs}
+def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], training.Evaluation]:
+    """The evaluation of all groups on the test split, of averaged parameters where there are any."""
+    population = bool(config.population)
+    evaluate = training.make_evaluate(
+        setup.recipes[0].objective, batch_size=config.eval_batch_size, population=population,
+        augment=training.build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
+    )  # fmt: skip
+    masks = setup.method.masks
+    evaluated = jax.jit(
+        training.over_members(
+            lambda state: training.evaluated_params(state, masks(state.params, state.opt_state)),
+            population, (training.STATE_AXES,),
+        )
+    )  # fmt: skip
+
+    def test(states: Any) -> training.Evaluation:
+        found = [evaluate(evaluated(state), state.batch_stats, setup.test) for state in states]
+        return training.Evaluation(
+            *(np.concatenate([np.atleast_1d(x) for x in part]) for part in zip(*found, strict=True))
+        )
+
+    return test
 
 
-def device_name() -> str:
-    """Names what the run computes on."""
-    device = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores, {platform.machine()}" if device.platform == "cpu" else ""
-    return f"{device.platform} ({device.device_kind}{cores})"
-
-
-def versions() -> dict[str, str]:
-    """Names what the run was made with."""
-    names = ("sparsejax", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+def explain(config: ConfigDict, log: training.RunLog, error: training.NotFinite) -> str:
+    """Runs up to the step whose loss is no number once more, to find the layer."""
+    setup = prepare(config)
+    if config.streaming:
+        return "streamed batches are not read again, so the layer is not known"
+    states = log.restore(setup.states)
+    for chunk in chunks(config, setup, states, error.step):
+        states = chunk.states
+    index, member = 0, error.member
+    while member >= len(setup.groups[index].runs):
+        index, member = index + 1, member - len(setup.groups[index].runs)
+    group, recipe = setup.groups[index], setup.recipes[index]
+    inside = member if config.population else None
+    keys = training.member_of(group.members, inside)
+    drawn = training.batch_indices(keys.data_key, error.step, 1, setup.source.size, config.batch_size)
+    batch = setup.source.take(drawn[0])
+    if recipe.augment is not None:
+        batch = recipe.augment(jax.random.fold_in(keys.augment_key, error.step), batch)
+    params, stats = (
+        training.member_of(part, inside) for part in (states[index].params, states[index].batch_stats)
+    )
+    return training.blame(recipe.objective, params, stats, batch)
 
 
 if __name__ == "__main__":

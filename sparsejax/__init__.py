@@ -2,6 +2,8 @@
 
 from sparsejax.axes import AxisRoles as AxisRoles
 from sparsejax.axes import flax_axes as flax_axes
+from sparsejax.comparing import jaccard as jaccard
+from sparsejax.comparing import layer_densities as layer_densities
 from sparsejax.distributions import Distribution as Distribution
 from sparsejax.distributions import erdos_renyi as erdos_renyi
 from sparsejax.distributions import erdos_renyi_kernel as erdos_renyi_kernel
@@ -40,6 +42,12 @@ from sparsejax.losses import distill_hidden as distill_hidden
 from sparsejax.losses import distill_layers as distill_layers
 from sparsejax.losses import distill_logits as distill_logits
 from sparsejax.losses import distilled as distilled
+from sparsejax.lottery import Barrier as Barrier
+from sparsejax.lottery import Level as Level
+from sparsejax.lottery import error_barrier as error_barrier
+from sparsejax.lottery import find_tickets as find_tickets
+from sparsejax.lottery import level_sparsity as level_sparsity
+from sparsejax.lottery import shuffle_masks as shuffle_masks
 from sparsejax.masks import apply_masks as apply_masks
 from sparsejax.masks import density as density
 from sparsejax.masks import overlap as overlap

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.distributions import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.errors import ScheduleError
 from sparsejax.layers import Layer, Override, describe
-from sparsejax.masks import apply_masks
+from sparsejax.masks import apply_masks, validate
 from sparsejax.patterns import Pattern
 from sparsejax.schedules import constant, every
 from sparsejax.scores import magnitude
@@ -32,6 +33,7 @@ def prune_once(
     overrides: Mapping[str, Override] | None = None,
     grads: Params | None = None,
     key: Array | None = None,
+    masks: MaskTree | None = None,
     iterations: int = 1,
 ) -> tuple[Params, MaskTree]:
     """Keeps the weights with the highest scores and zeroes the others.
@@ -48,6 +50,7 @@ def prune_once(
       overrides: what differs by path.
       grads: gradients like `params`, for scores that need them.
       key: a jax random key, for a random score.
+      masks: what earlier pruning left; what it removed stays removed. `sparsity` is still of all weights.
       iterations: rounds, ≥ 1; each scores what the one before left (SynFlow: 100).
 
     Returns:
@@ -69,7 +72,9 @@ def prune_once(
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
     layers = describe(params, pattern=pattern, prunable=prunable, overrides=overrides)
-    masks = None
+    if masks is not None:
+        validate(masks, params)
+        params = apply_masks(params, masks)
     for share in (np.arange(1, iterations + 1) / iterations).tolist():
         target, shares = target_and_shares(_after(sparsity, share), distribution, uniform)
         now = tuple(layer._replace(sparsity=_after(layer.sparsity, share)) for layer in layers)
@@ -104,7 +109,9 @@ def _select(
             _only_alive(*each) for each in zip(layers, scores, layer_leaves(alive, layers), strict=True)
         ]
     counts = kept_units(layers, distribution, constant(sparsity), every(1, begin=0, end=0), 0, scores)
-    return mask_tree(params, layers, select_masks(layers, scores, counts))
+    masks = mask_tree(params, layers, select_masks(layers, scores, counts))
+    # Where fewer are left than may stay, the count must not bring any back.
+    return masks if alive is None else jax.tree.map(jnp.logical_and, masks, alive)
 
 
 def _only_alive(layer: Layer, scores: Array, alive: Array) -> Array:

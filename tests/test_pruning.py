@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax import PathError, ScheduleError, ScoreError, SparsityError
+from sparsejax import MaskError, PathError, ScheduleError, ScoreError, SparsityError
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
 PARAMS = {"a": W, "c": W[:4]}
@@ -120,3 +120,17 @@ def test_narrow_types_are_pruned_in_their_own_type(dtype):
     pruned, _ = sparsejax.prune_once({"w": W.astype(dtype)}, sparsity=0.5)
     assert pruned["w"].dtype == dtype
     assert int((pruned["w"] != 0).sum()) == 16
+
+
+def test_given_masks_are_pruned_inside_of():
+    w = {"w": jnp.array([[9.0, 1.0], [3.0, 4.0]])}
+    alive = {"w": jnp.array([[False, True], [True, True]])}
+    # The sparsity is of all four; the largest weight is out already, and counts among the removed.
+    pruned, masks = sparsejax.prune_once(w, sparsity=0.5, masks=alive)
+    assert masks["w"].tolist() == [[False, False], [True, True]]
+    assert pruned["w"].tolist() == [[0.0, 0.0], [3.0, 4.0]]
+    # Fewer are left than may stay: none comes back.
+    _, masks = sparsejax.prune_once(w, sparsity=0.0, masks=alive)
+    assert masks["w"].tolist() == alive["w"].tolist()
+    with pytest.raises(MaskError, match="'w'"):
+        sparsejax.prune_once(w, sparsity=0.5, masks={"w": jnp.ones((3, 3), bool)})

@@ -52,14 +52,19 @@ def transformer(quick: bool) -> Task:
     params["head"] = {"kernel": _kernel(next(keys), width, vocabulary)}
 
     def loss(params: Any, tokens: jax.Array, targets: jax.Array) -> jax.Array:
-        x = params["embedding"][tokens]
-        for i in range(layers):
-            x = _block(params[f"block_{i}"], x)
-        logits = _normalized(x) @ params["head"]["kernel"]
+        logits = transformer_logits(params, tokens)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     tokens = jax.random.randint(next(keys), (2, batch, length), 0, vocabulary)
     return Task(params, loss, (tokens[0], tokens[1]))
+
+
+def transformer_logits(params: Any, tokens: jax.Array) -> jax.Array:
+    """The forward pass of `transformer`: (batch, length) to (batch, length, vocabulary)."""
+    x = params["embedding"][tokens]
+    for i in range(sum(name.startswith("block_") for name in params)):
+        x = _block(params[f"block_{i}"], x)
+    return _normalized(x) @ params["head"]["kernel"]
 
 
 def _block(params: Any, x: jax.Array, heads: int = 4) -> jax.Array:

@@ -1,22 +1,20 @@
 """The fields of a run's configuration with their defaults, and the check that they make sense together."""
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from sparsejax.errors import ConfigError
+from sparsejax.training.checks import check_names, choice, is_whole, require
+from sparsejax.training.model_sizes import MODELS, validate_model
 
-METHODS = ("dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc")
+METHODS = ("dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc", "fixed")
 DISTRIBUTIONS = ("uniform", "erdos_renyi", "erdos_renyi_kernel", "global")
 OPTIMIZERS = ("adamw", "sgd")
-#: Models, and the fields of `config.model` that size them with their sizes for the digits.
-MODELS = {
-    "mlp": {"widths": (300, 100)},
-    "lenet": {"channels": (16, 32), "widths": (120, 84), "kernel": 3, "padding": "SAME"},
-}
+DTYPES = ("float32", "bfloat16")
+MESH_AXES = ("data", "fsdp", "tensor")
 
 
 def default_config(model: str = "mlp") -> ConfigDict:
@@ -37,34 +35,61 @@ def default_config(model: str = "mlp") -> ConfigDict:
       >>> config.end_step
       750
     """
-    _choice(model, MODELS, "model.name")
+    choice(model, MODELS, "model.name")
     config = ConfigDict()
     config.seed = 0
     config.steps = 5000
     steps = config.get_ref("steps")  # what is made from it follows when only `steps` is overridden
     config.batch_size = 64
+    config.accumulate = 1  # parts that a batch is cut into to save memory
     config.eval_every = 100  # steps of one compiled chunk: metrics and the progress bar move once a chunk
+    config.eval_batch_size = 512
+    config.checkpoint_every = steps // 5  # rounded up to whole chunks; 0 writes none
+    config.keep_checkpoints = 2
 
     config.dataset = "digits"
     config.train_split = "train"
     config.test_split = "test"
     config.data_dir = ""  # empty: $SPARSEJAX_DATA, else ~/.cache/sparsejax/data
+    config.window = 128  # tokens of an example of text
+    config.image_size = 224  # of streamed images
+    config.streaming = False  # read batches through grain instead of keeping the set on the device
+    config.augment = "none"
 
     config.model = ConfigDict({"name": model, **MODELS[model]})
+    config.compute_dtype = "float32"  # of the products; parameters, gradients and losses are float32
+    config.batch_norm_batches = 20  # that its statistics are taken from anew after masks changed
 
     config.optimizer = "adamw"
     config.learning_rate = 0.01  # the peak; linear warm-up, then a cosine to 0
+    config.decay_steps = ()  # instead of the cosine: steps at which the learning rate falls to a tenth
+    config.schedule_steps = steps  # where the learning rate reaches 0
+    config.skip_steps = 0  # of that schedule, before the first step: a rewound run begins inside it
     config.warmup_steps = steps // 20
     config.weight_decay = 0.1
+    config.decay_all = True  # False: kernels alone, not biases, norms and embeddings
     config.momentum = 0.9  # of sgd; adamw has its own
+    config.clip_norm = 0.0  # largest global norm of the gradient; 0 for any
+    config.label_smoothing = 0.0
+    config.ema_decay = 0.0  # of an average of the parameters that is evaluated in their place; 0 for none
 
     config.method = "dense"
     config.sparsity = 0.0  # share of zeros among the prunable weights
     config.distribution = "uniform"
+    config.init_from = ""  # a workdir whose parameters to begin with, and whose masks for method="fixed"
+    config.dense_layers = ()  # path patterns of layers that are not pruned, such as ('head/*',)
     config.update_every = 100
     config.drop_fraction = 0.3  # of the active weights, at step 0; rigl and set
     config.begin_step = steps // 10  # gmp, one_shot, ac_dc; the others begin at 0
     config.end_step = steps * 3 // 4  # the last mask update
+
+    # A population trains seed, seed + 1, … at each of these sparsities and learning rates as one program.
+    config.population = 0  # seeds; 0 is a single run
+    config.sparsities = ()  # empty: config.sparsity
+    config.learning_rates = ()  # empty: config.learning_rate
+    config.population_chunk = 0  # members computed together; 0: all, but one by one for convolutions on a CPU
+
+    config.mesh = ConfigDict(dict.fromkeys(MESH_AXES, 1))  # devices along each axis; -1 takes the rest
     return config
 
 
@@ -80,46 +105,92 @@ def validate(config: ConfigDict) -> None:
     Example:
       >>> validate(default_config())
     """
-    _check_names(config, default_config(), "config")
-    model = config.model
-    _choice(model.get("name"), MODELS, "model.name")
-    sizes = MODELS[model.name]
-    _check_names(model, dict.fromkeys(("name", *sizes)), "config.model")
-    for name in ("widths", "channels"):
-        if name in sizes:
-            whole = all(isinstance(n, int) and n >= 1 for n in model[name])
-            _require(
-                whole, f"model.{name}", tuple(model[name]), "layer sizes of at least 1, such as '(300, 100)'"
-            )
-    if "padding" in sizes:
-        _choice(model.padding, ("SAME", "VALID"), "model.padding")
-        _require(model.kernel >= 1, "model.kernel", model.kernel, "a whole number of at least 1")
-    for name, options in (("method", METHODS), ("distribution", DISTRIBUTIONS), ("optimizer", OPTIMIZERS)):
-        _choice(config[name], options, name)
+    check_names(config, default_config(), "config")
+    validate_model(config.model)
+    check_names(config.mesh, dict.fromkeys(MESH_AXES), "config.mesh")
+    for name, options in (
+        ("method", METHODS),
+        ("distribution", DISTRIBUTIONS),
+        ("optimizer", OPTIMIZERS),
+        ("compute_dtype", DTYPES),
+    ):
+        choice(config[name], options, name)
     for name, (holds, text) in _RANGES.items():
-        value = config[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        _require(number and holds(value), name, value, text)
+        require(_is_number(config[name]) and holds(config[name]), name, config[name], text)
+    for name, each in (("sparsities", "sparsity"), ("learning_rates", "learning_rate")):
+        holds, text = _RANGES[each]
+        values = config[name]
+        require(
+            isinstance(values, tuple | list), name, values, "several numbers, such as '(0.9,0.95)', or ()"
+        )
+        require(all(_is_number(x) and holds(x) for x in values), name, tuple(values), f"for each {text}")
+        apart = len({f"{x:g}" for x in values}) == len(values)  # as the members' directories are named
+        require(apart, name, tuple(values), "each number once, apart in 6 digits")
+    for axis in MESH_AXES:
+        size = config.mesh[axis]
+        require(
+            _is_number(size) and isinstance(size, int) and (size == -1 or size >= 1),
+            f"mesh.{axis}",
+            size,
+            "-1 or at least 1",
+        )
     _check_together(config)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_together(config: ConfigDict) -> None:
-    _require(
-        config.warmup_steps < config.steps,
+    require(
+        config.warmup_steps < config.schedule_steps,
         "warmup_steps",
         config.warmup_steps,
         f"less than steps = {config.steps}",
     )
     order = 0 <= config.begin_step <= config.end_step <= config.steps
-    _require(
+    require(
         order,
         "begin_step and end_step",
         (config.begin_step, config.end_step),
         f"0 <= begin_step <= end_step <= steps = {config.steps}",
     )
-    if config.method == "dense" and config.sparsity > 0:
+    require(
+        config.batch_size % config.accumulate == 0,
+        "accumulate",
+        config.accumulate,
+        f"a divisor of batch_size = {config.batch_size}",
+    )
+    inside = all(
+        is_whole(step, config.warmup_steps + 1) and step < config.steps for step in config.decay_steps
+    )
+    require(
+        inside and list(config.decay_steps) == sorted(set(config.decay_steps)),
+        "decay_steps",
+        tuple(config.decay_steps),
+        f"rising steps between warmup_steps = {config.warmup_steps} and steps = {config.steps}",
+    )
+    require(isinstance(config.decay_all, bool), "decay_all", config.decay_all, "True or False")
+    grid = len(config.sparsities) or len(config.learning_rates)
+    require(
+        not grid or config.population, "population", config.population, "the seeds of each member, from 1"
+    )
+    members = config.population * max(len(config.sparsities), 1) * max(len(config.learning_rates), 1)
+    require(
+        not config.streaming or not config.population_chunk or config.population_chunk >= members,
+        "population_chunk",
+        config.population_chunk,
+        f"0, as the {members} members share the batches of the one stream",
+    )
+    require(
+        config.method != "fixed" or config.init_from,
+        "init_from",
+        config.init_from,
+        "the workdir whose masks method='fixed' stays inside of",
+    )
+    if config.method in ("dense", "fixed") and (config.sparsity > 0 or any(config.sparsities)):
         raise ConfigError(
-            f"config.sparsity is {config.sparsity} with config.method='dense', which would ignore it: choose "
+            f"config.sparsity is {config.sparsity} with config.method={config.method!r}, which would ignore it: choose "
             f"a method ({', '.join(METHODS[1:])}) or leave the sparsity at 0."
         )
 
@@ -131,39 +202,26 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _COUNT,
     "steps": _WHOLE,
     "batch_size": _WHOLE,
+    "accumulate": _WHOLE,
     "eval_every": _WHOLE,
+    "eval_batch_size": _WHOLE,
+    "checkpoint_every": _COUNT,
+    "keep_checkpoints": _WHOLE,
+    "window": _WHOLE,
+    "image_size": _WHOLE,
+    "batch_norm_batches": _COUNT,
+    "population": _COUNT,
+    "population_chunk": _COUNT,
     "warmup_steps": _COUNT,
+    "schedule_steps": _WHOLE,
+    "skip_steps": _COUNT,
     "update_every": _WHOLE,
     "learning_rate": (lambda x: x > 0, "a number above 0"),
     "weight_decay": (lambda x: x >= 0, "a number of at least 0"),
+    "clip_norm": (lambda x: x >= 0, "a number of at least 0"),
+    "label_smoothing": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
+    "ema_decay": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
     "momentum": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
     "sparsity": _SHARE,
     "drop_fraction": _SHARE,
 }
-
-
-def _require(holds: bool, field: str, value: Any, text: str) -> None:
-    if not holds:
-        raise ConfigError(f"config.{field} is {value!r}: give {text}.")
-
-
-def _choice(value: Any, options: Mapping[str, Any] | tuple[str, ...], field: str) -> None:
-    if value not in options:
-        guess = _did_you_mean(str(value), list(options))
-        raise ConfigError(f"config.{field} is {value!r}{guess}: choose one of {', '.join(options)}.")
-
-
-def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    for name in given:
-        if name not in known:
-            guess = _did_you_mean(name, list(known))
-            raise ConfigError(f"{where}.{name} is no field{guess}. The fields are {', '.join(known)}.")
-    if missing := [name for name in known if name not in given]:
-        raise ConfigError(
-            f"{where} lacks {', '.join(missing)}: start from sparsejax.training.default_config()."
-        )
-
-
-def _did_you_mean(name: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(name, options, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

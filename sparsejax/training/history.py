@@ -1,17 +1,40 @@
-"""What a run measured: per step, per evaluation, and per layer."""
+"""What a run measured: per step, per evaluation, and per layer; in pieces that survive a kill."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.training.loop import Chunk, Evaluation
+from sparsejax.errors import TrainingError
+from sparsejax.training.evaluation import Evaluation
 from sparsejax.training.mask_meter import MaskMeter
 from sparsejax.training.step import StepMetrics
 
 
+class Record(NamedTuple):
+    """What a stretch of steps measured, of all members: arrays, so that it can be saved as it is.
+
+    Attributes:
+      loss: (steps, members), training loss of each step's batch.
+      accuracy: (steps, members).
+      kept: (steps, members, layers), weights kept of each prunable leaf while the step computed its gradient.
+      changed: (steps, members), mask entries that each step flipped.
+      test_steps: (evaluations,), steps taken when the test split was evaluated.
+      test_loss: (evaluations, members).
+      test_accuracy: (evaluations, members).
+    """
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+    kept: np.ndarray
+    changed: np.ndarray
+    test_steps: np.ndarray
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+
+
 class History(NamedTuple):
-    """What a run measured; arrays, so that it can be saved as it is.
+    """What one run measured.
 
     Attributes:
       loss: (steps,), training loss of each step's batch.
@@ -34,55 +57,92 @@ class History(NamedTuple):
     test_accuracy: np.ndarray
 
 
-def join_history(
-    meter: MaskMeter, chunks: Sequence[StepMetrics], tests: Sequence[tuple[int, Evaluation]]
-) -> History:
-    """Joins the metrics of consecutive chunks and the evaluations between them.
+def record(metrics: StepMetrics, step: int, test: Evaluation) -> Record:
+    """Makes the record of a chunk and the evaluation after it.
 
     Args:
-      meter: knows the layers' sizes.
-      chunks: metrics of each chunk, with a leading axis of steps.
-      tests: steps taken and the evaluation then.
+      metrics: of the chunk's steps, (steps, members, …).
+      step: steps taken after it.
+      test: with one value a member.
 
     Returns:
-      The history.
+      The record.
+
+    Raises:
+      TrainingError: the test loss is no number.
     """
-    loss, accuracy, kept, changed = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    return History(
-        loss=loss,
-        accuracy=accuracy,
-        sparsity=1.0 - kept.sum(axis=1, dtype=np.int64) / sum(meter.sizes),
-        changed=changed / sum(meter.sizes),
-        density=kept / np.asarray(meter.sizes),
-        test_steps=np.asarray([step for step, _ in tests]),
-        test_loss=np.asarray([test.loss for _, test in tests]),
-        test_accuracy=np.asarray([test.accuracy for _, test in tests]),
+    if not np.isfinite(test.loss).all():
+        raise TrainingError(
+            f"The test loss after step {step} is {np.atleast_1d(test.loss).tolist()}: lower "
+            "config.learning_rate, or set config.clip_norm."
+        )
+    return Record(
+        *metrics,
+        test_steps=np.array([step]),
+        test_loss=np.atleast_1d(test.loss)[None],
+        test_accuracy=np.atleast_1d(test.accuracy)[None],
     )
 
 
-def chunk_row(meter: MaskMeter, chunk: Chunk, test: Evaluation) -> dict[str, Any]:
+def join(records: Sequence[Record]) -> Record:
+    """Joins records of consecutive stretches of steps."""
+    return Record(*(np.concatenate(parts) for parts in zip(*records, strict=True)))
+
+
+def history_of(meter: MaskMeter, whole: Record, member: int) -> History:
+    """Takes one member's history out of the record of a whole run.
+
+    Args:
+      meter: knows the layers' sizes.
+      whole: of all steps.
+      member: which one.
+
+    Returns:
+      Its history.
+    """
+    kept, total = whole.kept[:, member], sum(meter.sizes)
+    return History(
+        loss=whole.loss[:, member],
+        accuracy=whole.accuracy[:, member],
+        sparsity=1.0 - kept.sum(axis=1, dtype=np.int64) / total,
+        changed=whole.changed[:, member] / total,
+        density=kept / np.asarray(meter.sizes),
+        test_steps=whole.test_steps,
+        test_loss=whole.test_loss[:, member],
+        test_accuracy=whole.test_accuracy[:, member],
+    )
+
+
+def chunk_row(meter: MaskMeter, rows: Record, kept: np.ndarray, seconds: float) -> dict[str, Any]:
     """Sums a chunk up as a row of ``metrics.jsonl``.
 
     Args:
       meter: knows the layers' sizes.
-      chunk: what it left; not yet consumed.
-      test: the evaluation after it.
+      rows: what it measured.
+      kept: (members, layers), weights kept after it.
+      seconds: that its steps took.
 
     Returns:
-      Numbers by name; ``mask_changes`` is a list of [step, share of entries flipped].
+      Numbers by name, lists over the members of a population; ``mask_changes`` is a list of
+      [step, share of entries flipped, mean over members].
     """
-    metrics, done = chunk.metrics, int(chunk.state.step)
-    count, total = len(metrics.loss), sum(meter.sizes)
+    count, total, done = len(rows.loss), sum(meter.sizes), int(rows.test_steps[-1])
     flips = [
-        [done - count + int(i), int(metrics.changed[i]) / total] for i in np.flatnonzero(metrics.changed)
+        [done - count + int(i), float(rows.changed[i].mean()) / total]
+        for i in np.flatnonzero(rows.changed.sum(axis=1))
     ]
     return {
         "step": done,
-        "loss": float(metrics.loss.mean()),
-        "accuracy": float(metrics.accuracy.mean()),
-        "test_loss": test.loss,
-        "test_accuracy": test.accuracy,
-        "sparsity": 1.0 - int(np.asarray(chunk.state.kept).sum(dtype=np.int64)) / total,
+        "loss": _one_or_all(rows.loss.mean(axis=0)),
+        "accuracy": _one_or_all(rows.accuracy.mean(axis=0)),
+        "test_loss": _one_or_all(rows.test_loss[-1]),
+        "test_accuracy": _one_or_all(rows.test_accuracy[-1]),
+        "sparsity": _one_or_all(1.0 - kept.sum(axis=1, dtype=np.int64) / total),
         "mask_changes": flips,
-        "steps_per_second": count / chunk.seconds,
+        "steps_per_second": count / seconds,
     }
+
+
+def _one_or_all(values: np.ndarray) -> float | list[float]:
+    numbers = [float(value) for value in values]
+    return numbers[0] if len(numbers) == 1 else numbers

@@ -1,146 +1,114 @@
-"""The loop over compiled chunks: runs them, stops at a loss that is no number, hands out metrics."""
+"""The loop over compiled chunks: every group of runs in turn, stopping at a loss that is no number."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from sparsejax.errors import TrainingError
-from sparsejax.training.data import Examples
-from sparsejax.training.mask_meter import MaskMeter
-from sparsejax.training.step import ApplyFn, StepMetrics, TrainState, compile_chunk, loss_and_accuracy
-from sparsejax.typing import Params
-
-
-class Evaluation(NamedTuple):
-    """How the model does on a whole split.
-
-    Attributes:
-      loss: mean cross entropy in nats.
-      accuracy: share of right answers in [0, 1].
-    """
-
-    loss: float
-    accuracy: float
+from sparsejax.training.chunk import Recipe, RunChunk
+from sparsejax.training.population import Group
+from sparsejax.training.state import TrainState
+from sparsejax.training.step import StepMetrics
 
 
 class Chunk(NamedTuple):
     """What a chunk of steps leaves.
 
     Attributes:
-      state: after its last step; consumed when the next chunk begins.
-      metrics: of its steps, host arrays with a leading axis of steps.
+      states: of each group, after its last step; consumed when the next chunk begins.
+      metrics: of its steps, host arrays (steps, members, …); a single run is one member.
       seconds: how long its steps ran, compilation apart.
     """
 
-    state: TrainState
+    states: tuple[TrainState, ...]
     metrics: StepMetrics
     seconds: float
 
 
-def make_evaluate(apply_fn: ApplyFn) -> Callable[[Params, Examples], Evaluation]:
-    """Compiles the evaluation of a split that lies on the device.
-
-    Args:
-      apply_fn: ``(params, images) -> logits``.
-
-    Returns:
-      ``evaluate(params, examples) -> Evaluation``.
-
-    Example:
-      >>> examples = Examples(jnp.eye(2), jnp.array([0, 1]), 2)
-      >>> make_evaluate(lambda w, x: x @ w)(jnp.eye(2), examples).accuracy
-      1.0
-    """
-    compute = jax.jit(lambda params, images, labels: loss_and_accuracy(apply_fn, params, images, labels))
-
-    def evaluate(params: Params, examples: Examples) -> Evaluation:
-        loss, accuracy = compute(params, examples.images, examples.labels)
-        return Evaluation(float(loss), float(accuracy))
-
-    return evaluate
+#: ``(group, recipe, state, count) -> program``
+Compile = Callable[[Group, Recipe, TrainState, int], RunChunk]
+#: ``(group, state, metrics) -> state``
+Refresh = Callable[[Group, TrainState, StepMetrics], TrainState]
 
 
 def train_chunks(
-    apply_fn: ApplyFn,
-    tx: optax.GradientTransformationExtraArgs,
-    meter: MaskMeter,
-    state: TrainState,
-    examples: Examples,
-    data_key: jax.Array,
+    compile_program: Compile,
+    recipes: Sequence[Recipe],
+    groups: Sequence[Group],
+    states: Sequence[TrainState],
     *,
     steps: int,
-    batch_size: int,
     chunk: int,
+    refresh: Refresh | None = None,
 ) -> Iterator[Chunk]:
-    """Trains up to step `steps`, one compiled program a chunk, and yields between chunks.
+    """Trains up to step `steps`, one compiled program a chunk and group, and yields between chunks.
 
-    Every chunk is the same program; where `chunk` does not divide the steps, the last one is a second.
+    Chunks end at multiples of `chunk`, wherever the run began, so that a resumed run does as an unbroken one.
+    Groups of one recipe and size share their programs.
 
     Args:
-      apply_fn: ``(params, images) -> logits``.
-      tx: the optimizer.
-      meter: reads masks out of the optimizer's states.
-      state: where to begin; it is consumed, and so is each yielded state when the next chunk begins.
-      examples: the training split, on the device.
-      data_key: draws the order of the examples; with the step it decides every batch.
+      compile_program: compiles `count` steps.
+      recipes: of each group.
+      groups: the runs.
+      states: where each group begins; consumed, and so is each yielded state when the next chunk begins.
       steps: the step to stop at.
-      batch_size: examples a step.
       chunk: steps between two yields.
+      refresh: what to do with each group's state after its chunk, such as new batch statistics.
 
     Yields:
       What the chunk leaves.
 
     Raises:
-      TrainingError: a loss that is not finite, with its step.
+      TrainingError: a loss that is not finite, with its step and member.
     """
-    compiled: dict[int, Callable] = {}
-    done = int(state.step)
+    programs: dict[tuple[int, int, int], RunChunk] = {}
+    states = list(states)
+    done = int(states[0].step)
     while done < steps:
-        count = min(chunk, steps - done)
-        if count not in compiled:
-            compiled[count] = compile_chunk(
-                apply_fn, tx, meter, state, examples, count=count, batch_size=batch_size
-            )
-        started = time.perf_counter()
-        state, metrics = compiled[count](state, examples, data_key)
-        metrics = jax.tree.map(np.asarray, metrics)  # waits for the device
-        seconds = time.perf_counter() - started
-        _check_finite(metrics.loss, done)
+        count = min(chunk - done % chunk, steps - done)
+        rows, seconds = [], 0.0
+        for i, (group, recipe) in enumerate(zip(groups, recipes, strict=True)):
+            key = (id(recipe), len(group.runs), count)  # the last group may be smaller
+            if key not in programs:
+                programs[key] = compile_program(group, recipe, states[i], count)
+            started = time.perf_counter()
+            states[i], metrics = programs[key](states[i], group.members)
+            rows.append(_with_members(metrics, recipe.population))  # waits for the device
+            seconds += time.perf_counter() - started
+            if refresh is not None:
+                states[i] = refresh(group, states[i], rows[-1])
+        metrics = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
+        _check_finite(metrics.loss, done, [run.name for group in groups for run in group.runs])
         done += count
-        yield Chunk(state, metrics, seconds)
+        yield Chunk(tuple(states), metrics, seconds)
 
 
-def initial_state(params: Params, opt_state: optax.OptState, kept: jax.Array) -> TrainState:
-    """Copies parameters and optimizer state into a state that may be consumed.
+def _with_members(metrics: StepMetrics, population: bool) -> StepMetrics:
+    host = jax.tree.map(np.asarray, metrics)
+    return host if population else jax.tree.map(lambda leaf: leaf[:, None], host)
 
-    Args:
-      params: the parameters.
-      opt_state: the optimizer's state; it may share arrays with `params` or within itself.
-      kept: int32 (layers,), kept weights of each prunable leaf.
 
-    Returns:
-      A `TrainState` at step 0, no two of its leaves sharing a buffer.
-    """
-    return jax.tree.map(
-        lambda leaf: jnp.array(leaf, copy=True), TrainState(params, opt_state, jnp.int32(0), kept)
+class NotFinite(TrainingError):
+    """A loss that is no number; says where, so that the layer can be looked for."""
+
+    def __init__(self, text: str, step: int, member: int) -> None:
+        super().__init__(text)
+        self.step, self.member = step, member
+
+
+def _check_finite(losses: np.ndarray, first_step: int, names: Sequence[str]) -> None:
+    bad = np.argwhere(~np.isfinite(losses))
+    if not bad.size:
+        return
+    row, member = (int(i) for i in bad[0])
+    who = f" of member {names[member]}" if len(names) > 1 else ""
+    before = f"{losses[row - 1, member]:.4g} one step before" if row else "the first of its chunk"
+    raise NotFinite(
+        f"The loss{who} is {losses[row, member]} at step {first_step + row} ({before}): lower "
+        "config.learning_rate, lengthen config.warmup_steps, set config.clip_norm, or look for invalid input.",
+        first_step + row,
+        member,
     )
-
-
-def _check_finite(losses: np.ndarray, first_step: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        step = first_step + int(bad[0])
-        before = (
-            f"{losses[bad[0] - 1]:.4g} one step before"
-            if bad[0]
-            else "no finite loss in this chunk before it"
-        )
-        raise TrainingError(
-            f"The loss is {losses[bad[0]]} at step {step} ({before}): lower config.learning_rate, lengthen "
-            "config.warmup_steps, or look for invalid input."
-        )

@@ -69,14 +69,19 @@ def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:
     """Reads the result of a finished run.
 
     Args:
-      directory: a claimed workdir.
+      directory: a workdir that this process, or another host's, has claimed.
 
     Returns:
       What ``result.json`` holds; None where there is none.
 
     Raises:
-      WorkdirError: it is no JSON.
+      WorkdirError: it is no JSON, or the directory is none that this host sees.
     """
+    if not (directory / "config.json").exists():
+        raise WorkdirError(
+            f"This host does not see {directory / 'config.json'}, which the first one wrote: give a --workdir that "
+            "all hosts share."
+        )
     return _read_json(directory / "result.json")
 
 

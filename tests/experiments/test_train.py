@@ -4,22 +4,21 @@ import io
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import seeds, train
-from sparsejax import TrainingError
+from experiments import prepare, seeds, train
+from sparsejax import TrainingError, training
 from sparsejax.errors import ConfigError, DatasetError, WorkdirError
-from sparsejax.training import default_config
+from tests.experiments import killing
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "experiments.train"]
 SMALL = [
     "--config.steps=60",
     "--config.eval_every=20",
@@ -31,45 +30,24 @@ FIELDS = {
     *("steps_per_second", "training_flops", "inference_flops", "wall_seconds", "device", "versions"),
 }
 
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def command(data_dir):
-    environment = {**os.environ, "SPARSEJAX_DATA": data_dir, "JAX_PLATFORMS": "cpu"}
-    return lambda *arguments: subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def _config(data_dir, method="rigl", **changes):
-    config = default_config()
-    config.steps, config.eval_every, config.update_every, config.data_dir = 60, 20, 10, data_dir
-    config.model.widths = (24,)
-    config.method, config.sparsity = method, 0.0 if method == "dense" else 0.95
-    for name, value in changes.items():
-        config[name] = value
-    return config
+    return killing.make_config(data_dir, method, **{"eval_every": 20, "checkpoint_every": 0, **changes})
 
 
-def _run(config, workdir):
-    out = io.StringIO()
-    return train.run(config, str(workdir), Console(file=out, width=200)), out.getvalue()
+_run = killing.run
 
 
-def test_the_command_trains_reports_and_draws(tmp_path, command):
+def test_the_command_trains_reports_and_draws(tmp_path, data_dir):
     workdir = tmp_path / "run"
-    process = command(
-        "--config=configs/digits_mlp_rigl.py", f"--workdir={workdir}", "--config.seed=3", *SMALL
-    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", "--config=configs/digits_mlp_rigl.py",
+         f"--workdir={workdir}", "--config.seed=3", *SMALL],
+        cwd=ROOT, env={**os.environ, "SPARSEJAX_DATA": data_dir, "JAX_PLATFORMS": "cpu"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     result = json.loads((workdir / "result.json").read_text())
@@ -149,7 +127,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_finished_run_is_not_repeated(t
         ({"dataset": "mnist"}, DatasetError, "tfds build mnist"),
         ({"train_split": "train[:0]"}, DatasetError, "empty"),
         ({"batch_size": 1438}, DatasetError, "1437 examples"),
-        ({"learning_rate": 1e30, "warmup_steps": 0}, TrainingError, "at step"),
+        ({"sparsities": (0.9,)}, ConfigError, "config.population is 0"),
     ],
 )
 def test_refusals_leave_no_result(tmp_path, data_dir, changes, error, words):
@@ -158,51 +136,139 @@ def test_refusals_leave_no_result(tmp_path, data_dir, changes, error, words):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("result") or "tmp" in path.name]
 
 
+def test_a_rate_that_blows_up_names_step_and_layer(tmp_path, data_dir):
+    config = _config(data_dir, "dense", learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(TrainingError, match=r"at step 1 .*Where: .*'dense_\d/kernel'"):
+        _run(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_member_that_blows_up_is_named_and_metrics_before_it_stay(tmp_path, data_dir, monkeypatch):
+    config = _config(data_dir, "dense", population=1, learning_rates=(0.01, 3e37), checkpoint_every=20)
+    config.optimizer, config.momentum, config.warmup_steps = "sgd", 0.0, 0
+    # The second member's rate is 0 for 40 steps, so that it breaks after two chunks and a checkpoint.
+    monkeypatch.setattr(
+        "optax.warmup_cosine_decay_schedule",
+        lambda *arguments: lambda step: jnp.where(step < 40, 0.0, 1.0),
+    )
+    words = r"member seed_0-sparsity_0-rate_3e\+37 is (nan|inf) at step 4\d .*Where: .*dense_"
+    with pytest.raises(TrainingError, match=words):
+        _run(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+
+
+def test_input_that_is_no_number_is_named(tmp_path, data_dir, monkeypatch):
+    whole = training.load
+
+    def broken(*arguments, **options):
+        source, test = whole(*arguments, **options)
+        images = source.arrays["image"].astype(jnp.float32).at[5].set(jnp.nan)
+        arrays = source.arrays | {"image": images}
+        return training.Split(arrays, source.size, source.classes, source.window, source.scale), test
+
+    monkeypatch.setattr(training, "load", broken)
+    with pytest.raises(
+        TrainingError, match=r"nan at step \d+ .*Where: the inputs of that batch are no numbers"
+    ):
+        _run(_config(data_dir, "dense"), tmp_path)
+
+
 def test_a_workdir_that_cannot_be_made_is_refused_before_any_data_is_read(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkdirError, match="cannot be written"):
         _run(_config("", dataset="digitz"), tmp_path / "file" / "run")
 
 
-def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, command):
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, programs):
     config, workdir = "--config=configs/digits_mlp_rigl.py", f"--workdir={tmp_path / 'run'}"
     cases = [
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
         ([config, workdir, "--config.sparsity=much"], ["ConfigError", "config.sparsity=much"]),
+        ([config, workdir, "--config.mesh.dta=2"], ["ConfigError", 'Did you mean "data"']),
         (["--config=configs/absent.py", workdir], ["ConfigError", "configs/absent.py"]),
         ([config, workdir, "sparsity=0.9"], ["ConfigError", "Unexpected 'sparsity=0.9'"]),
     ]
-    processes = [command(*arguments) for arguments, _ in cases]
-    for process, (arguments, words) in zip(processes, cases, strict=True):
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 2, (arguments, err)
+    for i, (arguments, words) in enumerate(cases):
+        process = killing.command(arguments, tmp_path / str(i), programs)
+        process.join(killing.DEADLINE)
+        err = (tmp_path / str(i)).read_text()
+        assert process.exitcode == 2, (arguments, err)
         assert "Traceback" not in err
         for word in words:
             assert word in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_leaves_whole_files_and_runs_again(tmp_path, command, data_dir):
-    workdir = tmp_path / "run"
-    arguments = ["--config=configs/digits_mlp_static.py", f"--workdir={workdir}", *SMALL]
-    process = command(*arguments, "--config.steps=2000000")
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][:3] == [20, 40, 60]
-    assert not (workdir / "result.json").exists()
-    assert json.loads((workdir / "config.json").read_text())["steps"] == 2_000_000
-    with pytest.raises(WorkdirError, match="steps: 2000000 there"):
-        _run(_config(data_dir), workdir)
+def test_a_population_leaves_what_each_member_would(tmp_path, data_dir):
+    config = _config(data_dir, "gmp", steps=40, population=1, sparsities=(0.9, 0.95))
+    out = io.StringIO()
+    result = train.run(config, str(tmp_path / "all"), Console(file=out, width=200))
+    assert set(result) == FIELDS | {"members"}
+    assert [run["sparsity"] for run in result["members"]] == [0.9, 0.95]
+    # 64·24 + 24·10 weights, of each layer the same share.
+    assert result["sparsity"] == [1 - kept / 1776 for kept in (154 + 24, 77 + 12)]
+    assert "mean of 2 members" in out.getvalue()
+    single, _ = _run(_config(data_dir, "gmp", steps=40), tmp_path / "one")
+    place = tmp_path / "all" / "seed_0-sparsity_0.95-rate_0.01"
+    own = json.loads((place / "result.json").read_text())
+    assert own["run"] == result["members"][1]
+    assert own["metrics"]["test_loss"] == result["metrics"]["test_loss"][1]
+    for name in ("sparsity", "density_by_layer", "training_flops", "inference_flops"):
+        assert own[name] == single[name]
+    assert own["nonzero"] == result["nonzero"][1] == single["nonzero"]
+    assert own["metrics"]["test_loss"] == pytest.approx(single["metrics"]["test_loss"], rel=1e-3)
+    with np.load(place / "masks.npz") as here, np.load(tmp_path / "one" / "masks.npz") as alone:
+        assert all(np.array_equal(here[name], alone[name]) for name in alone)
+    with np.load(place / "params.npz") as here, np.load(tmp_path / "one" / "params.npz") as alone:
+        for name in alone:
+            np.testing.assert_allclose(here[name], alone[name], rtol=1e-3, atol=1e-5)
+    for name in ("training.png", "density_by_layer.png", "mask_changes.png", "summary.txt", "history.npz"):
+        assert (place / name).exists()
+    assert _run(config, tmp_path / "all")[0] == result  # finished, and not run again
+
+
+def test_batch_statistics_are_taken_anew_after_the_masks_changed(tmp_path, data_dir, monkeypatch):
+    config = training.default_config("resnet")
+    config.data_dir, config.steps, config.eval_every, config.batch_size = data_dir, 8, 4, 32
+    config.model.stages, config.model.width = (1,), 4
+    config.method, config.sparsity, config.begin_step, config.checkpoint_every = "one_shot", 0.5, 2, 0
+    config.compute_dtype, config.accumulate, config.ema_decay = "bfloat16", 2, 0.5
+    whole, seen = training.make_reestimate, []
+
+    def spying(*arguments, **options):
+        refresh = whole(*arguments, **options)
+
+        def spy(state, changed):
+            after = refresh(state, changed)
+            same = jax.tree.map(lambda a, b: bool((a == b).all()), state.batch_stats, after.batch_stats)
+            seen.append((changed.tolist(), jax.tree.all(same)))
+            return after
+
+        return spy
+
+    monkeypatch.setattr(training, "make_reestimate", spying)
+    result, _ = _run(config, tmp_path)
+    assert seen == [([True], False), ([False], True)]
+    assert result["sparsity"] == pytest.approx(0.5, abs=1e-2)
+    with np.load(tmp_path / "batch_stats.npz") as stats, np.load(tmp_path / "params.npz") as params:
+        assert (
+            {stats[name].dtype for name in stats}
+            == {params[name].dtype for name in params}
+            == {np.dtype("f4")}
+        )
+
+
+def test_a_stream_is_shared_by_all_members_however_the_model_would_be_cut(data_dir):
+    config = training.default_config("lenet")
+    config.population, config.data_dir, config.streaming, config.image_size = 2, data_dir, True, 8
+    assert [len(group.runs) for group in prepare.prepare(config).groups] == [2]
 
 
 def test_a_table_over_seeds(tmp_path, data_dir, monkeypatch, capsys):
     monkeypatch.setenv("SPARSEJAX_DATA", data_dir)
-    config = str(ROOT / "configs" / "digits_mlp_static.py")
+    config = str(ROOT / "configs" / "digits_mlp_dense.py")
     where = ["--workdir", str(tmp_path / "runs"), "--json", str(tmp_path / "seeds.json")]
     seeds.main(["--configs", config, "--seeds", "2", *where, "--set", "steps=40", "eval_every=20"])
     out = capsys.readouterr().out

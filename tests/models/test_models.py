@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from sparsejax.errors import ConfigError
-from sparsejax.models import MLP, LeNet, build_model, functional
+from sparsejax.models import MLP, LeNet, build_model, functional, stateful
 from sparsejax.tree import flatten
+from tests.models.zoo import abstract
 
 
 def _count(params) -> int:
@@ -16,7 +17,7 @@ def _count(params) -> int:
 
 
 def test_lenet_300_100_has_266610_parameters():
-    _, params = functional(MLP(inputs=784, classes=10, rngs=nnx.Rngs(0)))
+    _, params = functional(nnx.eval_shape(lambda: MLP(inputs=784, classes=10, rngs=nnx.Rngs(0))))
     assert _count(params) == 266_610
     assert flatten(params)[0] == [f"dense_{i}/{leaf}" for i in range(3) for leaf in ("bias", "kernel")]
     assert params["dense_0"]["kernel"].shape == (784, 300)
@@ -39,15 +40,16 @@ def test_lenet_300_100_has_266610_parameters():
     ],
 )
 def test_lenet_sizes(sizes, count):
-    apply_fn, params = functional(LeNet(classes=10, rngs=nnx.Rngs(0), **sizes))
+    apply_fn, params = functional(nnx.eval_shape(lambda: LeNet(classes=10, rngs=nnx.Rngs(0), **sizes)))
     assert _count(params) == count
     assert list(params)[:3] == ["conv_0", "conv_1", "dense_0"]
-    assert apply_fn(params, jnp.ones((3, *sizes["image_shape"]))).shape == (3, 10)
+    images = jax.ShapeDtypeStruct((3, *sizes["image_shape"]), jnp.float32)
+    assert jax.eval_shape(apply_fn, params, images).shape == (3, 10)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet"])
 def test_functional_computes_what_the_module_does(name):
-    model = build_model({"name": name, "widths": (7, 5)}, image_shape=(8, 8), classes=4, rngs=nnx.Rngs(1))
+    model = build_model({"name": name, "widths": (7, 5)}, input_shape=(8, 8), classes=4, rngs=nnx.Rngs(1))
     apply_fn, params = functional(model)
     x = jax.random.normal(jax.random.key(0), (6, 8, 8))
     np.testing.assert_array_equal(apply_fn(params, x), model(x))
@@ -76,6 +78,62 @@ def test_an_image_too_small():
         LeNet(image_shape=(4, 4), classes=10, kernel=5, padding="VALID", rngs=nnx.Rngs(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("digits_resnet", 77_754),
+        ("resnet20", 272_474),  # He et al., arXiv:1512.03385, table 6: 0.27 M
+        ("resnet50", 25_557_032),  # torchvision's count: 25.557 M
+        ("vit_s16", 22_050_664),  # Touvron et al., arXiv:2012.12877, table 1: 22 M; timm's count
+        ("vit_s16_gap", 22_049_896),
+        ("vit_s16_sincos", 21_974_632),
+        ("gpt2", 124_439_808),  # the released small GPT-2 ("117M" in the paper, 124M in its repository)
+        ("tiny_llama", 1_100_048_384),  # Zhang et al., arXiv:2401.02385: 1.1 B
+    ],
+)
+def test_published_parameter_counts(name, count):
+    assert _count(abstract(name).params) == count
+
+
+_TINY = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "input_shape", "shape"),
+    [
+        ({"name": "resnet", "stages": (1,), "width": 4}, (8, 8), (2, 5)),
+        ({"name": "vit", "patch": 4, **_TINY}, (8, 8, 3), (2, 5)),
+        ({"name": "gpt", **_TINY, "kv_heads": 0}, (6,), (2, 6, 5)),
+        ({"name": "encoder", **_TINY}, (6,), (2, 5)),
+    ],
+)
+def test_models_from_a_name_and_sizes(sizes, input_shape, shape):
+    model = nnx.eval_shape(lambda: build_model(sizes, input_shape=input_shape, classes=5, rngs=nnx.Rngs(0)))
+    made = stateful(model)
+    inputs = jax.ShapeDtypeStruct((2, *input_shape), jnp.int32 if len(input_shape) == 1 else jnp.float32)
+    logits, _ = jax.eval_shape(
+        lambda p, s, x: made.apply(p, s, x, train=False), made.params, made.batch_stats, inputs
+    )
+    assert logits.shape == shape
+
+
+def test_the_data_gives_vocabulary_and_context():
+    sizes = {"name": "gpt", **_TINY, "kv_heads": 1}
+    gpt = nnx.eval_shape(lambda: build_model(sizes, input_shape=(6,), classes=5, rngs=nnx.Rngs(0)))
+    assert (gpt.context, gpt.embedding.embedding.shape[0], gpt.block_0.attention.kv_heads) == (6, 5, 1)
+    sizes = {"name": "encoder", **_TINY, "context": 9}
+    encoder = nnx.eval_shape(lambda: build_model(sizes, input_shape=(6,), classes=5, rngs=nnx.Rngs(0)))
+    assert (encoder.context, encoder.embedding.embedding.shape[0], encoder.head.out_features) == (9, 256, 5)
+
+
 def test_an_unknown_model():
-    with pytest.raises(ConfigError, match="'resnet'"):
-        build_model({"name": "resnet"}, image_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match="'resnets': choose one of mlp, lenet, resnet"):
+        build_model({"name": "resnets"}, input_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "input_shape"), [("gpt", (8, 8)), ("encoder", (8, 8)), ("resnet", (8,)), ("vit", (8,))]
+)
+def test_inputs_of_another_kind(name, input_shape):
+    with pytest.raises(ConfigError, match=f"'{name}' takes .* inputs have shape"):
+        build_model({"name": name}, input_shape=input_shape, classes=10, rngs=nnx.Rngs(0))

@@ -15,7 +15,8 @@ def _with(**changes):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_defaults_are_valid_for_every_method(method):
-    validate(_with(method=method, sparsity=0.0 if method == "dense" else 0.9))
+    sparse = method not in ("dense", "fixed")
+    validate(_with(method=method, sparsity=0.9 * sparse, init_from="runs/a" if method == "fixed" else ""))
 
 
 def test_update_times_follow_the_steps():
@@ -51,6 +52,33 @@ def test_update_times_follow_the_steps():
         ),
         ({"model": {"name": "mlp"}}, ["config.model lacks widths"]),
         ({"model": {"name": "mlp", "widths": (3, 0)}}, ["config.model.widths is (3, 0)"]),
+        ({"population": -1}, ["config.population is -1", "whole number of at least 0"]),
+        ({"population": True}, ["config.population is True"]),
+        ({"population_chunk": -1}, ["config.population_chunk is -1"]),
+        ({"sparsities": (0.9,)}, ["config.population is 0", "the seeds of each member"]),
+        ({"learning_rates": (0.1,)}, ["config.population is 0"]),
+        ({"population": 1, "sparsities": (0.9, 1.2)}, ["config.sparsities is (0.9, 1.2)", "[0, 1]"]),
+        ({"population": 1, "learning_rates": (0.1, 0.0)}, ["config.learning_rates is", "above 0"]),
+        ({"population": 1, "learning_rates": (0.1, 0.1)}, ["config.learning_rates is (0.1, 0.1)", "once"]),
+        ({"population": 1, "sparsities": (0.5,)}, ["config.method='dense'"]),
+        ({"population": 1, "learning_rates": ("a",)}, ["config.learning_rates is ('a',)"]),
+        ({"streaming": True, "population": 3, "population_chunk": 2}, ["population_chunk is 2", "3 members"]),
+        ({"method": "fixed"}, ["config.init_from is ''"]),
+        ({"accumulate": 0}, ["config.accumulate is 0"]),
+        ({"accumulate": 3}, ["config.accumulate is 3", "a divisor of batch_size = 64"]),
+        ({"compute_dtype": "bfloat"}, ["did you mean 'bfloat16'?"]),
+        ({"ema_decay": 1.0}, ["config.ema_decay is 1.0"]),
+        ({"label_smoothing": -0.1}, ["config.label_smoothing is -0.1"]),
+        ({"clip_norm": -1.0}, ["config.clip_norm is -1.0"]),
+        ({"momentum": 1.0}, ["config.momentum is 1.0"]),
+        ({"checkpoint_every": -1}, ["config.checkpoint_every is -1"]),
+        ({"keep_checkpoints": 0}, ["config.keep_checkpoints is 0"]),
+        ({"batch_norm_batches": -1}, ["config.batch_norm_batches is -1"]),
+        ({"eval_batch_size": 0}, ["config.eval_batch_size is 0"]),
+        ({"mesh": {"data": 0, "fsdp": 1, "tensor": 1}}, ["config.mesh.data is 0", "-1 or at least 1"]),
+        ({"mesh": {"data": 1, "fsdp": 1.5, "tensor": 1}}, ["config.mesh.fsdp is 1.5"]),
+        ({"mesh": {"data": 1, "fsdp": 1, "tenser": 1}}, ["config.mesh.tenser is no field", "'tensor'?"]),
+        ({"populaton": 2}, ["config.populaton is no field", "did you mean 'population'?"]),
         ({"sparsty": 0.9}, ["config.sparsty is no field", "did you mean 'sparsity'?"]),
     ],
 )
@@ -71,3 +99,27 @@ def test_a_missing_field():
     del config.batch_size
     with pytest.raises(ConfigError, match="config lacks batch_size"):
         validate(config)
+
+
+def test_a_population_of_everything():
+    validate(
+        _with(
+            population=3, learning_rates=(0.1, 0.2), method="gmp", sparsities=(0.0, 0.9), population_chunk=4
+        )
+    )
+    validate(_with(population=3, streaming=True, population_chunk=3))
+
+
+def test_numbers_that_are_no_list():
+    config = _with(population=1)
+    with config.ignore_type():
+        config.sparsities = 0.9
+    with pytest.raises(ConfigError, match=r"config.sparsities is 0.9: give several numbers"):
+        validate(config)
+
+
+def test_checkpoints_follow_the_steps():
+    config = default_config().lock()
+    config.steps = 40
+    assert config.checkpoint_every == 8
+    validate(config)

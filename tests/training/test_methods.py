@@ -14,6 +14,7 @@ PARAMS = {
     "dense_0": {"kernel": jax.random.normal(jax.random.key(0), (12, 20)), "bias": jnp.zeros(20)},
     "dense_1": {"kernel": jax.random.normal(jax.random.key(1), (20, 10)), "bias": jnp.zeros(10)},
 }
+MEMBER = training.make_member(0, 0.01)
 
 
 def _config(method, **changes):
@@ -29,7 +30,7 @@ def _config(method, **changes):
 @pytest.mark.parametrize("method", ["dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc"])
 def test_masks_change_only_when_the_meter_looks(method):
     config = _config(method)
-    built = build_method(config, jax.random.key(0))
+    built = build_method(config, MEMBER)
     params, opt_state = built.init(PARAMS)
     update = jax.jit(lambda grads, state, params, step: built.tx.update(grads, state, params, step=step))
     grads = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), PARAMS)
@@ -52,21 +53,21 @@ def test_masks_change_only_when_the_meter_looks(method):
 
 
 def test_rigl_is_looked_at_exactly_when_it_updates():
-    built = build_method(_config("rigl", end_step=29), jax.random.key(0))
+    built = build_method(_config("rigl", end_step=29), MEMBER)
     assert built.times.steps().tolist() == [7, 14, 21, 28]
     assert built.dense_gradient
-    assert build_method(_config("rigl", end_step=28), jax.random.key(0)).times.steps().tolist() == [7, 14, 21]
+    assert build_method(_config("rigl", end_step=28), MEMBER).times.steps().tolist() == [7, 14, 21]
 
 
 def test_no_room_for_an_update():
     with pytest.raises(ScheduleError):
-        build_method(_config("rigl", end_step=5), jax.random.key(0))
+        build_method(_config("rigl", end_step=5), MEMBER)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_rate_warms_up_and_falls_to_zero(optimizer):
     config = _config("dense", optimizer=optimizer, warmup_steps=4, weight_decay=0.0, momentum=0.0)
-    tx = build_optimizer(config)
+    tx = build_optimizer(config, config.learning_rate)
     params = {"w": jnp.ones(1)}
     state, sizes = tx.init(params), []
     for _ in range(config.steps + 1):
@@ -76,3 +77,29 @@ def test_the_rate_warms_up_and_falls_to_zero(optimizer):
     assert int(np.argmax(sizes)) == 4
     assert sizes[4] == pytest.approx(config.learning_rate, rel=1e-4)
     assert sizes[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_member_brings_its_own_rate_and_its_own_masks():
+    config = _config("static")
+    method = build_method(config, training.make_member(0, 0.5), sparsity=0.5)
+    params, opt_state = method.init(PARAMS)
+    assert sparsejax.summarize(params, method.masks(params, opt_state)).sparsity == 0.5
+    other = build_method(config, training.make_member(1, 0.5), sparsity=0.5)
+    masks, others = (m.masks(*m.init(PARAMS))["dense_0"]["kernel"] for m in (method, other))
+    assert not np.array_equal(masks, others)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    config = _config("dense", optimizer="sgd", momentum=0.0, weight_decay=0.0, warmup_steps=0, clip_norm=0.5)
+    tx = build_optimizer(config, 1.0)
+    updates, _ = tx.update({"w": jnp.array([3.0, 4.0])}, tx.init({"w": jnp.ones(2)}), {"w": jnp.ones(2)})
+    np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-6)
+
+
+def test_layers_may_be_left_dense():
+    config = _config("static", dense_layers=("dense_1/*",))
+    method = build_method(config, MEMBER)
+    params, opt_state = method.init(PARAMS)
+    rows = {row.path: row for row in sparsejax.summarize(params, method.masks(params, opt_state)).rows}
+    assert rows["dense_1/kernel"].kept == 200
+    assert rows["dense_0/kernel"].kept == 24

@@ -1,175 +1,179 @@
-"""From the name of a data set to arrays on the device, prepared on first use where that needs no network."""
+"""From the name of a data set to whole splits on the device."""
 
-import contextlib
-import fcntl
-import os
-import pathlib
-import shutil
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import DatasetError
+from sparsejax.training.data.preparing import damage_reported, data_directory, open_source, prepared_builder
+from sparsejax.training.data.split import Split
+
+#: Stands between two documents that are joined into one text; no source file holds it.
+SEPARATOR = 0
 
 # The largest pixel value of the sets whose pixels do not end at 255.
 _PIXEL_MAX = {"digits": 16}
 
 
-class Examples(NamedTuple):
-    """A split that lies on the device whole.
-
-    Attributes:
-      images: float32, (n, height, width) or (n, height, width, channels), in [0, 1].
-      labels: int32, (n,), in [0, classes).
-      classes: the number of classes.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    classes: int
-
-
-def data_directory(data_dir: str | os.PathLike[str] = "") -> pathlib.Path:
-    """Finds where prepared data sets live.
+def pixel_scale(name: str) -> float:
+    """Says what the pixels of a set are multiplied by to lie in [0, 1].
 
     Args:
-      data_dir: a directory, or empty for ``$SPARSEJAX_DATA``, else ``~/.cache/sparsejax/data``.
+      name: the set's name.
 
     Returns:
-      The directory as an absolute path; it need not exist yet.
+      1 over the largest pixel value.
 
     Example:
-      >>> data_directory("/data").as_posix()
-      '/data'
+      >>> pixel_scale("digits"), pixel_scale("cifar10") == 1 / 255
+      (0.0625, True)
     """
-    chosen = os.fspath(data_dir) or os.environ.get("SPARSEJAX_DATA") or "~/.cache/sparsejax/data"
-    return pathlib.Path(chosen).expanduser().absolute()
+    return 1 / _PIXEL_MAX.get(name, 255)
 
 
-def load(name: str, splits: Sequence[str] = ("train", "test"), data_dir: str = "") -> tuple[Examples, ...]:
-    """Loads whole splits of an image data set onto the device.
+def load(
+    name: str, splits: Sequence[str] = ("train", "test"), data_dir: str = "", *, window: int = 128
+) -> tuple[Split, ...]:
+    """Loads whole splits of a data set onto the device.
 
-    ``digits`` is prepared on first use, offline. Any other name is looked up in the TFDS catalogue and
+    ``digits``, ``python_text`` (or ``python_text/code``, ``/tables``, ``/prose``, ``/headers``) and
+    ``python_modules`` are prepared on first use, offline. Any other name is looked up in the TFDS catalogue and
     must have been prepared as ArrayRecord; nothing is downloaded here and no TensorFlow is needed.
 
+    Labelled images keep their pixels' type; `Split.take` scales them. Text is bytes: documents are joined by
+    a zero byte, and an example is `window` bytes with the next byte as each one's target. Labelled text is cut
+    into windows document by document, each with its document's label; a shorter rest is left out.
+
     Args:
-      name: ``"digits"`` or a name of the TFDS catalogue with ``image`` and ``label``.
+      name: of the data set.
       splits: TFDS splits; slices such as ``"train[:80%]"`` are allowed.
       data_dir: see `data_directory`.
+      window: bytes of an example of text, at least 1; images ignore it.
 
     Returns:
-      One `Examples` for each split.
+      One `Split` for each name in `splits`.
 
     Raises:
-      DatasetError: the set or the split is unknown, not prepared, empty, or holds no labelled images.
+      DatasetError: the set or the split is unknown, not prepared, empty, holds neither labelled images nor
+        text, holds images of several sizes, or its text is shorter than one window.
 
     Example:
       >>> train, test = load("digits")
-      >>> train.images.shape, test.images.shape
-      ((1437, 8, 8), (360, 8, 8))
+      >>> train.size, test.size, train.input_shape
+      (1437, 360, (8, 8))
     """
-    builder = _prepared_builder(name, data_directory(data_dir))
+    builder = prepared_builder(name, data_directory(data_dir))
     features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise DatasetError(f"The data set {name!r} has no 'image' and 'label'; it has {sorted(features)}.")
-    scale = 1 / _PIXEL_MAX.get(name, 255)
-    return tuple(_read(builder, split, scale) for split in splits)
-
-
-def _prepared_builder(name: str, directory: pathlib.Path) -> Any:
-    import tensorflow_datasets as tfds  # late: it takes seconds to import
-
-    if name == "digits":
-        from sparsejax.training.data.digits import Digits
-
-        return _prepare_offline(Digits, directory)
-    try:
-        with _quiet():
-            builder = tfds.builder(name, data_dir=directory, file_format="array_record")
-    except tfds.core.registered.DatasetNotFoundError as error:
+    keys = kind_of(name, features)
+    if window < 1:
+        raise DatasetError(f"window={window}: an example of text has at least 1 byte.")
+    if "image" in keys and None in features["image"].shape:
         raise DatasetError(
-            f"Unknown data set {name!r}. There are 'digits' (prepared offline) and the names of the TFDS "
-            "catalogue (https://www.tensorflow.org/datasets/catalog) that can be read without TensorFlow, "
-            "such as 'mnist' and 'cifar10'."
-        ) from error
-    # Asked first: TFDS itself would retry a download for minutes and then name another cause.
-    with _quiet():
-        prepared = builder.is_prepared()
-    if not prepared:
-        raise DatasetError(
-            f"The data set {name!r} is not prepared in {directory}. Prepare it once, where there is a "
-            "network and TensorFlow may be installed (reading it back needs neither):\n"
-            "  pip install tensorflow-cpu importlib_resources\n"
-            f"  tfds build {name} --file_format=array_record --data_dir={directory}"
+            f"The images of {name!r} differ in size and do not lie on the device as one array: "
+            "read them with sparsejax.training.stream(…, image_size=224)."
         )
-    return builder
+    return tuple(_read(builder, split, keys, pixel_scale(name), window) for split in splits)
 
 
-def _prepare_offline(builder_class: Any, directory: pathlib.Path) -> Any:
-    """Prepares a set of ours once, whatever number of processes ask for it, killed or not."""
-    with _quiet():
-        builder = builder_class(data_dir=directory, file_format="array_record")
-        if builder.is_prepared():
-            return builder
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with _locked(directory / f".{builder.name}.lock"):
-                # TFDS writes to incomplete.* and renames; what a killed process left there is dead,
-                # since nobody else prepares while the lock is ours.
-                for stale in (directory / builder.name).glob("incomplete.*"):
-                    shutil.rmtree(stale)
-                builder = builder_class(data_dir=directory, file_format="array_record")
-                builder.download_and_prepare()
-        except OSError as error:
-            raise DatasetError(
-                f"The data set {builder.name!r} cannot be prepared in {directory}: {error}. "
-                "Choose a writable directory with --config.data_dir=… or SPARSEJAX_DATA=…."
-            ) from error
-    return builder
+def kind_of(name: str, features: Mapping[str, Any]) -> tuple[str, ...]:
+    """Finds what a data set is for in the names of its features.
+
+    Args:
+      name: of the data set, for the message.
+      features: its TFDS features.
+
+    Returns:
+      ``("image", "label")``, ``("text", "label")`` or ``("text",)``.
+
+    Raises:
+      DatasetError: none of these, or a label that is no class.
+
+    Example:
+      >>> kind_of("shakespeare", {"text": None})
+      ('text',)
+    """
+    for keys in (("image", "label"), ("text", "label"), ("text",)):
+        if set(keys) <= set(features):
+            if "label" in keys and getattr(features["label"], "num_classes", None) is None:
+                raise DatasetError(f"The labels of {name!r} are not classes: {features['label']}.")
+            return keys
+    raise DatasetError(
+        f"The data set {name!r} has neither 'image' and 'label' nor 'text'; it has {sorted(features)}."
+    )
 
 
-def _read(builder: Any, split: str, scale: float) -> Examples:
-    try:
-        size = builder.info.splits[split].num_examples
-    except (ValueError, KeyError) as error:
-        raise DatasetError(
-            f"{builder.name!r} has no split {split!r}: there are {', '.join(builder.info.splits) or 'none'}."
-        ) from error
+def document_bytes(text: str | bytes) -> np.ndarray:
+    """Turns a document into its bytes.
+
+    Args:
+      text: a document; a str is encoded as UTF-8.
+
+    Returns:
+      uint8 of shape (bytes,), read-only.
+
+    Example:
+      >>> document_bytes("né").tolist()
+      [110, 195, 169]
+    """
+    return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
+
+
+def _read(builder: Any, split: str, keys: tuple[str, ...], scale: float, window: int) -> Split:
+    source = open_source(builder, split)
+    with damage_reported(builder, split):
+        records = source.__getitems__(list(range(len(source))))
+    if "text" in keys:
+        documents = [document_bytes(record["text"]) for record in records]
+        if "label" in keys:
+            labels = [int(record["label"]) for record in records]
+            return _labelled_text(
+                builder, split, documents, labels, builder.info.features["label"].num_classes, window
+            )
+        return _text(builder, split, documents, window)
+    images = jnp.asarray(np.stack([record["image"] for record in records]))
+    labels = jnp.asarray([int(record["label"]) for record in records], jnp.int32)
+    classes = builder.info.features["label"].num_classes
+    return Split({"image": images, "label": labels}, size=len(records), classes=classes, scale=scale)
+
+
+def _text(builder: Any, split: str, documents: Sequence[np.ndarray], window: int) -> Split:
+    gap = np.full(1, SEPARATOR, np.uint8)
+    tokens = np.concatenate([piece for document in documents for piece in (document, gap)])
+    size = (len(tokens) - 1) // window
     if size == 0:
-        raise DatasetError(f"Split {split!r} of {builder.name!r} in {builder.data_path} is empty.")
-    try:
-        records = builder.as_data_source(split=split).__getitems__(list(range(size)))
-    except Exception as error:  # TFDS, etils and array_record each raise their own; all mean the same here
+        raise _too_short(builder, split, len(tokens) - 1, window)
+    if len(tokens) >= 2**31:
         raise DatasetError(
-            f"Split {split!r} of {builder.name!r} cannot be read ({type(error).__name__}: {error}). "
-            f"If the files are damaged, remove {builder.data_path} and prepare the set again."
-        ) from error
-    images = np.stack([record["image"] for record in records]).astype(np.float32) * np.float32(scale)
-    labels = np.asarray([record["label"] for record in records], np.int32)
-    return Examples(jnp.asarray(images), jnp.asarray(labels), builder.info.features["label"].num_classes)
+            f"Split {split!r} of {builder.name!r} has {len(tokens)} bytes, more than an int32 can index: take a "
+            f"slice such as '{split}[:10%]', or read it with sparsejax.training.stream."
+        )
+    return Split({"tokens": jnp.asarray(tokens)}, size=size, classes=256, window=window)
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process dies
-        yield
+def _labelled_text(
+    builder: Any,
+    split: str,
+    documents: Sequence[np.ndarray],
+    labels: Sequence[int],
+    classes: int,
+    window: int,
+) -> Split:
+    counts = [len(document) // window for document in documents]
+    if not any(counts):
+        raise _too_short(builder, split, max(map(len, documents)), window)
+    pairs = zip(documents, counts, strict=True)
+    tokens = np.concatenate([document[: n * window].reshape(n, window) for document, n in pairs])
+    arrays = {
+        "tokens": jnp.asarray(tokens),
+        "label": jnp.asarray(np.repeat(np.asarray(labels, np.int32), counts)),
+    }
+    return Split(arrays, size=len(tokens), classes=classes, window=window)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences TFDS's bars, prints and its warning about the directory it is about to fill."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(None):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+def _too_short(builder: Any, split: str, length: int, window: int) -> DatasetError:
+    return DatasetError(
+        f"window={window} is longer than the text: split {split!r} of {builder.name!r} has at most {length} "
+        "bytes for one."
+    )

@@ -1,0 +1,22 @@
+"""Gradual magnitude pruning (global) to 95 %, a small ResNet (three blocks, 16 to 64 channels), handwritten digits.
+
+python -m experiments.train --config=configs/digits_resnet_gmp.py --workdir=runs/digits_resnet_gmp
+
+@MEASURED@
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The numbers of this run; the rest is `default_config`."""
+    config = default_config("resnet")
+    config.steps = 1000
+    config.augment = "digits_shift"
+    config.learning_rate = 0.01
+    config.method = "gmp"
+    config.sparsity = 0.95
+    config.distribution = "global"
+    return config

@@ -1,0 +1,184 @@
+"""Runs a grid of methods, sparsities and seeds as populations; prints what the seeds can say, and draws it.
+
+python -m experiments.study --config=configs/studies/text_methods.py --workdir=runs/text_methods
+"""
+
+import copy
+import io
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import command, train
+from sparsejax import ConfigError, training
+from sparsejax.training import files
+
+
+def main() -> None:
+    """Runs the command line's study."""
+    run(command.CONFIG.value, command.WORKDIR.value)
+
+
+def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict[str, Any]:
+    """Runs what is not finished yet of a study, then compares.
+
+    Args:
+      study: ``base`` (a training configuration), ``methods`` (name to ``changes`` of the base; a method of
+        one ``column`` belongs to that sparsity alone and to the ``row`` it names), ``order`` of the methods,
+        ``sparsities``, ``seeds``, ``metric``, ``lower`` (whether lower is better), ``orderings`` (pairs: the
+        method expected to be better, the other).
+      workdir: each method has a directory below.
+      console: where to report; standard output by default.
+
+    Returns:
+      The content of ``result.json``.
+
+    Raises:
+      ConfigError: a study that does not fit together; and whatever a run raises.
+    """
+    console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    check(study)
+    started, directory, cells = time.perf_counter(), pathlib.Path(workdir), []
+    for name in study.order:
+        method, begun = study.methods[name], time.perf_counter()
+        config = configure(study, method)
+        config.learning_rate = tuned_rate(study, method, directory / name)
+        result = train.run(config, str(directory / name / "runs"), _silent(), plots=False)
+        found = cells_of(study, name, method, result)
+        cells += found
+        values = ", ".join(f"{np.mean(cell.values):.4f}" for cell in found)
+        seconds = time.perf_counter() - begun
+        console.print(
+            f"{name}: learning rate {config.learning_rate:g}, {study.metric} {values} ({seconds:.0f} s)"
+        )
+    comparisons = [
+        training.paired(cells, better, worse, sparsity, lower=study.lower)
+        for better, worse in study.orderings
+        for sparsity in study.sparsities
+    ]
+    report = "\n\n".join([
+        training.table(cells, study.sparsities, metric=study.metric),
+        training.comparison_table(comparisons, metric=study.metric),
+    ])  # fmt: skip
+    console.print(report)
+    files.write_bytes(directory / "table.md", f"{report}\n".encode())
+    training.draw_study(directory / "study.png", study.title, cells, metric=study.metric)
+    seconds = sum(
+        json.loads(path.read_text())["wall_seconds"]
+        for name in study.order
+        for path in (directory / name).glob("*/result.json")
+    )
+    result = {
+        "config": json.loads(study.to_json()),
+        "cells": [cell._asdict() for cell in cells],
+        "orderings": [c._asdict() | {"gain": c.gain._asdict(), "verdict": c.verdict} for c in comparisons],
+        "wall_seconds": time.perf_counter() - started,
+        "run_seconds": seconds,
+        "device": training.device_name(),
+        "versions": training.versions(),
+    }
+    files.write_json(directory / "result.json", _finite(result))
+    console.print(f"{seconds:.0f} s of runs; written to {directory}")
+    return result
+
+
+def configure(study: ConfigDict, method: ConfigDict) -> ConfigDict:
+    """The configuration of one method: the base, changed, as a population of all seeds and sparsities."""
+    config = copy.deepcopy(study.base)
+    config.update(ConfigDict(method.changes))
+    config.population = study.seeds
+    if config.method != "dense":
+        config.sparsities = (method.column,) if "column" in method else tuple(study.sparsities)
+    training.validate(config)
+    return config
+
+
+def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -> float:
+    """Chooses a method's learning rate on held-out training data; every method gets the same candidates.
+
+    Args:
+      study: ``tuning`` holds ``learning_rates``, ``seed``, ``sparsity``, ``train_split`` and ``test_split``.
+      method: its entry.
+      directory: the population of candidates goes below.
+
+    Returns:
+      The candidate with the best metric; the base's own where there are no candidates.
+    """
+    tuning, config = study.tuning, configure(study, method)
+    if not tuning.learning_rates:
+        return config.learning_rate
+    config.population, config.seed, config.learning_rates = 1, tuning.seed, tuple(tuning.learning_rates)
+    config.train_split, config.test_split = tuning.train_split, tuning.test_split
+    if config.method != "dense" and "column" not in method:
+        config.sparsities = (tuning.sparsity,)
+    found = train.run(config, str(directory / "tuning"), _silent(), plots=False)["metrics"][study.metric]
+    best = min(found) if study.lower else max(found)
+    return tuning.learning_rates[found.index(best)]
+
+
+def _silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+def cells_of(study: ConfigDict, name: str, method: ConfigDict, result: dict[str, Any]) -> list[training.Cell]:
+    """Cuts a population's result into cells by sparsity."""
+    members = result["members"]
+    row, column = method.get("row", name), method.get("column", None)
+    dense = result["config"]["method"] == "dense"
+    cells = []
+    for sparsity in [column] if dense or column is not None else study.sparsities:
+        chosen = [i for i, member in enumerate(members) if dense or member["sparsity"] == sparsity]
+
+        def mean(values: list[float], chosen: list[int] = chosen) -> float:
+            return float(np.mean([values[i] for i in chosen]))
+
+        cells.append(
+            training.Cell(
+                row,
+                sparsity,
+                tuple(members[i]["seed"] for i in chosen),
+                tuple(result["metrics"][study.metric][i] for i in chosen),
+                mean(result["nonzero"]),
+                mean(result["training_flops"]["total"]),
+                mean(result["inference_flops"]["total"]),
+            )
+        )
+    return cells
+
+
+def check(study: ConfigDict) -> None:
+    """Refuses a study that does not fit together before anything runs."""
+    if sorted(study.order) != sorted(study.methods):
+        raise ConfigError(
+            f"order is {tuple(study.order)}, the methods are {tuple(study.methods)}: name each once."
+        )
+    rows = {method.get("row", name) for name, method in study.methods.items()}
+    for better, worse in study.orderings:
+        if missing := {better, worse} - rows:
+            raise ConfigError(f"orderings name {sorted(missing)}; the study's rows are {sorted(rows)}.")
+    if study.seeds < 1 or not study.sparsities:
+        raise ConfigError(f"A study needs seeds (got {study.seeds}) and sparsities (got {study.sparsities}).")
+    first = study.methods[study.order[0]]
+    if configure(study, first).method != "dense" or "column" in first:
+        raise ConfigError("The first method of a study is the dense network: FLOPs are shares of its.")
+    for method in study.methods.values():
+        configure(study, method)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: an interval of one seed is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    command.run_command(main)

@@ -1,0 +1,62 @@
+"""Linear mode connectivity, drawn: the error on the line between two runs of a ticket, and its barrier by level."""
+
+import io
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from sparsejax.lottery import Barrier
+from sparsejax.training import files
+from sparsejax.training.statistics import interval
+
+
+def draw_connectivity(
+    path: pathlib.Path,
+    title: str,
+    remaining: Sequence[float],
+    barriers: Sequence[Sequence[Barrier]],
+    *,
+    error: str,
+) -> None:
+    """Draws the error along the line (mean over seeds) of each level, and the barrier over the weights left.
+
+    Args:
+      path: the PNG file.
+      title: says which study this is.
+      remaining: share of the weights that each level keeps.
+      barriers: of each level one a seed, all at the same positions.
+      error: what was measured.
+    """
+    import matplotlib  # late: it takes a second to import
+
+    matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    lines, heights = figure.subplots(1, 2)
+    for index, (share, level) in enumerate(zip(remaining, barriers, strict=True)):
+        means = [interval(errors).mean for errors in zip(*(one.errors for one in level), strict=True)]
+        tone = 0.85 * (1 - index / max(len(barriers) - 1, 1))
+        lines.plot(
+            level[0].alphas, means, color=(tone, tone, 0.75), linewidth=1.2, label=f"{100 * share:.1f} %"
+        )
+        found = interval([one.height for one in level])
+        width = found.half_width if len(level) > 1 else 0.0
+        heights.errorbar(
+            100 * share, found.mean, yerr=width, fmt="o", color="#3568a8", capsize=2, markersize=4
+        )
+    lines.set_xlabel("position between the two runs")
+    lines.set_ylabel(error)
+    lines.legend(frameon=False, fontsize=7, title="weights left")
+    heights.axhline(0, color="#8a8f98", linewidth=0.8)
+    heights.set_xscale("log")
+    heights.invert_xaxis()
+    heights.set_xlabel("weights left (%)")
+    heights.set_ylabel(f"barrier of the {error}")
+    for axes in (lines, heights):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    files.write_bytes(path, buffer.getvalue())

@@ -1,0 +1,91 @@
+"""The runs of a configuration: one, or seeds × sparsities × learning rates cut into groups that share a program."""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sparsejax.training.state import Member, make_member, stack
+
+
+class Run(NamedTuple):
+    """One member of a population, as numbers.
+
+    Attributes:
+      seed: what its random keys are drawn from.
+      sparsity: its final sparsity.
+      learning_rate: its peak.
+    """
+
+    seed: int
+    sparsity: float
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """Names its directory."""
+        return f"seed_{self.seed}-sparsity_{self.sparsity:g}-rate_{self.learning_rate:g}"
+
+
+class Group(NamedTuple):
+    """Members that are computed together.
+
+    Attributes:
+      runs: their numbers.
+      members: their keys and learning rates; with a leading axis in a population.
+      sparsity: what the recipe takes: a number, or float64 (members,).
+    """
+
+    runs: tuple[Run, ...]
+    members: Member
+    sparsity: float | np.ndarray
+
+
+def runs_of(config: ConfigDict) -> tuple[Run, ...]:
+    """Lists the runs of a configuration: sparsities outermost, then learning rates, then seeds.
+
+    Args:
+      config: a valid configuration.
+
+    Returns:
+      One run, or the members of the population.
+
+    Example:
+      >>> from sparsejax.training import default_config
+      >>> config = default_config()
+      >>> config.population, config.learning_rates = 2, (0.1, 0.2)
+      >>> [(run.seed, run.learning_rate) for run in runs_of(config)]
+      [(0, 0.1), (1, 0.1), (0, 0.2), (1, 0.2)]
+    """
+    seeds = range(config.seed, config.seed + max(config.population, 1))
+    sparsities = config.sparsities or (config.sparsity,)
+    rates = config.learning_rates or (config.learning_rate,)
+    return tuple(
+        Run(seed, float(sparsity), float(rate))
+        for sparsity, rate, seed in itertools.product(sparsities, rates, seeds)
+    )
+
+
+def groups_of(config: ConfigDict, *, stepwise: bool) -> tuple[Group, ...]:
+    """Cuts a population into groups of `config.population_chunk` members.
+
+    Args:
+      config: a valid configuration.
+      stepwise: whether the host takes the steps; then a chunk of 0 means one member a group.
+
+    Returns:
+      The groups; a single run is one group without an axis of members.
+    """
+    runs = runs_of(config)
+    if not config.population:
+        return (Group(runs, make_member(runs[0].seed, runs[0].learning_rate), runs[0].sparsity),)
+    size = config.population_chunk or (1 if stepwise else len(runs))
+    return tuple(_group(runs[start : start + size]) for start in range(0, len(runs), size))
+
+
+def _group(runs: tuple[Run, ...]) -> Group:
+    members = stack([make_member(run.seed, run.learning_rate) for run in runs])
+    sparsities = np.array([run.sparsity for run in runs])
+    alike = bool((sparsities == sparsities[0]).all())
+    return Group(runs, members, float(sparsities[0]) if alike else sparsities)

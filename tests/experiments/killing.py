@@ -1,0 +1,105 @@
+"""Runs of `experiments.train` in processes of their own, started from one that has imported everything already."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import pathlib
+import runpy
+import signal
+import sys
+import time
+
+from rich.console import Console
+
+from sparsejax import Interrupted
+from sparsejax.training import default_config
+from tests.compile_cache import shared_programs
+
+#: Forks what has imported JAX but not yet used it, so that twenty starts do not cost twenty imports.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "tests.experiments.killing",
+        "experiments.train",
+        "orbax.checkpoint",
+        "tensorflow_datasets",
+        "tensorboardX",
+    ]
+)
+DEADLINE = 120
+
+
+def make_config(data_dir, method="rigl", **changes):
+    """A short run on the digits: six chunks, a checkpoint after each."""
+    config = default_config()
+    config.steps, config.eval_every, config.update_every, config.data_dir = 60, 10, 10, data_dir
+    config.checkpoint_every, config.model.widths = 10, (24,)
+    config.method, config.sparsity = method, 0.0 if method == "dense" else 0.95
+    for name, value in changes.items():
+        config[name] = value
+    return config
+
+
+def run(config, workdir):
+    """Trains in this process; returns the result and what was said."""
+    from experiments import train
+
+    out = io.StringIO()
+    return train.run(config, str(workdir), Console(file=out, width=200), plots=False), out.getvalue()
+
+
+def start(config, workdir, programs):
+    """Trains in a process of its own."""
+    process = _CONTEXT.Process(target=_train, args=(config, str(workdir), str(programs)), daemon=True)
+    process.start()
+    return process
+
+
+def _train(config, workdir, programs):
+    log = open(pathlib.Path(workdir).with_suffix(".log"), "a")  # noqa: SIM115 (for the life of the process)
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    with shared_programs(programs), contextlib.suppress(Interrupted):
+        run(config, workdir)
+
+
+def command(arguments, output, programs):
+    """Gives the command line to `experiments.train` in a process of its own, which writes to a file."""
+    process = _CONTEXT.Process(
+        target=_command, args=(list(arguments), str(output), str(programs)), daemon=True
+    )
+    process.start()
+    return process
+
+
+def _command(arguments, output, programs):
+    with open(output, "w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    sys.argv = ["train", *arguments]
+    sys.modules.pop("experiments.train", None)  # it was imported ahead, under its other name
+    with shared_programs(programs):
+        runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+
+
+def wait_until(condition, process):
+    """Waits for a condition, which is polled often enough to hit a save, or for the end of the process."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition() and process.is_alive():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {process.pid} did not come that far in {DEADLINE} s")
+        time.sleep(0.0005)
+
+
+def kill(process):
+    """kill -9; returns whether it was still running."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.join(DEADLINE)
+    return process.exitcode == -signal.SIGKILL
+
+
+def saved_steps(workdir):
+    """Steps of the complete checkpoints."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return {int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()}
