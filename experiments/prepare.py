@@ -232,7 +232,10 @@ def _begin(
     parts = [made.draw(key) for key in keys]
     if config.init_from:
         parts = [
-            (training.initial_params(config.init_from, run, params), stats)
+            (
+                training.initial_params(config.init_from, run, params),
+                training.initial_batch_stats(config.init_from, run, stats),
+            )
             for run, (params, stats) in zip(group.runs, parts, strict=True)
         ]
     params, stats = training.stack(parts) if population else parts[0]

@@ -54,6 +54,7 @@ from sparsejax.training.history import record as record
 from sparsejax.training.hosts import data_share as data_share
 from sparsejax.training.hosts import join_hosts as join_hosts
 from sparsejax.training.hosts import together as together
+from sparsejax.training.initial import initial_batch_stats as initial_batch_stats
 from sparsejax.training.initial import initial_masks as initial_masks
 from sparsejax.training.initial import initial_params as initial_params
 from sparsejax.training.initial import load_arrays as load_arrays

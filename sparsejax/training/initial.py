@@ -63,6 +63,24 @@ def initial_params(directory: str, run: Run, template: Params) -> Params:
     return load_arrays(_place(directory, run) / "params.npz", template)
 
 
+def initial_batch_stats(directory: str, run: Run, template: Any) -> Any:
+    """Reads the running statistics that a run left.
+
+    Args:
+      directory: as for `initial_params`.
+      run: the one that begins.
+      template: statistics of the model, as they are when drawn.
+
+    Returns:
+      The statistics; the template where the directory holds none, as a ticket's start does not.
+
+    Raises:
+      WorkdirError: see `load_arrays`.
+    """
+    path = _place(directory, run) / "batch_stats.npz"
+    return load_arrays(path, template) if path.exists() else template
+
+
 def initial_masks(directory: str, run: Run, template: Params) -> MaskTree:
     """Reads the masks that a run left; see `initial_params`."""
     return load_arrays(_place(directory, run) / "masks.npz", template, shapes=False)

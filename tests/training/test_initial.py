@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import WorkdirError
-from sparsejax.training import Run, files, initial_masks, initial_params, load_arrays
+from sparsejax.training import Run, files, initial_batch_stats, initial_masks, initial_params, load_arrays
 
 TEMPLATE = {"a": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}
 ARRAYS = {"a/bias": np.arange(3.0), "a/kernel": np.arange(6.0).reshape(2, 3)}
@@ -52,3 +52,10 @@ def test_what_is_absent_or_damaged_is_refused(tmp_path):
     (tmp_path / "params.npz").write_bytes(b"no zip")
     with pytest.raises(WorkdirError, match="cannot be read"):
         load_arrays(tmp_path / "params.npz", TEMPLATE)
+
+
+def test_statistics_are_taken_over_where_there_are_any(tmp_path):
+    template = {"norm": {"mean": jnp.zeros(2)}}
+    assert initial_batch_stats(str(tmp_path), RUN, template) is template
+    files.write_arrays(tmp_path / "batch_stats.npz", {"norm/mean": np.array([1.0, 2.0])})
+    assert initial_batch_stats(str(tmp_path), RUN, template)["norm"]["mean"].tolist() == [1, 2]
