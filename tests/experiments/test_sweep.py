@@ -142,7 +142,7 @@ def test_a_terminal_gets_a_table_and_a_file_gets_lines(tmp_path):
     sweep.begin(run)
     for terminal in (True, False):
         out = io.StringIO()
-        console = Console(file=out, force_terminal=terminal, width=120)
+        console = Console(file=out, force_terminal=terminal, width=120, highlight=False)
         with sweep_table.watch([run.workdir], console) as show:
             show(Ended(run.name, -9, 3))
         assert (

@@ -1,0 +1,38 @@
+"""Lottery tickets of a byte-level GPT on Python source text, rewound to step 50, all layers pruned together; each
+ticket is trained twice from there, and the loss on the line between the two measured.
+
+python -m experiments.lottery --config=configs/lottery/text_gpt.py --workdir=runs/lottery_text_gpt
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The study; its base is one dense training run."""
+    study = ConfigDict()
+    study.title = "Lottery tickets, Python source text, a byte-level GPT, rewound to step 50"
+    study.base = default_config("gpt")
+    study.base.population = 8
+    study.base.dataset = "python_text"
+    study.base.test_split = "test[:20%]"
+    study.base.window = 64
+    study.base.batch_size = 16
+    study.base.steps = 500
+    study.base.learning_rate = 0.003
+    study.base.clip_norm = 1.0
+    study.base.eval_every = 50
+    study.base.warmup_steps = 0
+    study.base.weight_decay = 0.0
+    study.base.checkpoint_every = 250
+    study.levels = 8
+    study.fraction = 0.2
+    study.rewind_step = 50
+    study.keep_weights = False
+    study.distribution = "global"
+    study.controls = ("reinit", "shuffled", "random")
+    study.connectivity = True
+    study.metric = "bits_per_byte"
+    study.lower = True
+    return study
