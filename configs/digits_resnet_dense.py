@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/digits_resnet_dense.py --workdir=runs/digits_resnet_dense
 
-@MEASURED@
+Measured, as a population of 3 seeds that took 115 s on 2 cores, one of them busy with other work:
+test accuracy 98.3 ± 0.7 % (mean and 95 % interval); 0.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 1.000×, inference 1.000×.
 """
 
 from ml_collections import ConfigDict

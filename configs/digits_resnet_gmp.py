@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/digits_resnet_gmp.py --workdir=runs/digits_resnet_gmp
 
-@MEASURED@
+Measured, as a population of 3 seeds that took 134 s on 2 cores, one of them busy with other work:
+test accuracy 97.1 ± 0.4 % (mean and 95 % interval); 95.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 0.388×, inference 0.076×.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/digits_resnet_rigl.py --workdir=runs/digits_resnet_rigl
 
-@MEASURED@
+Measured, as a population of 3 seeds that took 243 s on 2 cores, one of them busy with other work:
+test accuracy 96.3 ± 2.0 % (mean and 95 % interval); 95.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 0.080×, inference 0.078×.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/text_gpt_dense.py --workdir=runs/text_gpt_dense
 
-@MEASURED@
+Measured, as a population of 3 seeds that took 131 s on 2 cores, one of them busy with other work:
+2.63 ± 0.03 bits per byte on held-out files (mean and 95 % interval); 0.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 1.000×, inference 1.000×.
 """
 
 from ml_collections import ConfigDict

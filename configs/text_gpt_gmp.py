@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/text_gpt_gmp.py --workdir=runs/text_gpt_gmp
 
-@MEASURED@
+Measured, as a population of 3 seeds that took 144 s on 2 cores, one of them busy with other work:
+2.80 ± 0.04 bits per byte on held-out files (mean and 95 % interval); 90.0 % of the prunable weights are zero.
+FLOPs beside the dense network: training 0.510×, inference 0.325×.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m experiments.study --config=configs/studies/text_methods.py --workdir=runs/text_methods
 
-Not yet run at this length, which would take about 90 minutes on 2 idle cores (measured: 52 steps a second of one
+Not yet run at this length, which would take about 50 minutes on 2 idle cores (measured: 52 steps a second of one
 member). At 500 steps, where every network is still far from what it can learn, sparse ones are ahead of the dense
 one: see the README.
 """
@@ -63,13 +63,13 @@ def base() -> ConfigDict:
     config.test_split = "test[:20%]"
     config.window = 64
     config.batch_size = 16
-    config.steps = 3000
-    config.eval_every = 1000
+    config.steps = 1500
+    config.eval_every = 750
     config.learning_rate = 0.01
     config.clip_norm = 1.0
     config.update_every = 20
-    config.begin_step = 300
-    config.checkpoint_every = 1000
+    config.begin_step = 150
+    config.checkpoint_every = 750
     return config
 
 
