@@ -101,8 +101,10 @@ class ResNet(nnx.Module):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> model = ResNet(image_shape=(8, 8), classes=10, stages=(1, 1), width=4, rngs=nnx.Rngs(0))
-      >>> model(jnp.ones((2, 8, 8))).shape
+      >>> def logits():
+      ...     model = ResNet(image_shape=(8, 8), classes=10, stages=(1, 1), width=4, rngs=nnx.Rngs(0))
+      ...     return model(jnp.ones((2, 8, 8)))
+      >>> nnx.eval_shape(logits).shape  # shapes alone: nothing is compiled
       (2, 10)
 
     Source:

@@ -155,6 +155,7 @@ def test_a_dense_run_can_be_given(finished, data_dir, tmp_path):
     assert found["arms"]["position"]["widths"] == result["arms"]["l2"]["widths"]
 
 
+@pytest.mark.slow
 def test_importances_are_compared_over_seeds_at_equal_size(tmp_path, data_dir):
     options = _options(
         data_dir, seeds=2, importances=("l2", "random"), orderings=(("l2", "random"),), ratio=0.75

@@ -31,7 +31,10 @@ def test_header_says_command_hardware_and_that_it_was_not_run(name):
     assert re.search(r"arXiv:\d{4}\.\d{5}", header)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "imagenet_resnet50_rigl" else n for n in SIZES],
+)
 def test_the_whole_step_traces_from_shapes(name):
     config = read_config(ROOT / "configs" / f"{name}.py")
     validate(config)

@@ -150,6 +150,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 def test_what_falls_with_a_gate_changes_nothing_of_a_transformer():
     """The hard masks remove query, key, value and up columns that the shut gates made irrelevant."""
     task = models.transformer(quick=True)
