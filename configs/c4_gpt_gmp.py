@@ -8,8 +8,8 @@ lowered only.
 Recipe: sizes of GPT-2 small (12 layers of 768) over 2048 bytes. T. Brown et al., arXiv:2005.14165, table 2.1 and
 appendix B: learning rate 6e-4, warm-up, cosine, weight decay 0.1, gradients clipped at 1, half a million tokens a
 batch (here 1 M bytes). Adam's β₂ is optax's 0.999, theirs 0.95. Pruning after E. Frantar et al., Scaling Laws for
-Sparsely-Connected Foundation Models, arXiv:2309.08520: gradual and cubic, in the middle half of the steps, masks
-every 100 steps.
+Sparsely-Connected Foundation Models, arXiv:2309.08520: gradual and cubic. That it fills the middle half of the
+steps, with masks every 100, is chosen here and was not checked against that paper.
 """
 
 from ml_collections import ConfigDict

@@ -16,6 +16,7 @@ from experiments import command
 from experiments.gathering import Found, flatten, gather
 from sparsejax import ConfigError, SparsejaxError, training
 from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 
 #: Fields that follow `steps` when a configuration leaves them alone.
 _FOLLOWS_STEPS = ("schedule_steps", "warmup_steps", "begin_step", "end_step", "checkpoint_every")
@@ -156,12 +157,7 @@ def lines(found: Sequence[Found]) -> str:
 
 def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
     """Draws each group's mean with its interval and its seeds; a group without a finished run says so."""
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1.2 + 0.4 * len(groups)), layout="constrained")
+    figure = new_figure(8, 1.2 + 0.4 * len(groups))
     axes = figure.subplots()
     for row, found in enumerate(groups):
         if found.values:
@@ -173,9 +169,7 @@ def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(f"{metric} (mean, 95 % interval, each seed)")
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)
 
 
 def _label(found: Group) -> str:

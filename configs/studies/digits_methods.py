@@ -9,11 +9,10 @@ of it in the README).
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from sparsejax.training import EXPECTED, default_config, method_grid
 
-ERK = "erdos_renyi_kernel"
 # Dense networks with about as many parameters as the sparse ones keep.
-SMALL = {0.9: (60, 20), 0.95: (34, 16), 0.98: (15, 12)}
+SMALL = {0.9: {"widths": (60, 20)}, 0.95: {"widths": (34, 16)}, 0.98: {"widths": (15, 12)}}
 
 
 def get_config() -> ConfigDict:
@@ -26,16 +25,9 @@ def get_config() -> ConfigDict:
     study.tuning = tuning()
     study.metric = "test_accuracy"
     study.lower = False
-    grid = methods(study.base)
+    grid = method_grid(study.base.steps, SMALL)
     study.methods, study.order = ConfigDict(grid), tuple(grid)
-    # Ordering 1 of the references, and Erdős–Rényi-Kernel over uniform.
-    study.orderings = (
-        ("set", "static"),
-        ("rigl", "set"),
-        ("gmp_uniform", "rigl"),
-        ("gmp_global", "rigl"),
-        ("rigl", "rigl_uniform"),
-    )
+    study.orderings = EXPECTED
     return study
 
 
@@ -59,33 +51,3 @@ def base() -> ConfigDict:
     config.learning_rate = 0.005
     config.checkpoint_every = 0
     return config
-
-
-def methods(base: ConfigDict) -> dict:
-    """Each method as changes of the base."""
-    grid = {
-        "dense": {},
-        "static": {"method": "static", "distribution": ERK},
-        "snip": {"method": "snip", "distribution": "global"},
-        "set": {"method": "set", "distribution": ERK},
-        "rigl_uniform": {"method": "rigl"},
-        "rigl": {"method": "rigl", "distribution": ERK},
-        "gmp_uniform": {"method": "gmp"},
-        "gmp_global": {"method": "gmp", "distribution": "global"},
-        "one_shot": {"method": "one_shot", "begin_step": base.steps // 2, "distribution": "global"},
-        "ac_dc": {"method": "ac_dc", "distribution": "global"},
-    }
-    entries = {name: {"changes": changes} for name, changes in grid.items()}
-    for sparsity, widths in SMALL.items():
-        name = f"{100 * sparsity:.0f}"
-        sizes = {"model": {"widths": widths}}
-        entries[f"small_dense_{name}"] = {"row": "small_dense", "column": sparsity, "changes": sizes}
-        # The same network trained for as many FLOPs as a sparse one would take.
-        short = {
-            "steps": round((1 - sparsity) * base.steps),
-            "warmup_steps": 10,
-            "begin_step": 0,
-            "end_step": 0,
-        }
-        entries[f"short_dense_{name}"] = {"row": "short_dense", "column": sparsity, "changes": short}
-    return entries

@@ -79,6 +79,8 @@ from sparsejax.training.mesh import place_members as place_members
 from sparsejax.training.mesh import place_params as place_params
 from sparsejax.training.mesh import replicate as replicate
 from sparsejax.training.mesh import state_shardings as state_shardings
+from sparsejax.training.method_grid import EXPECTED as EXPECTED
+from sparsejax.training.method_grid import method_grid as method_grid
 from sparsejax.training.methods import Method as Method
 from sparsejax.training.methods import build_method as build_method
 from sparsejax.training.methods import build_optimizer as build_optimizer

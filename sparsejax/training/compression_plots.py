@@ -1,7 +1,5 @@
 """The pictures of a compression: which parameters are tied, how important their units are, how sensitive groups are."""
 
-import io
-import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.tracing import Group
-from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#3568a8", "#d9742b", "#3b8f5a", "#8a8f98"
 _ROLES = {"output": ("makes the units", _BLUE), "input": ("reads them", _ORANGE)}
@@ -112,13 +110,7 @@ def draw_sensitivity(
 
 
 def _figure(width: float, height: float) -> Any:
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(min(width, 40.0), min(height, 60.0)), layout="constrained")
+    return new_figure(min(width, 40.0), min(height, 60.0))
 
 
 def _colors() -> Any:
@@ -133,6 +125,4 @@ def _save(figure: Any, path: pathlib.Path, title: str) -> None:
         axes.grid(color="#e4e6ea", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.suptitle(title, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure, dpi=130)

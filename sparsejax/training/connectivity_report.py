@@ -1,12 +1,10 @@
 """Linear mode connectivity, drawn: the error on the line between two runs of a ticket, and its barrier by level."""
 
-import io
-import logging
 import pathlib
 from collections.abc import Sequence
 
 from sparsejax.lottery import Barrier
-from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 from sparsejax.training.statistics import interval
 
 
@@ -27,13 +25,7 @@ def draw_connectivity(
       barriers: of each level one a seed, all at the same positions.
       error: what was measured.
     """
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     lines, heights = figure.subplots(1, 2)
     for index, (share, level) in enumerate(zip(remaining, barriers, strict=True)):
         means = [interval(errors).mean for errors in zip(*(one.errors for one in level), strict=True)]
@@ -57,6 +49,4 @@ def draw_connectivity(
     for axes in (lines, heights):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)

@@ -1,13 +1,11 @@
 """What a lottery study shows: its table, and accuracy over the weights that remain."""
 
-import io
-import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 from sparsejax.training.statistics import interval
 
 _COLORS = {"ticket": "#3568a8", "reinit": "#d9742b", "shuffled": "#3b8f5a", "random": "#8a8f98"}
@@ -86,13 +84,7 @@ def draw_lottery(path: pathlib.Path, title: str, arms: Sequence[Mapping[str, Any
       arms: as `lottery_table` takes them.
       metric: its name.
     """
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     panels = figure.subplots(1, 2)
     for name in dict.fromkeys(arm["arm"] for arm in arms):
         rows = [arm for arm in arms if arm["arm"] == name]
@@ -112,9 +104,7 @@ def draw_lottery(path: pathlib.Path, title: str, arms: Sequence[Mapping[str, Any
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)
 
 
 def _text(values: Sequence[float], digits: int = 4, *, signed: bool = False) -> str:

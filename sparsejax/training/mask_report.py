@@ -1,13 +1,11 @@
 """What the masks of a lottery study look like: density by layer, overlap between seeds and between levels."""
 
-import io
-import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 
 
 def density_table(remaining: Sequence[float], densities: Sequence[Mapping[str, float]]) -> str:
@@ -49,13 +47,7 @@ def draw_masks(
       seeds: of each level the overlap (Jaccard) of every pair of seeds; empty lists with one seed.
       levels: overlap of each level with each, one seed's.
     """
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure = new_figure(15, 4.5)
     left, middle, right = figure.subplots(1, 3)
     shares = 100 * np.asarray(remaining)
     for layer in densities[0]:
@@ -81,6 +73,4 @@ def draw_masks(
     right.set_ylabel("level")
     right.set_title("overlap between levels (Jaccard)", fontsize=10)
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)

@@ -1,13 +1,11 @@
 """The pictures of a run: what it learned, how sparse each layer is, how much its masks moved."""
 
-import io
-import logging
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from sparsejax.training import files
+from sparsejax.training.figures import new_figure, save_figure
 from sparsejax.training.history import History
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#3568a8", "#d9742b", "#3b8f5a", "#8a8f98"
@@ -27,26 +25,18 @@ def draw_all(
     Returns:
       The names of the files.
     """
-    import matplotlib  # late: it takes a second to import
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # absl's flags turn its notices on
     figures = {
         "training.png": _training(title, history),
         "density_by_layer.png": _densities(title, densities),
         "mask_changes.png": _mask_changes(title, history),
     }
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        files.write_bytes(directory / name, buffer.getvalue())
+        save_figure(directory / name, figure)
     return list(figures)
 
 
 def _training(title: str, history: History):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 7.5), layout="constrained")
+    figure = new_figure(7, 7.5)
     loss, accuracy, sparsity = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 0.6))
     steps = np.arange(1, len(history.loss) + 1)
     figure.suptitle(title, fontsize=11)
@@ -77,9 +67,7 @@ def _training(title: str, history: History):
 
 
 def _densities(title: str, densities: Mapping[str, float]):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.3 + 0.42 * len(densities)), layout="constrained")
+    figure = new_figure(7, 1.3 + 0.42 * len(densities))
     axes = figure.subplots()
     axes.barh(list(densities), list(densities.values()), color=_BLUE, height=0.65)
     for row, value in enumerate(densities.values()):
@@ -93,9 +81,7 @@ def _densities(title: str, densities: Mapping[str, float]):
 
 
 def _mask_changes(title: str, history: History):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = new_figure(7, 3.2)
     axes = figure.subplots()
     at = np.flatnonzero(history.changed)
     if at.size:

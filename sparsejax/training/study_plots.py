@@ -1,14 +1,12 @@
 """The pictures of a study: the metric against sparsity, against training FLOPs and against inference FLOPs."""
 
-import io
-import logging
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from sparsejax.training import files
 from sparsejax.training.comparison import Cell, by_name
+from sparsejax.training.figures import new_figure, save_figure
 from sparsejax.training.statistics import interval
 
 
@@ -23,11 +21,7 @@ def draw_study(path: pathlib.Path, title: str, cells: Sequence[Cell], *, metric:
     """
     import matplotlib  # late: it takes a second to import
 
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure = new_figure(13, 5)
     panels = figure.subplots(1, 3, sharey=True)
     dense, colors = cells[0], matplotlib.colormaps["tab20"].colors
     for index, (row, found) in enumerate(by_name(cells).items()):
@@ -59,6 +53,4 @@ def draw_study(path: pathlib.Path, title: str, cells: Sequence[Cell], *, metric:
     panels[2].set_xscale("log")
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    files.write_bytes(path, buffer.getvalue())
+    save_figure(path, figure)
