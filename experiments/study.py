@@ -103,23 +103,28 @@ def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -
     """Chooses a method's learning rate on held-out training data; every method gets the same candidates.
 
     Args:
-      study: ``tuning`` holds ``learning_rates``, ``seed``, ``sparsity``, ``train_split`` and ``test_split``.
+      study: ``tuning`` holds ``learning_rates``, ``seed`` (the first), ``seeds`` (how many; one alone picks
+        among rates by its noise), ``sparsity``, ``train_split`` and ``test_split``.
       method: its entry.
       directory: the population of candidates goes below.
 
     Returns:
-      The candidate with the best metric; the base's own where there are no candidates.
+      The candidate with the best mean of the metric; the base's own where there are no candidates.
     """
     tuning, config = study.tuning, configure(study, method)
     if not tuning.learning_rates:
         return config.learning_rate
-    config.population, config.seed, config.learning_rates = 1, tuning.seed, tuple(tuning.learning_rates)
+    config.population, config.seed = tuning.seeds, tuning.seed
+    config.learning_rates = tuple(tuning.learning_rates)
     config.train_split, config.test_split = tuning.train_split, tuning.test_split
     if config.method != "dense" and "column" not in method:
         config.sparsities = (tuning.sparsity,)
-    found = train.run(config, str(directory / "tuning"), _silent(), plots=False)["metrics"][study.metric]
-    best = min(found) if study.lower else max(found)
-    return tuning.learning_rates[found.index(best)]
+    result = train.run(config, str(directory / "tuning"), _silent(), plots=False)
+    found = {rate: [] for rate in tuning.learning_rates}
+    for member, value in zip(result["members"], result["metrics"][study.metric], strict=True):
+        found[member["learning_rate"]].append(value)
+    choose = min if study.lower else max
+    return choose(found, key=lambda rate: np.mean(found[rate]))
 
 
 def _silent() -> Console:

@@ -37,6 +37,7 @@ def tuning() -> ConfigDict:
         {
             "learning_rates": (0.001, 0.003, 0.01),
             "seed": 100,
+            "seeds": 4,
             "sparsity": 0.95,
             "train_split": "train[:80%]",
             "test_split": "train[80%:]",

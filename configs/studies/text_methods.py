@@ -41,6 +41,7 @@ def tuning() -> ConfigDict:
         {
             "learning_rates": (),  # one rate for all: of 0.003, 0.01, 0.02 the best for 800 dense steps
             "seed": 100,
+            "seeds": 1,
             "sparsity": 0.9,
             "train_split": "train[:85%]",
             "test_split": "train[85%:86%]",
