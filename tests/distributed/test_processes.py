@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from experiments.seeds import read_config
 from experiments.train import run
+from tests.configurations import read_config
 from tests.distributed.command import SIZES, Launch, same_bytes, train
 from tests.distributed.launch import ROOT
 

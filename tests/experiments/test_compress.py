@@ -11,8 +11,8 @@ from rich.console import Console
 
 from experiments import compress, small, train
 from experiments import compress_stages as stages
-from experiments.seeds import read_config
 from sparsejax import ConfigError, SparsityError, TracingError, WorkdirError, training
+from tests.configurations import read_config
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from experiments.seeds import read_config
 from sparsejax.training import validate
+from tests.configurations import read_config
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 CONFIGS = sorted([*FOLDER.glob("digits_*.py"), *FOLDER.glob("text_*.py")])

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import lottery, train
-from experiments.seeds import read_config
 from sparsejax import ConfigError, Interrupted, WorkdirError, training
+from tests.configurations import read_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs" / "lottery").glob("*.py"))
 ARMS = ("ticket", "reinit", "shuffled", "random")

@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from experiments.abstract import abstract_step
-from experiments.seeds import read_config
 from sparsejax import tree
 from sparsejax.training import validate
+from tests.configurations import read_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 #: Name -> input, classes, parameters as published (of the GPT: counted by hand below).
@@ -57,7 +57,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from jax.sharding import AxisType
 from experiments.abstract import abstract_step
-from experiments.seeds import read_config
+from tests.configurations import read_config
 config = read_config(pathlib.Path("configs/c4_gpt_gmp.py"))
 mesh = jax.make_mesh((1, 4, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 made = abstract_step(config, (config.window,), 256, mesh)
