@@ -1,5 +1,5 @@
-"""Lottery tickets of a LeNet-5 style network on handwritten digits: 10 rounds of 20 %, 8 seeds, against
-re-initialisation and random masks.
+"""Lottery tickets of a LeNet-5 style network on handwritten digits: down to 17 %, 8 seeds, against re-initialisation
+and random masks.
 
 python -m experiments.lottery --config=configs/lottery/digits_convnet.py --workdir=runs/lottery_digits_convnet
 """
@@ -15,18 +15,18 @@ def get_config() -> ConfigDict:
     study.title = "Lottery tickets, handwritten digits, a small convolutional network"
     study.base = default_config("lenet")
     study.base.population = 8
-    study.base.steps = 800
+    study.base.steps = 600
     study.base.learning_rate = 0.0012
     study.base.eval_every = 50
     study.base.warmup_steps = 0
     study.base.weight_decay = 0.0
     study.base.checkpoint_every = 200
-    study.levels = 10
-    study.fraction = 0.2
+    study.levels = 4
+    study.fraction = 0.36  # two rounds of 20 % at a time: 64, 41, 26, 17 % left
     study.rewind_step = 0
     study.keep_weights = False
     study.distribution = "uniform"
-    study.controls = ("reinit", "shuffled", "random")
+    study.controls = ("reinit", "random")
     study.connectivity = False
     study.metric = "test_accuracy"
     study.lower = False

@@ -1,4 +1,4 @@
-"""Lottery tickets of a small ResNet on handwritten digits, rewound to step 100, all layers pruned together; each
+"""Lottery tickets of a small ResNet on handwritten digits, rewound to step 40, all layers pruned together; each
 ticket is trained twice from there, and the error on the line between the two measured.
 
 python -m experiments.lottery --config=configs/lottery/digits_resnet.py --workdir=runs/lottery_digits_resnet
@@ -12,22 +12,22 @@ from sparsejax.training import default_config
 def get_config() -> ConfigDict:
     """The study; its base is one dense training run."""
     study = ConfigDict()
-    study.title = "Lottery tickets, handwritten digits, a small ResNet, rewound to step 100"
+    study.title = "Lottery tickets, handwritten digits, a small ResNet, rewound to step 40"
     study.base = default_config("resnet")
     study.base.population = 8
-    study.base.steps = 800
+    study.base.steps = 300
     study.base.augment = "digits_shift"
     study.base.learning_rate = 0.003
     study.base.eval_every = 50
     study.base.warmup_steps = 0
     study.base.weight_decay = 0.0
     study.base.checkpoint_every = 200
-    study.levels = 8
-    study.fraction = 0.2
-    study.rewind_step = 100
+    study.levels = 4
+    study.fraction = 0.36  # two rounds of 20 % at a time: 64, 41, 26, 17 % left
+    study.rewind_step = 40
     study.keep_weights = False
     study.distribution = "global"
-    study.controls = ("reinit", "shuffled", "random")
+    study.controls = ("reinit", "random")
     study.connectivity = True
     study.metric = "test_accuracy"
     study.lower = False
