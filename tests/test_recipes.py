@@ -17,7 +17,7 @@ from sparsejax import (
     SparsityError,
     Unstructured,
 )
-from sparsejax import recipes as recipes_module
+from sparsejax.recipes import alternating, dense_to_sparse, sparse_to_sparse
 from tests import oracles
 
 KEY = jax.random.key(0)
@@ -239,7 +239,8 @@ BY_SHAPE_ONLY = ("static_random", "rigl", "set_")
 @pytest.fixture
 def rule_of(monkeypatch):
     """Builds a recipe and gives the rule inside."""
-    monkeypatch.setattr(recipes_module, "sparsify", lambda optimizer, rule, **options: rule)
+    for module in (alternating, dense_to_sparse, sparse_to_sparse):
+        monkeypatch.setattr(module, "sparsify", lambda optimizer, rule, **options: rule)
     return lambda name, **options: BUILD[name](**options)
 
 

@@ -1,0 +1,90 @@
+"""AC/DC: sparse and dense phases in turn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from sparsejax import schedules, scores
+from sparsejax.distributions import Distribution, Sparsity, global_, target_and_shares
+from sparsejax.errors import ScheduleError
+from sparsejax.layers import Override
+from sparsejax.patterns import Pattern
+from sparsejax.recipes.common import Transformation
+from sparsejax.scores.base import Score
+from sparsejax.transforms.prune import prune
+from sparsejax.transforms.sparsify import sparsify
+from sparsejax.typing import Array, Prunable
+
+
+def ac_dc(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    total_steps: int,
+    phase_steps: int,
+    warmup_steps: int | None = None,
+    final_steps: int | None = None,
+    score: Score | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    key: Array | None = None,
+    **options: Any,
+) -> Transformation:
+    """AC/DC: alternates sparse and dense phases, and ends sparse.
+
+    ``M = top-k(|w|)`` at the begin of a sparse phase, ``M = 1`` at the begin of a dense one
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: of the sparse phases, in [0, 1].
+      total_steps: length of the training, in steps.
+      phase_steps: length of a phase (the paper: 5 of 100 epochs), ≥ 1.
+      warmup_steps: dense steps before the first sparse phase; `phase_steps` when None.
+      final_steps: the least length of the last sparse phase; 1.5 phases when None.
+      score: `magnitude` when None.
+      distribution: `global_` when None.
+      pattern: `Unstructured` when None.
+      prunable: which leaves.
+      overrides: what differs by path.
+      key: needed by a random score only.
+      **options: `packed` and `second_moment` of `sparsify`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: a sparsity outside [0, 1].
+      ScheduleError: no room for one sparse phase.
+
+    Example:
+      >>> import optax
+      >>> tx = ac_dc(optax.sgd(0.1), sparsity=0.9, total_steps=1_000, phase_steps=50)
+
+    Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training", arXiv 2106.12379,
+    algorithm 1.
+    """
+    if phase_steps < 1:
+        raise ScheduleError(f"phase_steps is {phase_steps!r}; give at least 1.")
+    begin = phase_steps if warmup_steps is None else warmup_steps
+    final = phase_steps * 3 // 2 if final_steps is None else final_steps
+    # Phases alternate from `begin`; the last update must open a sparse phase, so their number is even.
+    pairs = (total_steps - final - begin) // (2 * phase_steps)
+    if begin < 0 or pairs < 0:
+        raise ScheduleError(
+            f"total_steps={total_steps} leaves no room for {begin} dense steps and a last sparse phase of {final}."
+        )
+    target, shares = target_and_shares(sparsity, distribution, global_)
+    times = schedules.every(phase_steps, begin=begin, end=begin + 2 * pairs * phase_steps)
+    rule = prune(
+        score or scores.magnitude(),
+        lambda step: target * (((step - begin) // phase_steps + 1) % 2),
+        times,
+        distribution=shares,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return sparsify(optimizer, rule, key=key, **options)

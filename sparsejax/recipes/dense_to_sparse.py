@@ -1,0 +1,168 @@
+"""Dense to sparse: gradual magnitude pruning, one-shot pruning, SNIP."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from sparsejax import schedules, scores
+from sparsejax.distributions import Distribution, Sparsity, global_, target_and_shares, uniform
+from sparsejax.layers import Override
+from sparsejax.patterns import Pattern
+from sparsejax.recipes.common import Transformation
+from sparsejax.scores.base import Score
+from sparsejax.transforms.prune import prune
+from sparsejax.transforms.sparsify import sparsify
+from sparsejax.typing import Array, Prunable
+
+
+def gmp(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    begin_step: int = 0,
+    end_step: int,
+    update_every: int = 100,
+    initial_sparsity: float = 0.0,
+    score: Score | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    key: Array | None = None,
+    **options: Any,
+) -> Transformation:
+    """Gradual magnitude pruning: the lowest magnitudes go, on the cubic schedule.
+
+    ``s(t) = s_f + (s_i − s_f)·(1 − (t − t₀)/(t₁ − t₀))³``; at each update the top ``round((1 − s)·n)`` stay
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: s_f in [0, 1].
+      begin_step: t₀, the first update.
+      end_step: t₁ ≥ t₀, the last update, always made; the paper ends it well before training does.
+      update_every: steps between updates, ≥ 1.
+      initial_sparsity: s_i.
+      score: `magnitude` when None.
+      distribution: `uniform` when None, as in the paper; `global_` often serves better.
+      pattern: `Unstructured` when None.
+      prunable: which leaves; no layer is exempt by default.
+      overrides: what differs by path.
+      key: needed by a random score only.
+      **options: `packed` and `second_moment` of `sparsify`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: a sparsity outside [0, 1].
+      ScheduleError: end before begin.
+
+    Example:
+      >>> import optax
+      >>> tx = gmp(optax.adamw(1e-3), sparsity=0.9, begin_step=100, end_step=1_000)
+
+    Source: Zhu & Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1. There a mask update
+    follows the weight update of its step, here it precedes it.
+    """
+    target, shares = target_and_shares(sparsity, distribution, uniform)
+    times = schedules.every(update_every, begin=begin_step, end=end_step)
+    schedule = schedules.cubic(target, begin=begin_step, end=end_step, initial=initial_sparsity)
+    rule = prune(
+        score or scores.magnitude(),
+        schedule,
+        times,
+        distribution=shares,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return sparsify(optimizer, rule, key=key, **options)
+
+
+def one_shot(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    at_step: int = 0,
+    score: Score | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    key: Array | None = None,
+    **options: Any,
+) -> Transformation:
+    """Prunes once, at one step, and trains on inside the masks: one-shot pruning with fine-tuning.
+
+    ``M = top-k(score)`` at step `at_step`
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      at_step: the step of the pruning, ≥ 0.
+      score: `magnitude` when None.
+      distribution: `global_` when None.
+      pattern: `Unstructured` when None.
+      prunable: which leaves.
+      overrides: what differs by path.
+      key: needed by a random score only.
+      **options: `packed` and `second_moment` of `sparsify`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: a sparsity outside [0, 1].
+
+    Example:
+      >>> import optax
+      >>> tx = one_shot(optax.sgd(0.1), sparsity=0.8, at_step=500)
+
+    Source: Han et al., "Learning both Weights and Connections", arXiv 1506.02626, in a single round.
+    """
+    return gmp(
+        optimizer,
+        sparsity=sparsity,
+        begin_step=at_step,
+        end_step=at_step,
+        update_every=1,
+        score=score,
+        distribution=_own_or(sparsity, distribution, global_),
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+        key=key,
+        **options,
+    )
+
+
+def snip(optimizer: optax.GradientTransformation, *, sparsity: Sparsity, **options: Any) -> Transformation:
+    """Prunes at the first step by connection sensitivity, then trains inside the masks.
+
+    ``M = top-k(|w·∂L/∂w|)`` on the first batch, over the whole network
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      **options: as of `one_shot`. The paper takes the gradient over one larger batch: pass
+        ``dense_grads_fn=lambda: that_gradient`` to the first `update`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: a sparsity outside [0, 1].
+
+    Example:
+      >>> import optax
+      >>> tx = snip(optax.sgd(0.1, momentum=0.9), sparsity=0.95)
+
+    Source: Lee et al., "SNIP", arXiv 1810.02340, algorithm 1.
+    """
+    return one_shot(optimizer, sparsity=sparsity, **{"score": scores.snip_score(), **options})
+
+
+def _own_or(sparsity: Sparsity, distribution: Distribution | None, default: Any) -> Distribution | None:
+    """A mapping brings its own distribution, so that no default may stand in its way."""
+    return None if isinstance(sparsity, Mapping) else distribution or default()

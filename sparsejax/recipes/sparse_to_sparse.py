@@ -1,0 +1,206 @@
+"""Sparse to sparse: masks drawn at random, for good or to be moved by SET and RigL."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from sparsejax import schedules, scores
+from sparsejax.counts import check_sparsity
+from sparsejax.distributions import Distribution, Sparsity, erdos_renyi_kernel, target_and_shares, uniform
+from sparsejax.errors import ScheduleError
+from sparsejax.layers import Override
+from sparsejax.patterns import Pattern
+from sparsejax.recipes.common import Transformation, need_key
+from sparsejax.scores.base import Score
+from sparsejax.transforms.drop_and_grow import drop_and_grow
+from sparsejax.transforms.fixed import random_masks
+from sparsejax.transforms.sparsify import sparsify
+from sparsejax.typing import Array, Prunable
+
+
+def static_random(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    key: Array | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    **options: Any,
+) -> Transformation:
+    """Random masks for good: the baseline of sparse-to-sparse training.
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      key: a jax random key; needed.
+      distribution: by shape; `uniform` when None.
+      pattern: `Unstructured` when None.
+      prunable: which leaves.
+      overrides: what differs by path.
+      **options: `packed` and `second_moment` of `sparsify`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      RandomKeyError: no key.
+      SparsityError: a sparsity outside [0, 1].
+
+    Example:
+      >>> import jax, optax
+      >>> tx = static_random(optax.sgd(0.1), sparsity=0.9, key=jax.random.key(0))
+    """
+    need_key(key, "static_random")
+    target, shares = target_and_shares(sparsity, distribution, uniform)
+    check_sparsity(target, "sparsity")
+    rule = random_masks(target, distribution=shares, pattern=pattern, prunable=prunable, overrides=overrides)
+    return sparsify(optimizer, rule, key=key, **options)
+
+
+def rigl(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    total_steps: int,
+    key: Array | None = None,
+    update_every: int = 100,
+    drop_fraction: float = 0.3,
+    stop_fraction: float = 0.75,
+    drop: Score | None = None,
+    grow: Score | None = None,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    **options: Any,
+) -> Transformation:
+    """RigL: sparse throughout, dropping small weights and growing where the dense gradient is largest.
+
+    ``d = ⌊f(t)·k⌋``, ``f(t) = (α/2)·(1 + cos(π·t/T_end))``; drop the d smallest |w|, grow the d largest |∂L/∂w|
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      total_steps: length of the training, in steps.
+      key: a jax random key for the first masks; needed.
+      update_every: ΔT, steps between updates.
+      drop_fraction: α in [0, 1].
+      stop_fraction: T_end as a share of `total_steps`; masks are fixed from there on.
+      drop: `magnitude` when None.
+      grow: `gradient_magnitude` when None.
+      distribution: `erdos_renyi_kernel` when None. With `uniform` the paper keeps the first layer dense:
+        ``overrides={"conv_0/*": sparsejax.dense}``.
+      pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
+      prunable: which leaves.
+      overrides: what differs by path.
+      **options: `packed` and `second_moment` of `sparsify`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      RandomKeyError: no key.
+      SparsityError: a sparsity outside [0, 1].
+      ScheduleError: no step left for an update.
+
+    Example:
+      >>> import jax, optax
+      >>> tx = rigl(optax.adamw(1e-3), sparsity=0.9, total_steps=10_000, key=jax.random.key(0))
+
+    Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners", arXiv 1911.11134, algorithm 1.
+    """
+    need_key(key, "rigl")
+    times = rigl_times(total_steps, update_every=update_every, stop_fraction=stop_fraction)
+    target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
+    rule = drop_and_grow(
+        drop or scores.magnitude(),
+        grow or scores.gradient_magnitude(),
+        target,
+        schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
+        times,
+        distribution=shares,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return sparsify(optimizer, rule, key=key, **options)
+
+
+def rigl_times(
+    total_steps: int, *, update_every: int = 100, stop_fraction: float = 0.75
+) -> schedules.UpdateTimes:
+    """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end.
+
+    Args:
+      total_steps: length of the training, in steps.
+      update_every: ΔT, ≥ 1.
+      stop_fraction: T_end as a share of `total_steps`, in (0, 1].
+
+    Returns:
+      The update times.
+
+    Raises:
+      ScheduleError: a number out of its range, or no step left for an update.
+
+    Example:
+      >>> rigl_times(1_000, update_every=250).steps().tolist()
+      [250, 500]
+    """
+    if not 0.0 < stop_fraction <= 1.0:
+        raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
+    end = int(total_steps * stop_fraction)
+    schedules.every(update_every, end=max(end, 0))  # refuses an update_every that is no step count
+    last = (end - 1) // update_every * update_every  # at T_end itself the fraction is 0
+    if last < update_every:
+        raise ScheduleError(
+            f"Masks would never be updated: total_steps={total_steps} · stop_fraction={stop_fraction} ends at step "
+            f"{end}, before the first update at step {update_every}. Lower update_every."
+        )
+    return schedules.every(update_every, begin=update_every, end=last)
+
+
+def set_(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    total_steps: int,
+    key: Array | None = None,
+    distribution: Distribution | None = None,
+    **options: Any,
+) -> Transformation:
+    """SET: sparse throughout, dropping small weights and growing at random.
+
+    ``d = ⌊f(t)·k⌋``; drop the d smallest |w|, grow d at random
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      total_steps: length of the training, in steps.
+      key: a jax random key; needed.
+      distribution: by shape; `erdos_renyi_kernel` when None.
+      **options: as of `rigl`.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      RandomKeyError: no key.
+      SparsityError: a sparsity outside [0, 1].
+      ScheduleError: no step left for an update.
+
+    Example:
+      >>> import jax, optax
+      >>> tx = set_(optax.adamw(1e-3), sparsity=0.9, total_steps=10_000, key=jax.random.key(0))
+
+    Source: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
+    connectivity", arXiv 1707.04780, algorithm 1. The paper's fraction is constant and its updates follow
+    epochs; here both follow RigL's schedule, as in RigL's comparison of the two.
+    """
+    need_key(key, "set_")
+    options = {"grow": scores.random(), **options}
+    return rigl(
+        optimizer, sparsity=sparsity, total_steps=total_steps, key=key, distribution=distribution, **options
+    )
