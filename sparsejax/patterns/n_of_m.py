@@ -1,0 +1,122 @@
+"""N:M: n weights kept of every m along the input axis."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from sparsejax import wide
+from sparsejax.axes import AxisRoles, sizes
+from sparsejax.errors import PatternError
+from sparsejax.patterns.base import Units, input_output_last
+from sparsejax.selection import rank_keys, top_k_mask
+from sparsejax.typing import Array, ArrayLike
+
+
+@dataclass(frozen=True)
+class NM(Units):
+    """n weights **kept** of every m consecutive ones along the input axis (2:4 is ``NM(2, 4)``).
+
+    At sparsity 1 − n/m every group keeps its n best. Below it each group keeps its n best and the rest of
+    the budget goes to the best of the others, so a gradual schedule tightens into N:M; above it the budget
+    is spent on the best among each group's n best.
+
+    Args:
+      n: weights kept of a group, 1 ≤ n ≤ m.
+      m: size of a group; divides the input axis (the flattened input axes where there are several).
+
+    Raises:
+      PatternError: n or m is no such number.
+
+    Example:
+      >>> str(NM(2, 4))
+      '2:4'
+
+    Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv 2104.08378, section 3.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n <= self.m):
+            raise PatternError(f"NM({self.n!r}, {self.m!r}) needs integers 1 <= n <= m: n kept of every m.")
+
+    def check(self, path: str, shape: tuple[int, ...], axes: AxisRoles) -> None:
+        size = math.prod(sizes(shape, axes.input))
+        if not axes.input or size % self.m:
+            raise PatternError(
+                f"NM({self.n}, {self.m}) needs an input axis divisible by {self.m}; {path!r} {shape} has {size}. "
+                "Exclude it with prunable=… or overrides={…: sparsejax.dense}, or pad."
+            )
+
+    @property
+    def fixed_density(self) -> float | None:
+        return self.n / self.m
+
+    def units(self, shape: tuple[int, ...], axes: AxisRoles) -> int:
+        return math.prod(shape) // math.prod(sizes(shape, axes.stacked))
+
+    def pool(self, scores: Array, axes: AxisRoles) -> Array:
+        del axes
+        return scores
+
+    def select(self, scores: Array, kept: ArrayLike, axes: AxisRoles) -> Array:
+        best = self._best_of_groups(scores, axes, self.n)
+        stacked = axes.stacked
+        quota = self.units(scores.shape, axes) * self.n // self.m
+        among = wide.minimum(wide.widen(kept), wide.widen(quota))
+        beyond = wide.subtract(wide.widen(kept), among)
+        return top_k_mask(scores, among, stacked=stacked, where=best) | top_k_mask(
+            scores, beyond, stacked=stacked, where=~best
+        )
+
+    def exchange(
+        self, active: Array, drop: Array, grow: Array, survivors: ArrayLike, grown: ArrayLike, axes: AxisRoles
+    ) -> Array:
+        del grown  # every group is filled up to n again, which is as many
+        alive = top_k_mask(drop, survivors, stacked=axes.stacked, where=active)
+        groups = self._grouped(alive, axes)
+        missing = self.n - jnp.sum(groups, axis=-2, keepdims=True)
+        candidates = jnp.where(groups, -jnp.inf, jnp.nan_to_num(self._grouped(grow, axes), nan=-jnp.inf))
+        # Survivors rank behind every candidate, so a rank below `missing` is always a free place.
+        chosen = (_ranks(candidates, lowest_first=~groups) < missing) & ~groups
+        return self._ungrouped(groups | chosen, grow.shape, axes)
+
+    def _best_of_groups(self, scores: Array, axes: AxisRoles, count: int) -> Array:
+        return self._ungrouped(_ranks(self._grouped(scores, axes)) < count, scores.shape, axes)
+
+    def _grouped(self, x: Array, axes: AxisRoles) -> Array:
+        """(…, groups, m, outputs): the groups' members along axis −2."""
+        x = jnp.transpose(x, input_output_last(axes))
+        outputs = math.prod(x.shape[x.ndim - len(axes.output) :])
+        leading = x.shape[: x.ndim - len(axes.output) - len(axes.input)]
+        return x.reshape(*leading, -1, self.m, outputs)
+
+    def _ungrouped(self, x: Array, shape: tuple[int, ...], axes: AxisRoles) -> Array:
+        order = input_output_last(axes)
+        x = x.reshape(tuple(shape[axis] for axis in order))
+        return jnp.transpose(x, tuple(order.index(axis) for axis in range(len(order))))
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+def _ranks(scores: Array, lowest_first: Array | None = None) -> Array:
+    """Ranks along axis −2, 0 for the highest; equal scores in index order.
+
+    Counting the members that come before costs m² comparisons of a group, which for the m in use is less
+    than a sort. `lowest_first` (bool) puts the True entries before all others, whatever their score.
+    """
+    keys = rank_keys(scores)
+    members = scores.shape[-2]
+    position = jnp.arange(members)[:, None]
+    ranks = jnp.zeros(scores.shape, jnp.int32)
+    for other in range(members):
+        key = keys[..., other : other + 1, :]
+        before = (key > keys) | ((key == keys) & (other < position))
+        if lowest_first is not None:
+            first = lowest_first[..., other : other + 1, :]
+            before = (first & ~lowest_first) | ((first == lowest_first) & before)
+        ranks = ranks + before
+    return ranks
