@@ -91,6 +91,7 @@ from sparsejax.structured import StructuredPruning as StructuredPruning
 from sparsejax.structured import branch_influences as branch_influences
 from sparsejax.structured import branch_losses as branch_losses
 from sparsejax.structured import branch_masks as branch_masks
+from sparsejax.structured import cut_branches as cut_branches
 from sparsejax.structured import drop_and_grow_units as drop_and_grow_units
 from sparsejax.structured import drop_branches as drop_branches
 from sparsejax.structured import measure_latency as measure_latency

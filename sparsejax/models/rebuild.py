@@ -10,6 +10,8 @@ from flax import nnx
 
 from sparsejax import tree
 from sparsejax.errors import ParamsError
+from sparsejax.models.encoder import Encoder
+from sparsejax.models.gpt import GPT
 from sparsejax.models.transformer import Attention
 from sparsejax.models.vit import ViT
 from sparsejax.typing import Params
@@ -18,7 +20,8 @@ from sparsejax.typing import Params
 def rebuild(model: nnx.Module, params: Params, batch_stats: Params | None = None) -> nnx.Module:
     """Puts smaller parameters into a copy of a module, and makes the sizes that the module remembers fit.
 
-    Features of linear layers, convolutions and norms, heads and key-value heads are read off the parameters. A
+    Features of linear layers, convolutions and norms, heads and key-value heads, and the number of stacked blocks
+    (`drop_branches` of whole ones) are read off the parameters. A
     change of the features inside heads would change attention's ``1/√head_dim``, so the query's weights are
     multiplied by ``√(new / old)``: the module computes what `shrink`'s function computes.
 
@@ -34,7 +37,7 @@ def rebuild(model: nnx.Module, params: Params, batch_stats: Params | None = None
     Raises:
       ParamsError: a parameter is missing or of another rank; or a size that the parameters do not tell: several
         channels in each group of a group norm or grouped convolution, rotary or sine positions over pruned
-        features. Use the function that `shrink` returned for those.
+        features, some branches of stacked blocks. Use the function that `shrink` or `drop_branches` returned.
 
     Example:
       >>> import sparsejax
@@ -174,7 +177,18 @@ def _attention(module: Any, name: str, old: dict[str, tuple[int, ...]]) -> None:
     module.num_kv_heads, module.in_kv_features = module.key.kernel.shape[-2], module.key.kernel.shape[-3]
 
 
+def _stack(module: Any, name: str, old: dict[str, tuple[int, ...]]) -> None:
+    """Blocks that a scan runs over may be fewer, but all their parameters must be."""
+    del old
+    if hasattr(module, "blocks"):
+        counts = {leaf.shape[0] for leaf in _leaves(nnx.to_pure_dict(nnx.state(module.blocks))).values()}
+        if len(counts) > 1:
+            _refuse(_join(name, "blocks"), f"not the same number of layers everywhere: {sorted(counts)}")
+        module.depth = counts.pop()
+
+
 def _vit(module: Any, name: str, old: dict[str, tuple[int, ...]]) -> None:
+    _stack(module, name, old)
     width = module.patch_embedding.kernel.shape[-1]
     if not module.learned and width != module.width:
         _refuse(name or "ViT", "sine positions over a pruned residual width")
@@ -184,7 +198,7 @@ def _vit(module: Any, name: str, old: dict[str, tuple[int, ...]]) -> None:
 def _refuse(name: str, what: str) -> None:
     raise ParamsError(
         f"{name!r} has {what}: the parameters do not tell how to build it smaller. Use the function that shrink "
-        "returned, or leave that group whole."
+        "or drop_branches returned, or leave that part whole."
     )
 
 
@@ -200,5 +214,7 @@ _FITS: dict[Any, Callable[[Any, str, dict[str, tuple[int, ...]]], None]] = {
     nnx.Embed: _embed,
     nnx.MultiHeadAttention: _attention,
     Attention: _attention,
+    Encoder: _stack,
+    GPT: _stack,
     ViT: _vit,
 }

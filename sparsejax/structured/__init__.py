@@ -4,6 +4,9 @@ from sparsejax.structured.activation import unit_activation as unit_activation
 from sparsejax.structured.activation import unit_variance as unit_variance
 from sparsejax.structured.branches import Branch as Branch
 from sparsejax.structured.branches import residual_branches as residual_branches
+from sparsejax.structured.dropping import branch_masks as branch_masks
+from sparsejax.structured.dropping import cut_branches as cut_branches
+from sparsejax.structured.dropping import drop_branches as drop_branches
 from sparsejax.structured.expanding import read_keep as read_keep
 from sparsejax.structured.importance import Importance as Importance
 from sparsejax.structured.importance import Importances as Importances
@@ -15,8 +18,6 @@ from sparsejax.structured.importance import unit_taylor as unit_taylor
 from sparsejax.structured.latency import measure_latency as measure_latency
 from sparsejax.structured.layers import branch_influences as branch_influences
 from sparsejax.structured.layers import branch_losses as branch_losses
-from sparsejax.structured.layers import branch_masks as branch_masks
-from sparsejax.structured.layers import drop_branches as drop_branches
 from sparsejax.structured.layers import search_branches as search_branches
 from sparsejax.structured.median import unit_median as unit_median
 from sparsejax.structured.pooling import pool_units as pool_units

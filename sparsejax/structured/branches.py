@@ -1,13 +1,14 @@
 """Residual branches: where a function computes x + f(x), found in its jaxpr."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax.extend import core
 
-from sparsejax.structured.rewriting import Site, needed_leaves
+from sparsejax.structured.rewriting import Replacement, Replacements, needed_parts
+from sparsejax.structured.scanning import Site, stacked_leaves
 from sparsejax.tracing.contractions import CONTRACTIONS
-from sparsejax.tracing.jaxpr import Traced, called_jaxpr, source_line, trace
+from sparsejax.tracing.jaxpr import Traced, called_jaxpr, open_jaxpr, scan_counts, source_line, trace
 from sparsejax.typing import Params
 
 
@@ -15,11 +16,14 @@ class Branch(NamedTuple):
     """One residual branch f of ``x + f(x)``.
 
     Attributes:
-      name: what the paths of the branch's own kernels begin with; with ``#2`` … where that is taken.
+      name: what the paths of the branch's own kernels begin with; ``[layer]`` follows inside a scan, and ``#2``
+        … where a name is taken.
       paths: the parameters that nothing but this branch uses, which go with it.
       site: where the addition stands in the jaxpr.
       shortcut: which operand of the addition is x, 0 or 1.
       source: the line of the user's code that adds.
+      layer: inside a scan over stacked layers, which of them: of its parameters only this slice of the leading
+        axis goes. None outside scans.
     """
 
     name: str
@@ -27,14 +31,16 @@ class Branch(NamedTuple):
     site: Site
     shortcut: int
     source: str
+    layer: int | None = None
 
 
 def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> tuple[Branch, ...]:
     """Finds the residual branches of a function, in the order of evaluation.
 
     An addition ``x + y`` of two arrays of one shape is a residual one where y is computed from x (or from what
-    x itself is a sum with) through at least one product with a parameter. Calls (jit, remat) are looked into;
-    the bodies of scans, which all layers share, and custom derivatives are not.
+    x itself is a sum with) through at least one product with a parameter. Calls (jit, remat) are looked into, and
+    scans over stacked layers, where each layer has branches of its own; scans inside scans, `while`, `cond` and
+    custom derivatives are not.
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace; a loss function has its model's branches.
@@ -63,17 +69,60 @@ def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> t
 
 def find_branches(traced: Traced) -> tuple[Branch, ...]:
     """The residual branches of a traced function."""
-    search = _Search(traced)
-    whole = needed_leaves(traced, {})
+    places, stacked = _Search(traced).found, stacked_leaves(traced)
+    sites = [place.site for place in places]
+    whole = needed_parts(traced, {}, stacked, sites)
     ranks = [len(var.aval.shape) for var in traced.closed.jaxpr.invars]
     found: list[Branch] = []
-    for site, shortcut, source in search.found:
-        gone = sorted(whole - needed_leaves(traced, {site: shortcut}))
-        kernels = [traced.paths[leaf] for leaf in gone if ranks[leaf] > 1]
-        paths = tuple(traced.paths[leaf] for leaf in gone)
-        name = _unused(_common(kernels or paths), [branch.name for branch in found])
-        found.append(Branch(name, paths, site, shortcut, source))
+    for place, layer in _by_layer(places):
+        replaced: Replacements = {place.site: place.shortcut if layer is None else {layer: place.shortcut}}
+        gone = sorted(whole - needed_parts(traced, replaced, stacked, sites), key=lambda part: part[0])
+        if layer is not None:
+            gone = [part for part in gone if part[1] == layer]
+            if not gone:
+                continue  # a scan over time, say: its rounds have no parameters of their own
+        kernels = [traced.paths[leaf] for leaf, row in gone if ranks[leaf] > (1 if row is None else 2)]
+        paths = tuple(traced.paths[leaf] for leaf, _ in gone)
+        name = _common(kernels or paths) + ("" if layer is None else f"[{layer}]")
+        name = _unused(name, [branch.name for branch in found])
+        found.append(Branch(name, paths, place.site, place.shortcut, place.source, layer))
     return tuple(found)
+
+
+def replacements(
+    branches: Sequence[Branch], make: Callable[[int, Branch], Replacement]
+) -> dict[Site, Replacement | Mapping[int, Replacement]]:
+    """What `run_replaced` puts in place of the branches' additions: ``make(number, branch)``."""
+    found: dict[Site, Any] = {}
+    for number, branch in enumerate(branches):
+        if branch.layer is None:
+            found[branch.site] = make(number, branch)
+        else:
+            found.setdefault(branch.site, {})[branch.layer] = make(number, branch)
+    return found
+
+
+class _Place(NamedTuple):
+    """A residual addition; `scan` are the site, the rounds, and whether the last is the first, of one around it."""
+
+    site: Site
+    shortcut: int
+    source: str
+    scan: tuple[Site, int, bool] | None
+
+
+def _by_layer(places: Sequence[_Place]) -> Iterator[tuple[_Place, int | None]]:
+    """Each addition with its layer, in the order of evaluation."""
+    done: set[Site] = set()
+    for place in places:
+        if place.scan is None:
+            yield place, None
+        elif place.scan[0] not in done:
+            scan, length, reverse = place.scan
+            done.add(scan)
+            inside = [other for other in places if other.scan is not None and other.scan[0] == scan]
+            for layer in reversed(range(length)) if reverse else range(length):
+                yield from ((other, layer) for other in inside)
 
 
 def _common(paths: Sequence[str]) -> str:
@@ -104,11 +153,12 @@ class _Value(NamedTuple):
 
 
 class _Search:
-    """Walks a jaxpr and its calls; `found` lists (site, operand that is the shortcut, source line)."""
+    """Walks a jaxpr, its calls and the bodies of its scans; `found` lists the residual additions."""
 
     def __init__(self, traced: Traced) -> None:
-        self.found: list[tuple[Site, int, str]] = []
+        self.found: list[_Place] = []
         self._count = 0
+        self._scan: tuple[Site, int, bool] | None = None  # around what is looked at now
         jaxpr, leaves = traced.closed.jaxpr, len(traced.paths)
         ins = [self._new([])._replace(data=i >= leaves, weight=i < leaves) for i in range(len(jaxpr.invars))]
         self._walk(jaxpr, ins, (), ())
@@ -137,9 +187,23 @@ class _Search:
             if called is not None:
                 outs = self._walk(called[0], operands, here, (eqn, *callers))
             else:
+                if eqn.primitive.name == "scan" and self._scan is None:
+                    self._layers(eqn, operands, here, callers)
                 outs = [self._step(eqn, operands, here, callers)] * len(eqn.outvars)
             values.update(zip(eqn.outvars, outs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def _layers(
+        self, eqn: core.JaxprEqn, operands: list[_Value], site: Site, callers: tuple[Any, ...]
+    ) -> None:
+        """Looks into the body of a scan; what it carries is data, whatever it starts from."""
+        consts, carries = scan_counts(eqn.params)
+        ins = [self._new([])._replace(data=v.data, weight=v.weight) for v in operands]
+        for number in range(consts, consts + carries):
+            ins[number] = ins[number]._replace(data=True)
+        self._scan = (site, eqn.params["length"], eqn.params["reverse"])
+        self._walk(open_jaxpr(eqn.params["jaxpr"])[0], ins, site, (eqn, *callers))
+        self._scan = None
 
     def _step(
         self, eqn: core.JaxprEqn, operands: list[_Value], site: Site, callers: tuple[Any, ...]
@@ -154,6 +218,6 @@ class _Search:
             stream, branch = operands[shortcut], operands[1 - shortcut]
             # Computed from the stream, through a product that the stream itself does not have.
             if stream.stream & branch.above and branch.products & ~stream.products:
-                self.found.append((site, shortcut, source_line(eqn, *callers)))
+                self.found.append(_Place(site, shortcut, source_line(eqn, *callers), self._scan))
                 return made._replace(stream=made.own | stream.stream)
         return made

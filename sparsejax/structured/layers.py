@@ -1,94 +1,17 @@
-"""Layer pruning: which residual branches a function can do without, and the function without them."""
+"""Layer pruning: which residual branches a function can do without, by loss, by similarity, by search."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from sparsejax import tree
 from sparsejax.errors import ScoreError, TracingError
-from sparsejax.structured.branches import Branch, find_branches
+from sparsejax.structured.branches import Branch, find_branches, replacements
 from sparsejax.structured.rewriting import run_replaced
-from sparsejax.tracing.jaxpr import Traced, trace
-from sparsejax.typing import Array, MaskTree, Params
-
-
-def drop_branches(
-    fn: Callable[..., Any], params: Params, inputs: Any, names: Iterable[str]
-) -> tuple[Callable[..., Any], Params]:
-    """Gives the function without some residual branches, and the parameters that are left.
-
-    ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters are holes
-    (`optax.MaskedNode`), which optax, `prunable_groups`, `model_cost` and `shrink` step over.
-
-    Args:
-      fn: any function ``fn(params, *inputs)``.
-      params: its parameters, arrays or shapes.
-      inputs: one further argument, or a tuple of all; arrays or shapes.
-      names: of branches, from `residual_branches`.
-
-    Returns:
-      ``(small_fn, small_params)`` with ``small_fn(small_params, *inputs)``: an ordinary JAX function that can
-      be jitted, differentiated, shrunk. It traces `fn` again for inputs of new shapes.
-
-    Raises:
-      TracingError: a name that is no residual branch.
-
-    Example:
-      >>> params = {"a": jnp.ones((4, 4)), "head": jnp.ones((4, 2))}
-      >>> fn = lambda p, x: (x + x @ p["a"]) @ p["head"]
-      >>> small_fn, small_params = drop_branches(fn, params, jnp.ones((3, 4)), ["a"])
-      >>> float(small_fn(small_params, jnp.ones((3, 4)))[0, 0]), small_params["a"]
-      (4.0, MaskedNode())
-    """
-    names = tuple(names)
-    specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
-
-    def plan(arguments: tuple[Any, ...]) -> tuple[Traced, list[Branch]]:
-        traced = trace(fn, specs, *arguments)
-        return traced, _named(find_branches(traced), names)
-
-    def small_fn(small_params: Params, *arguments: Any) -> Any:
-        traced, branches = plan(arguments)
-        paths, leaves, _ = tree.flatten(small_params)
-        given = {p: x for p, x in zip(paths, leaves, strict=True) if not tree.is_masked_node(x)}
-        flat = [*(given.get(path) for path in traced.paths), *jax.tree.leaves(arguments)]
-        return run_replaced(traced, flat, {branch.site: branch.shortcut for branch in branches})
-
-    first = plan(inputs if isinstance(inputs, tuple) else (inputs,))[1]
-    gone = {path for branch in first for path in branch.paths}
-    hole = lambda path, leaf: optax.MaskedNode() if path in gone else leaf  # noqa: E731
-    return small_fn, tree.map_with_path(hole, params)
-
-
-def branch_masks(params: Params, branches: Iterable[Branch]) -> MaskTree:
-    """The masks that zero all parameters of some branches, so that each adds zero.
-
-    Args:
-      params: the parameters.
-      branches: those to drop.
-
-    Returns:
-      A mask tree: False of size 1 along each axis for what goes, 0-d True for the rest. The masked function
-      equals `drop_branches`' where a branch of zeros computes zero, as one that ends in a product, a bias or a
-      norm's scale does.
-
-    Example:
-      >>> from sparsejax.structured import residual_branches
-      >>> params = {"a": jnp.ones((4, 4)), "head": jnp.ones((4, 2))}
-      >>> found = residual_branches(lambda p, x: (x + x @ p["a"]) @ p["head"], params, jnp.ones((3, 4)))
-      >>> branch_masks(params, found)["a"].tolist()
-      [[False]]
-    """
-    gone = {path for branch in branches for path in branch.paths}
-
-    def mask(path: str, leaf: Any) -> Array:
-        return jnp.zeros((1,) * np.ndim(leaf), bool) if path in gone else jnp.asarray(True)
-
-    return tree.map_with_path(mask, params)
+from sparsejax.tracing.jaxpr import trace
+from sparsejax.typing import Array, Params
 
 
 def branch_losses(loss_fn: Callable[..., Array], params: Params, batches: Iterable[Any]) -> dict[str, float]:
@@ -152,19 +75,19 @@ def branch_influences(fn: Callable[..., Any], params: Params, batches: Iterable[
 
     @jax.jit
     def cosines(p: Params, batch: tuple[Any, ...]) -> list[Array]:
-        found: list[Array] = []
+        found: dict[int, Array] = {}
 
-        def tap(shortcut: int) -> Callable[[Array, Array], Array]:
+        def tap(number: int, branch: Branch) -> Callable[[Array, Array], Array]:
             def add(*operands: Array) -> Array:
                 out = operands[0] + operands[1]
-                found.append(_cosine(operands[shortcut], out))
+                found[number] = _cosine(operands[branch.shortcut], out)
                 return out
 
             return add
 
-        replaced = {branch.site: tap(branch.shortcut) for branch in branches}
+        replaced = replacements(branches, tap)
         run_replaced(traced, [*jax.tree.leaves(p), *jax.tree.leaves(batch)], replaced, remat=False)
-        return found
+        return [found[number] for number in range(len(branches))]
 
     total = np.mean([np.asarray(cosines(params, batch), np.float64) for batch in kept], axis=0)
     return {branch.name: float(1.0 - value) for branch, value in zip(branches, total, strict=True)}
@@ -230,13 +153,13 @@ def _gated_loss(loss_fn: Callable[..., Array], params: Params, batches: list[tup
     traced = trace(loss_fn, params, *batches[0])
     branches = _some(find_branches(traced))
 
-    def gate(number: int, shortcut: int, on: Array) -> Callable[[Array, Array], Array]:
+    def gate(number: int, branch: Branch, on: Array) -> Callable[[Array, Array], Array]:
         # A selection, not a product, so that a branch that overflows can be dropped.
-        return lambda *operands: jnp.where(on[number], operands[0] + operands[1], operands[shortcut])
+        return lambda *operands: jnp.where(on[number], operands[0] + operands[1], operands[branch.shortcut])
 
     @jax.jit
     def evaluate(p: Params, on: Array, batch: tuple[Any, ...]) -> Array:
-        replaced = {b.site: gate(number, b.shortcut, on) for number, b in enumerate(branches)}
+        replaced = replacements(branches, lambda number, branch: gate(number, branch, on))
         return run_replaced(traced, [*jax.tree.leaves(p), *jax.tree.leaves(batch)], replaced)
 
     names = tuple(branch.name for branch in branches)
@@ -262,17 +185,10 @@ def _kept(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 def _some(branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
     if not branches:
-        raise TracingError("The function has no residual branch x + f(x) outside scans.")
-    return branches
-
-
-def _named(branches: Sequence[Branch], names: Sequence[str]) -> list[Branch]:
-    known: Mapping[str, Branch] = {branch.name: branch for branch in branches}
-    if unknown := [name for name in names if name not in known]:
         raise TracingError(
-            f"There is no residual branch {unknown[0]!r}; there are: {', '.join(known) or 'none'}."
+            "The function has no residual branch x + f(x) whose f has a product with a parameter."
         )
-    return [known[name] for name in names]
+    return branches
 
 
 def _cosine(a: Array, b: Array) -> Array:
