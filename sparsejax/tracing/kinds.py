@@ -27,11 +27,31 @@ def kinds(structure: Structure) -> dict[int, Kind]:
     head_dim: such a product contracts it, or it is the features of its values.
     channel: the output of a convolution. neuron: everything else, such as the hidden units of an FFN.
     """
+    found = _find(structure)
+    return {atom: Kind(found.kind(atom), atom not in found.contracted) for atom in structure.prunable}
+
+
+def heads_axes(structure: Structure) -> frozenset[tuple[int, int]]:
+    """The axes (leaf, axis) of parameters that number attention heads, prunable or not.
+
+    Grouped queries may stand on one axis as key heads times queries of each. An axis that something else than a
+    weight contracts is no head: positions, which attention mixes, can be axes of parameters too.
+    """
+    found, dims, axes = _find(structure), structure.dims, set()
+    for leaf, value in enumerate(structure.leaves):
+        for axis, dim in enumerate(value.dims):
+            atoms = dims.leaves(dim)
+            if atoms and all(map(found.counts_heads, atoms)):
+                axes.add((leaf, axis))
+    return frozenset(axes)
+
+
+def _find(structure: Structure) -> "_Found":
     found = _Found(structure)
     inputs = [NOTHING] * len(structure.leaves)
     inputs += [frozenset([-1])] * (len(structure.plan.ins) - len(inputs))
     Flow(found.visit).run(structure.plan, inputs)
-    return {atom: Kind(found.kind(atom), atom not in found.contracted) for atom in structure.prunable}
+    return found
 
 
 class _Found:
@@ -83,3 +103,7 @@ class _Found:
         if atom in self._paired or atom in self._free:
             return "head_dim"
         return "channel" if atom in self._features else "neuron"
+
+    def counts_heads(self, atom: int) -> bool:
+        # Heads that a sum ties, too; not what is free in products of one activation with another and is a stream.
+        return atom not in self.contracted and (atom in self._batch or self.kind(atom) == "head")

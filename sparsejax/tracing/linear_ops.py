@@ -1,11 +1,13 @@
 """`linear_ops`: every contraction that consumes a parameter, with the roles of the parameter's axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from sparsejax.axes import AxisRoles
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.contractions import multiply_adds
+from sparsejax.tracing.kinds import heads_axes
+from sparsejax.tracing.structure import analyse_traced
 from sparsejax.tracing.uses import Use, find_uses, use_roles, work
 from sparsejax.typing import Params
 
@@ -17,7 +19,9 @@ class LinearOp(NamedTuple):
       path: the parameter's path, joined by ``/``.
       roles: the parameter's own axes: `input` are contracted, `output` appear in the result, `spatial` are
         slid over, `stacked` number independent products (scanned or unrolled layers, experts, heads of a
-        batched product). Together they are all its axes.
+        batched product). Together they are all its axes. `heads` are those of the input and output axes that
+        number attention heads: products of activations with activations run side by side along them. An axis
+        that holds heads and their features, as one, is not among them.
       flops: 2 × multiply-adds for the inputs given, over all uses; products with a convolution's padding
         count, as they do in papers. Scanned bodies count once a round, bodies of `while` once.
       input_shape: the shape of the other operand, in the use that costs most.
@@ -73,18 +77,23 @@ def linear_ops(fn: Callable[..., Any], params: Params, *inputs: Any) -> dict[str
     for use in find_uses(traced):
         by_leaf.setdefault(use.leaf, []).append(use)
     shapes = [var.aval.shape for var in traced.closed.jaxpr.invars]
+    heads: dict[int, set[int]] = {}
+    for leaf, axis in heads_axes(analyse_traced(traced)):
+        heads.setdefault(leaf, set()).add(axis)
     return {
-        traced.paths[leaf]: _linear_op(traced.paths[leaf], shapes[leaf], by_leaf[leaf])
+        traced.paths[leaf]: _linear_op(
+            traced.paths[leaf], shapes[leaf], by_leaf[leaf], heads.get(leaf, set())
+        )
         for leaf in sorted(by_leaf)
     }
 
 
-def _linear_op(path: str, shape: tuple[int, ...], uses: list[Use]) -> LinearOp:
+def _linear_op(path: str, shape: tuple[int, ...], uses: list[Use], heads: set[int]) -> LinearOp:
     main = max(uses, key=lambda use: work([use]))
     flops = sum(2 * multiply_adds(use.eqn) * use.times * use.share for use in uses)
     return LinearOp(
         path=path,
-        roles=axis_roles(main, len(shape)),
+        roles=axis_roles(main, len(shape), heads),
         flops=int(flops) if float(flops).is_integer() else flops,
         input_shape=main.eqn.invars[1 - main.side].aval.shape,
         output_shape=main.eqn.outvars[0].aval.shape,
@@ -96,10 +105,11 @@ def _linear_op(path: str, shape: tuple[int, ...], uses: list[Use]) -> LinearOp:
     )
 
 
-def axis_roles(use: Use, rank: int) -> AxisRoles:
-    """The roles of all axes of a parameter of `rank` axes in one use."""
+def axis_roles(use: Use, rank: int, heads: Collection[int] = ()) -> AxisRoles:
+    """The roles of all axes of a parameter of `rank` axes in one use; `heads` number attention heads."""
     roles = use_roles(use)
     named = {role: [] for role in ("input", "output", "spatial", "stacked")}
     for axis in range(rank):
         named[roles.get(axis, "stacked")].append(axis)
-    return AxisRoles(**{role: tuple(axes) for role, axes in named.items()})
+    among = sorted(set(heads) & {*named["input"], *named["output"]})
+    return AxisRoles(**{role: tuple(axes) for role, axes in named.items()}, heads=tuple(among))

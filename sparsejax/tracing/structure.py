@@ -32,7 +32,11 @@ class Structure:
 
 def analyse(fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]) -> Structure:
     """Plans ``fn(params, *inputs)``: which axes are tied, which may not be pruned, their names."""
-    traced = jaxprs.trace(fn, params, *inputs)
+    return analyse_traced(jaxprs.trace(fn, params, *inputs))
+
+
+def analyse_traced(traced: jaxprs.Traced) -> Structure:
+    """Plans a function that is a jaxpr already."""
     planner = new_planner()
     variables, count = traced.closed.jaxpr.invars, len(traced.paths)
     leaves = [

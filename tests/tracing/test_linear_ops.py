@@ -10,7 +10,9 @@ from jax.sharding import PartitionSpec
 
 from sparsejax.axes import AxisRoles
 from sparsejax.errors import ParamsError, TracingError
+from sparsejax.patterns import Channel
 from sparsejax.tracing import linear_ops
+from tests.tracing.functions import CASES
 
 
 def ones(*shape):
@@ -193,9 +195,49 @@ def test_linen_attention_finds_heads():
     x = ones(3, 5, 6)
     variables = module.init(jax.random.key(0), x)
     ops = linear_ops(module.apply, variables, x)
-    assert ops["params/query/kernel"].roles == AxisRoles((0,), (1, 2))
-    assert ops["params/out/kernel"].roles == AxisRoles((0, 1), (2,))
+    assert ops["params/query/kernel"].roles == AxisRoles((0,), (1, 2), heads=(1,))
+    assert ops["params/out/kernel"].roles == AxisRoles((0, 1), (2,), heads=(0,))
     assert len(ops) == 4
+    # What a pattern over heads needs: one score, and one bool of the mask, for each head of the kernel.
+    roles = ops["params/out/kernel"].roles
+    assert Channel("heads").units((2, 4, 6), roles) == 2
+    assert Channel("heads").pool(ones(2, 4, 6), roles).shape == (2, 1, 1)
+
+
+def test_heads_are_seen_by_what_is_done_with_them_not_by_name():
+    def attend(q, k, v):
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k)), v)
+
+    def fn(p, x):
+        q, k, v = (jnp.einsum("bsi,hid->bshd", x, p[name]) for name in "abc")
+        mixed = attend(q, k, v) + jnp.einsum("bshd,st->bthd", v, p["positions"])
+        fused = (mixed.reshape(*x.shape[:2], 6) @ p["out"]).reshape(*x.shape[:2], 3, 6)
+        again = attend(*jnp.split(fused, 3, -1))
+        return again.reshape(*x.shape[:2], 6) @ p["fused_out"]
+
+    params = {name: ones(2, 8, 3) for name in "abc"}
+    params |= {"positions": ones(5, 5), "out": ones(6, 18), "fused_out": ones(6, 4)}
+    ops = linear_ops(fn, params, ones(2, 5, 8))
+    assert [ops[name].roles for name in "abc"] == [AxisRoles((1,), (0, 2), heads=(0,))] * 3
+    # Positions are mixed by the attention itself; heads and their features on one axis are no axis of heads.
+    assert [ops[name].roles.heads for name in ("positions", "out", "fused_out")] == [()] * 3
+
+
+def test_grouped_queries_number_heads_on_one_axis():
+    fn, params, inputs = CASES["gqa_scan"]()
+    assert all(op.roles.heads == () for op in linear_ops(fn, params, *inputs).values())  # (heads · features)
+    layers = params["layers"]
+    whole = {"q": (3, 10, 4, 4), "k": (3, 10, 2, 4), "v": (3, 10, 2, 4), "o": (3, 4, 4, 10)}
+    split = {**params, "layers": {**layers, **{n: layers[n].reshape(s) for n, s in whole.items()}}}
+
+    def apart(p, tokens):
+        joined = {n: p["layers"][n].reshape(layers[n].shape) for n in whole}
+        return fn({**p, "layers": {**p["layers"], **joined}}, tokens)
+
+    roles = {path: op.roles for path, op in linear_ops(apart, split, *inputs).items()}
+    assert roles["layers/q"] == AxisRoles((1,), (2, 3), stacked=(0,), heads=(2,))
+    assert roles["layers/k"].heads == roles["layers/v"].heads == (2,)
+    assert roles["layers/o"] == AxisRoles((1, 2), (3,), stacked=(0,), heads=(1,))
 
 
 def test_nnx_modules_give_the_paths_of_their_state():
