@@ -1,7 +1,8 @@
 """From the last state of a run to its result: arrays, table and plots of each member, and the numbers of all."""
 
 import pathlib
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,22 +36,18 @@ def finish(
     Returns:
       The result, but for the times.
     """
-    members = [
-        (run, training.member_of(state, i if config.population else None))
-        for group, state in zip(setup.groups, states, strict=True)
-        for i, run in enumerate(group.runs)
-    ]
-    first = training.to_host(members[0][1].params)
+    members = list(_members(config, setup, states))
+    first = members[0][1].params
     forward = _forward(setup, first, members[0][1].batch_stats)
     rows = []
-    for index, (run, state) in enumerate(members):
+    for index, (run, last) in enumerate(members):
         place = directory / run.name if config.population else directory
         rows.append(
             _member(
                 config,
                 setup,
                 run,
-                state,
+                last,
                 training.history_of(setup.meter, whole, index),
                 forward,
                 place,
@@ -72,14 +69,37 @@ def finish(
     }
 
 
+class _Last(NamedTuple):
+    """What one run ends with, as host arrays."""
+
+    params: Any
+    masks: Any
+    kept: np.ndarray
+    batch_stats: Any
+
+
+def _members(config: ConfigDict, setup: Setup, states: Any) -> Iterator[tuple[training.Run, _Last]]:
+    final = final_of(config, setup)
+    for group, state in zip(setup.groups, states, strict=True):
+        ended = training.to_host((*final(state), state.batch_stats))  # by all hosts together
+        for i, run in enumerate(group.runs):
+            yield run, _Last(*training.member_of(ended, i if config.population else None))
+
+
+def final_of(config: ConfigDict, setup: Setup) -> Callable[[training.TrainState], Any]:
+    """Compiles `training.final_params` for a group's state."""
+
+    def final(state: training.TrainState) -> Any:
+        return training.final_params(setup.method, setup.meter, state)
+
+    return jax.jit(training.over_members(final, bool(config.population), (training.STATE_AXES,)))
+
+
 def _member(
-    config: ConfigDict, setup: Setup, run: training.Run, state: training.TrainState, history: training.History,
+    config: ConfigDict, setup: Setup, run: training.Run, last: _Last, history: training.History,
     forward: dict[str, float], place: pathlib.Path, plots: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    method = training.build_method(config, training.make_member(run.seed, run.learning_rate), run.sparsity)
-    masks = training.to_host(method.masks(state.params, state.opt_state))
-    params = training.to_host(training.evaluated_params(state, masks))
-    stats, kept = training.to_host((state.batch_stats, state.kept))  # by all hosts together
+    params, masks, kept, stats = last
     final = kept / np.asarray(setup.meter.sizes)
     densities = dict(zip(setup.meter.paths, final.tolist(), strict=True))
     sparsity = 1 - int(kept.sum(dtype=np.int64)) / sum(setup.meter.sizes)
@@ -91,7 +111,7 @@ def _member(
         "sparsity": sparsity,
         "density_by_layer": densities,
         "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params)),
-        **training.account(config, forward, method, setup.meter, history, densities),
+        **training.account(config, forward, setup.method, setup.meter, history, densities),
     }
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from experiments.teach import load_teacher
 from sparsejax import models, training
 
 
@@ -66,6 +67,8 @@ class Outline(NamedTuple):
 
 def prepare(config: ConfigDict) -> Setup:
     """Loads the data, draws the models and puts them on their first masks."""
+    if config.teacher:
+        training.teacher_config(config.teacher)  # refuses one that is not there before any data is read
     mesh = training.make_mesh(config.mesh)
     sharding = training.batch_sharding(mesh, population=bool(config.population))
     training.check_batch("batch_size", config.batch_size, sharding, config.accumulate)
@@ -73,7 +76,9 @@ def prepare(config: ConfigDict) -> Setup:
     with training.together():
         source, test = _data(config, mesh, sharding)
     made = outline(config, test.input_shape, test.classes, text=bool(test.window), mesh=mesh)
-    states = tuple(_begin(config, made, group, mesh) for group in made.groups)
+    # One program for the groups of a recipe: the functions that learned methods keep in the state are then the same.
+    beginnings: dict[Any, Any] = {}
+    states = tuple(_begin(config, made, group, mesh, beginnings) for group in made.groups)
     return Setup(source, test, made.apply, made.groups, made.recipes, states, made.method, made.meter, mesh)
 
 
@@ -106,9 +111,15 @@ def outline(
     masks = jax.eval_shape(lambda params: method.masks(*method.init(params)), abstract[0])
     meter = training.make_meter(abstract[0], masks, method.times)
     sharding = training.batch_sharding(mesh, population=population)
+    objective = training.make_objective(
+        apply,
+        compute_dtype=config.compute_dtype,
+        label_smoothing=config.label_smoothing,
+        distillation=load_teacher(config, input_shape, classes),
+    )
     recipes: dict[Any, training.Recipe] = {}
     for group in groups:
-        made = _recipe(config, group, apply, classes, meter, sharding, stepwise)
+        made = _recipe(config, group, objective, classes, meter, sharding, stepwise)
         recipes.setdefault(_key(group), made)
     return Outline(apply, draw, groups, tuple(recipes[_key(group)] for group in groups), method, meter)
 
@@ -187,16 +198,14 @@ def _model(config: ConfigDict, input_shape: Sequence[int], classes: int) -> tupl
 def _recipe(
     config: ConfigDict,
     group: training.Group,
-    apply: training.Apply,
+    objective: training.Objective,
     classes: int,
     meter: training.MaskMeter,
     sharding: NamedSharding | None,
     stepwise: bool,
 ) -> training.Recipe:
     return training.Recipe(
-        objective=training.make_objective(
-            apply, compute_dtype=config.compute_dtype, label_smoothing=config.label_smoothing
-        ),
+        objective=objective,
         build=lambda member: training.build_method(config, member, group.sparsity),
         meter=meter,
         batch_size=config.batch_size,
@@ -223,12 +232,12 @@ def _key(group: training.Group) -> Any:
 
 
 def _begin(
-    config: ConfigDict, made: Outline, group: training.Group, mesh: Mesh | None
+    config: ConfigDict, made: Outline, group: training.Group, mesh: Mesh | None, programs: dict[Any, Any]
 ) -> training.TrainState:
-    """The state before the first step, every array where it belongs."""
+    """The state before the first step, every array where it belongs; compiled ones are put into `programs`."""
     population = bool(config.population)
     # Each host draws the whole model for itself, so that its bits depend on no layout.
-    keys = [training.make_member(run.seed, run.learning_rate).model_key for run in group.runs]
+    keys = [run.member().model_key for run in group.runs]
     parts = [made.draw(key) for key in keys]
     if config.init_from:
         parts = [
@@ -246,4 +255,5 @@ def _begin(
     if mesh is not None:
         shapes = jax.eval_shape(begin, group.members, params, stats)
         places = training.state_shardings(shapes, mesh, population=population)
-    return training.copy_state(jax.jit(begin, out_shardings=places)(group.members, params, stats))
+    program = programs.setdefault((_key(group), len(group.runs)), jax.jit(begin, out_shardings=places))
+    return training.copy_state(program(group.members, params, stats))

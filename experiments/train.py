@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.finish import finish, verdict
+from experiments.finish import final_of, finish, verdict
 from experiments.prepare import Setup, prepare
 from sparsejax import Interrupted, TrainingError, training
 from sparsejax.training import files
@@ -85,6 +85,9 @@ def describe(config: ConfigDict, setup: Setup) -> str:
     member = 0 if config.population else None
     leaves = jax.tree.leaves(training.member_of(setup.states[0].params, member))
     target = "dense" if config.method == "dense" else f"{config.method} to sparsity {config.sparsity}"
+    if config.penalty_weight or config.penalty_weights:
+        penalties = config.penalty_weights or (config.penalty_weight,)
+        target = f"{config.method} with penalty {', '.join(map(str, penalties))}"
     if len(config.sparsities):
         target = f"{config.method} to sparsities {', '.join(map(str, config.sparsities))}"
     who = f"{len(setup.runs)} members" if config.population else f"seed {config.seed}"
@@ -143,13 +146,13 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
             return training.stream_chunk(recipe, state, group.members, setup.source, count)
         return training.compile_chunk(recipe, state, group.members, setup.source, count)
 
-    refresh = None
+    refresh, final = None, final_of(config, setup)
     if jax.tree.leaves(states[0].batch_stats) and config.batch_norm_batches and not config.streaming:
         reestimate = training.make_reestimate(
             training.in_dtype(setup.apply, config.compute_dtype), setup.source,
             batch_size=config.batch_size, batches=config.batch_norm_batches,
             augment=training.build_augment(config.augment, setup.test.classes, train=False),
-            population=bool(config.population),
+            population=bool(config.population), params_of=lambda state: final(state)[0],
         )  # fmt: skip
 
         def refresh(group: training.Group, state: Any, metrics: training.StepMetrics) -> Any:
@@ -173,16 +176,10 @@ def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], training.Eval
         setup.recipes[0].objective, batch_size=config.eval_batch_size, population=population,
         augment=training.build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
     )  # fmt: skip
-    masks = setup.method.masks
-    evaluated = jax.jit(
-        training.over_members(
-            lambda state: training.evaluated_params(state, masks(state.params, state.opt_state)),
-            population, (training.STATE_AXES,),
-        )
-    )  # fmt: skip
+    final = final_of(config, setup)
 
     def test(states: Any) -> training.Evaluation:
-        found = [evaluate(evaluated(state), state.batch_stats, setup.test) for state in states]
+        found = [evaluate(final(state)[0], state.batch_stats, setup.test) for state in states]
         return training.Evaluation(
             *(np.concatenate([np.atleast_1d(x) for x in part]) for part in zip(*found, strict=True))
         )

@@ -4,6 +4,7 @@ from sparsejax.models.build import build_model as build_model
 from sparsejax.models.encoder import Encoder as Encoder
 from sparsejax.models.functional import Stateful as Stateful
 from sparsejax.models.functional import functional as functional
+from sparsejax.models.functional import hidden as hidden
 from sparsejax.models.functional import stateful as stateful
 from sparsejax.models.gpt import GPT as GPT
 from sparsejax.models.lenet import LeNet as LeNet

@@ -75,7 +75,18 @@ class Encoder(nnx.Module):
         Raises:
           ConfigError: more positions than `context`.
         """
-        return self.head(self.norm(run_blocks(self, self._embed(tokens))).mean(axis=1))
+        return self.decode(run_blocks(self, self._embed(tokens)))
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        """Computes logits from the last hidden state of `encode`.
+
+        Args:
+          x: (batch, positions, width).
+
+        Returns:
+          Logits, as of a call.
+        """
+        return self.head(self.norm(x).mean(axis=1))
 
     def encode(self, tokens: jax.Array) -> Hidden:
         """Computes what the blocks see and make, for distillation.

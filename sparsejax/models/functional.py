@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from sparsejax.errors import ParamsError
@@ -85,6 +86,44 @@ def stateful(model: nnx.Module) -> Stateful:
         return logits, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)) if train else batch_stats
 
     return Stateful(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+
+
+def hidden(model: nnx.Module) -> Callable[[Params, Params, jax.Array, bool], Any]:
+    """Makes a transformer a pure function that tells the output of each block, for distillation.
+
+    Args:
+      model: a `GPT` or an `Encoder`, of arrays or of shapes only.
+
+    Returns:
+      ``apply(params, batch_stats, tokens, train) -> ((logits, states), batch_stats)``, states (blocks, batch,
+      positions, width), in the form of `stateful`.
+
+    Raises:
+      ParamsError: the module has no ``encode`` and ``decode``, or keeps state beside its parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from sparsejax.models import GPT
+      >>> model = GPT(vocabulary=9, context=8, width=8, depth=2, heads=2, mlp_dim=16, rngs=nnx.Rngs(0))
+      >>> (logits, states), _ = hidden(model)(functional(model)[1], {}, jnp.zeros((3, 5), "int32"), True)
+      >>> logits.shape, states.shape
+      ((3, 5, 9), (2, 3, 5, 8))
+    """
+    if not (hasattr(model, "encode") and hasattr(model, "decode")):
+        raise ParamsError(
+            f"{type(model).__name__} does not tell its hidden states: give a GPT or an Encoder."
+        )
+    graphdef, _, rest = nnx.split(model, nnx.Param, ...)
+    _check_rest(model, rest, "parameters", "Hidden states are for models without it.")
+
+    def apply(params: Params, batch_stats: Params, inputs: jax.Array, train: bool) -> Any:
+        del train
+        fresh = nnx.merge(graphdef, params)
+        states = fresh.encode(inputs).hidden_states[1:]
+        return (fresh.decode(states[-1]), jnp.stack(states)), batch_stats
+
+    return apply
 
 
 def _check_rest(model: nnx.Module, rest: nnx.State, allowed: str, advice: str) -> None:

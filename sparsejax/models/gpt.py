@@ -106,7 +106,18 @@ class GPT(nnx.Module):
         Raises:
           ConfigError: more positions than `context`.
         """
-        x = self.norm(run_blocks(self, self._embed(tokens)))
+        return self.decode(run_blocks(self, self._embed(tokens)))
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        """Computes logits from the last hidden state of `encode`.
+
+        Args:
+          x: (batch, positions, width).
+
+        Returns:
+          Logits, as of a call.
+        """
+        x = self.norm(x)
         return self.embedding.attend(x) if self.tied else self.head(x)
 
     def encode(self, tokens: jax.Array) -> Hidden:

@@ -1,5 +1,8 @@
 """The training loop: data on the device, compiled chunks of steps, and what a run leaves behind."""
 
+from sparsejax.training.architecture import Architecture as Architecture
+from sparsejax.training.architecture import architecture_table as architecture_table
+from sparsejax.training.architecture import units_left as units_left
 from sparsejax.training.batch_norm import make_reestimate as make_reestimate
 from sparsejax.training.batch_norm import reestimate as reestimate
 from sparsejax.training.checkpoint import Restored as Restored
@@ -39,6 +42,9 @@ from sparsejax.training.data import load as load
 from sparsejax.training.data import steps_per_epoch as steps_per_epoch
 from sparsejax.training.data import stream as stream
 from sparsejax.training.diagnose import blame as blame
+from sparsejax.training.distillation import Distillation as Distillation
+from sparsejax.training.distillation import alive_blocks as alive_blocks
+from sparsejax.training.distillation import teacher_config as teacher_config
 from sparsejax.training.evaluation import Evaluation as Evaluation
 from sparsejax.training.evaluation import TestStream as TestStream
 from sparsejax.training.evaluation import make_evaluate as make_evaluate
@@ -83,18 +89,19 @@ from sparsejax.training.method_grid import EXPECTED as EXPECTED
 from sparsejax.training.method_grid import method_grid as method_grid
 from sparsejax.training.methods import Method as Method
 from sparsejax.training.methods import build_method as build_method
-from sparsejax.training.methods import build_optimizer as build_optimizer
 from sparsejax.training.objective import Apply as Apply
 from sparsejax.training.objective import Objective as Objective
 from sparsejax.training.objective import example_losses as example_losses
 from sparsejax.training.objective import in_dtype as in_dtype
 from sparsejax.training.objective import make_objective as make_objective
+from sparsejax.training.optimizers import build_optimizer as build_optimizer
 from sparsejax.training.outcome import account as account
 from sparsejax.training.outcome import as_json as as_json
 from sparsejax.training.outcome import by_path as by_path
 from sparsejax.training.outcome import device_name as device_name
 from sparsejax.training.outcome import evaluated_params as evaluated_params
 from sparsejax.training.outcome import final_metrics as final_metrics
+from sparsejax.training.outcome import final_params as final_params
 from sparsejax.training.outcome import forward_flops as forward_flops
 from sparsejax.training.outcome import save_member as save_member
 from sparsejax.training.outcome import to_host as to_host

@@ -64,6 +64,7 @@ def make_reestimate(
     batches: int,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     population: bool = False,
+    params_of: Callable[[TrainState], Params] = lambda state: state.params,
 ) -> Callable[[TrainState, np.ndarray], TrainState]:
     """Compiles `reestimate` for training states, on the first examples of a split.
 
@@ -74,6 +75,7 @@ def make_reestimate(
       batches: at most so many.
       augment: what inputs go through at evaluation, such as normalisation.
       population: whether states lead with an axis of members.
+      params_of: the parameters whose statistics they are.
 
     Returns:
       ``(state, changed) -> state`` with new statistics for the members, bool (members,), whose masks changed.
@@ -99,7 +101,7 @@ def make_reestimate(
             return state
         stats = reestimate(
             lambda params, stats, indices, train: (None, program(params, stats, indices, split)),
-            state.params, state.batch_stats, parts,
+            params_of(state), state.batch_stats, parts,
         )  # fmt: skip
         return state._replace(
             batch_stats=jax.tree.map(lambda new, old: choose(new, old, changed), stats, state.batch_stats)

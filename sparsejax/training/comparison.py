@@ -18,6 +18,7 @@ class Cell(NamedTuple):
       nonzero: parameters that are not zero, mean over the seeds.
       training_flops: of a run, mean over the seeds.
       inference_flops: of an example, mean over the seeds.
+      reached: the sparsity that the method came to, mean over the seeds; None where it is not known.
     """
 
     row: str
@@ -27,6 +28,7 @@ class Cell(NamedTuple):
     nonzero: float
     training_flops: float
     inference_flops: float
+    reached: float | None = None
 
 
 class Comparison(NamedTuple):
@@ -151,8 +153,11 @@ def _groups(cells: Sequence[Cell], sparsity: float) -> list[tuple[float, ...]]:
 
 def _texts(cell: Cell, dense: Cell, digits: int) -> list[str]:
     mean = interval(cell.values)
+    # A penalty comes near a sparsity, and no more: then the table says where it came to.
+    apart = None not in (cell.sparsity, cell.reached) and abs(cell.sparsity - cell.reached) > 0.005
+    where = f" (at {100 * cell.reached:.1f} %)" if apart else ""
     return [
-        f"{mean.mean:.{digits}f} ± {mean.half_width:.{digits}f}",
+        f"{mean.mean:.{digits}f} ± {mean.half_width:.{digits}f}{where}",
         f"{cell.training_flops / dense.training_flops:.3f}×",
         f"{cell.inference_flops / dense.inference_flops:.3f}×",
     ]

@@ -8,9 +8,13 @@ from ml_collections import ConfigDict
 
 from sparsejax.errors import ConfigError
 from sparsejax.training.checks import check_names, choice, is_whole, require
+from sparsejax.training.learned_checks import LEARNED_METHODS, check_learned, check_teacher
 from sparsejax.training.model_sizes import MODELS, validate_model
 
-METHODS = ("dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc", "fixed")
+METHODS = (
+    *("dense", "gmp", "rigl", "set", "static", "snip", "one_shot", "ac_dc", "fixed"),
+    *LEARNED_METHODS,
+)
 DISTRIBUTIONS = ("uniform", "erdos_renyi", "erdos_renyi_kernel", "global")
 OPTIMIZERS = ("adamw", "sgd")
 DTYPES = ("float32", "bfloat16")
@@ -80,12 +84,25 @@ def default_config(model: str = "mlp") -> ConfigDict:
     config.dense_layers = ()  # path patterns of layers that are not pruned, such as ('head/*',)
     config.update_every = 100
     config.drop_fraction = 0.3  # of the active weights, at step 0; rigl and set
-    config.begin_step = steps // 10  # gmp, one_shot, ac_dc; the others begin at 0
-    config.end_step = steps * 3 // 4  # the last mask update
+    config.begin_step = steps // 10  # gmp, one_shot, ac_dc and learned masks; the others begin at 0
+    config.end_step = steps * 3 // 4  # the last mask update; learned masks are at their sparsity
 
-    # A population trains seed, seed + 1, … at each of these sparsities and learning rates as one program.
+    config.penalty_weight = 0.0  # soft_movement, l0 (of a weight): λ, which sets the sparsity instead
+    config.threshold = 0.1  # soft_movement: of σ(score)
+    config.gates = "input"  # l0: of what each gate is
+    config.drop_rate = 0.5  # l0, cofi: chance that a gate is below one half at step 0
+    config.score_learning_rate = 0.01  # the peak, of movement's scores; Adam, on the weights' schedule
+    config.gate_learning_rate = 0.01  # of gates and multipliers; Adam, constant
+
+    config.teacher = ""  # the workdir of a finished run to learn from
+    config.distill_weight = 0.5  # of its logits in the loss; the labels have the rest
+    config.distill_temperature = 2.0
+    config.distill_layers = 0.0  # weight of its hidden states, added to the loss; gpt and encoder
+
+    # A population trains seed, seed + 1, … at each of these, their product, as one program.
     config.population = 0  # seeds; 0 is a single run
     config.sparsities = ()  # empty: config.sparsity
+    config.penalty_weights = ()  # empty: config.penalty_weight
     config.learning_rates = ()  # empty: config.learning_rate
     config.population_chunk = 0  # members computed together; 0: all, but one by one for convolutions on a CPU
 
@@ -117,7 +134,7 @@ def validate(config: ConfigDict) -> None:
         choice(config[name], options, name)
     for name, (holds, text) in _RANGES.items():
         require(_is_number(config[name]) and holds(config[name]), name, config[name], text)
-    for name, each in (("sparsities", "sparsity"), ("learning_rates", "learning_rate")):
+    for name, each in _LISTS.items():
         holds, text = _RANGES[each]
         values = config[name]
         require(
@@ -171,11 +188,11 @@ def _check_together(config: ConfigDict) -> None:
         f"rising steps between warmup_steps = {config.warmup_steps} and steps = {config.steps}",
     )
     require(isinstance(config.decay_all, bool), "decay_all", config.decay_all, "True or False")
-    grid = len(config.sparsities) or len(config.learning_rates)
+    grid = any(len(config[name]) for name in _LISTS)
     require(
         not grid or config.population, "population", config.population, "the seeds of each member, from 1"
     )
-    members = config.population * max(len(config.sparsities), 1) * max(len(config.learning_rates), 1)
+    members = config.population * math.prod(max(len(config[name]), 1) for name in _LISTS)
     require(
         not config.streaming or not config.population_chunk or config.population_chunk >= members,
         "population_chunk",
@@ -193,7 +210,12 @@ def _check_together(config: ConfigDict) -> None:
             f"config.sparsity is {config.sparsity} with config.method={config.method!r}, which would ignore it: choose "
             f"a method ({', '.join(METHODS[1:])}) or leave the sparsity at 0."
         )
+    check_learned(config)
+    check_teacher(config)
 
+
+#: The fields of a population's grid, and the field of which each lists values.
+_LISTS = {"sparsities": "sparsity", "penalty_weights": "penalty_weight", "learning_rates": "learning_rate"}
 
 _WHOLE = (lambda n: isinstance(n, int) and n >= 1, "a whole number of at least 1")
 _COUNT = (lambda n: isinstance(n, int) and n >= 0, "a whole number of at least 0")
@@ -224,4 +246,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "momentum": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
     "sparsity": _SHARE,
     "drop_fraction": _SHARE,
+    "penalty_weight": (lambda x: x >= 0, "a number of at least 0"),
+    "threshold": _SHARE,
+    "drop_rate": _SHARE,
+    "score_learning_rate": (lambda x: x > 0, "a number above 0"),
+    "gate_learning_rate": (lambda x: x > 0, "a number above 0"),
+    "distill_weight": _SHARE,
+    "distill_temperature": (lambda x: x > 0, "a number above 0"),
+    "distill_layers": (lambda x: x >= 0, "a number of at least 0"),
 }

@@ -1,16 +1,17 @@
-"""From a configuration to an optimizer: the learning-rate schedule, and the sparse method around it."""
+"""From a configuration to an optimizer: the sparse method around the plain one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sparsejax import distributions, layers, recipes, schedules, transforms, tree
+from sparsejax import distributions, layers, recipes, schedules, transforms
 from sparsejax.schedules import UpdateTimes
+from sparsejax.training.learned_methods import LEARNED, build_learned
 from sparsejax.training.mask_meter import dense_masks
+from sparsejax.training.optimizers import build_optimizer
 from sparsejax.training.state import Member
 from sparsejax.typing import MaskTree, Params
 
@@ -24,6 +25,8 @@ class Method(NamedTuple):
       masks: ``(params, opt_state) -> MaskTree``; all True of a dense run.
       times: the steps at which masks may change; None where they never do.
       dense_gradient: whether mask updates read the gradient of absent weights, which costs FLOPs.
+      finalize: ``opt_state -> (params, masks)`` of a method with latents, scores or gates: what is evaluated
+        and saved, without noise and on the hard masks. None where the parameters are that already.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -31,6 +34,7 @@ class Method(NamedTuple):
     masks: Callable[[Params, Any], MaskTree]
     times: UpdateTimes | None = None
     dense_gradient: bool = False
+    finalize: Callable[[Any], tuple[Params, MaskTree]] | None = None
 
 
 def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None = None) -> Method:
@@ -65,10 +69,11 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
         "sparsity": config.sparsity if sparsity is None else sparsity,
         "distribution": _distribution(config),
         "overrides": dict.fromkeys(config.dense_layers, layers.dense),
-        # Bits cost less than bytes to copy through the cond of the mask update, and to keep.
-        "packed": True,
     }
-    tx, times = _SPARSE[config.method](config, inner, member, options)
+    if config.method in LEARNED:
+        return _learned(config, build_learned(config, inner, member, options))
+    # Bits cost less than bytes to copy through the cond of the mask update, and to keep.
+    tx, times = _SPARSE[config.method](config, inner, member, options | {"packed": True})
     return Method(
         tx,
         lambda params: transforms.init(tx, params),
@@ -78,48 +83,16 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
     )
 
 
-def build_optimizer(config: ConfigDict, learning_rate: ArrayLike) -> optax.GradientTransformation:
-    """Builds the inner optimizer: linear warm-up, then a cosine to 0 at step
-    `config.schedule_steps`, or falls to a tenth at `config.decay_steps`.
-
-    Args:
-      config: a valid configuration.
-      learning_rate: the peak; it may be traced.
-
-    Returns:
-      The optax optimizer.
-    """
-    shape = _rate_shape(config)
-    mask = None if config.decay_all else _kernels
-
-    def rate(step: ArrayLike) -> ArrayLike:
-        return learning_rate * shape(step + config.skip_steps)
-
-    if config.optimizer == "adamw":
-        tx = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
-    else:
-        tx = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask),
-            optax.sgd(rate, momentum=config.momentum or None),
-        )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx) if config.clip_norm else tx
-
-
-def _rate_shape(config: ConfigDict) -> optax.Schedule:
-    """The learning rate as a share of its peak."""
-    if not config.decay_steps:
-        return optax.warmup_cosine_decay_schedule(0.0, 1.0, config.warmup_steps, config.schedule_steps)
-    falls = optax.piecewise_constant_schedule(1.0, dict.fromkeys(config.decay_steps, 0.1))
-
-    def shape(step: ArrayLike) -> ArrayLike:
-        return falls(step) * jnp.minimum(1.0, step / max(config.warmup_steps, 1))
-
-    return shape
-
-
-def _kernels(params: Params) -> Any:
-    """Which leaves weight decay is for where it is not for all."""
-    return tree.map_with_path(lambda path, leaf: path.rsplit("/", 1)[-1] == "kernel", params)
+def _learned(config: ConfigDict, tx: optax.GradientTransformationExtraArgs) -> Method:
+    """Its masks may change at any step; they are looked at now and then, and at the end."""
+    return Method(
+        tx,
+        lambda params: transforms.init(tx, params),
+        lambda params, opt_state: transforms.get_masks(opt_state),
+        schedules.every(config.update_every, begin=0, end=config.steps - 1),
+        dense_gradient=True,
+        finalize=transforms.finalize,
+    )
 
 
 _Built = tuple[optax.GradientTransformationExtraArgs, UpdateTimes | None]

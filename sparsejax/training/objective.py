@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax.training.data import Batch
+from sparsejax.training.distillation import Distillation
 from sparsejax.typing import Params
 
 #: ``(params, batch_stats, inputs, train) -> (logits, batch_stats)``; what `sparsejax.models.stateful` gives.
@@ -61,7 +62,11 @@ def example_losses(
 
 
 def make_objective(
-    apply: Apply, *, compute_dtype: str = "float32", label_smoothing: float = 0.0
+    apply: Apply,
+    *,
+    compute_dtype: str = "float32",
+    label_smoothing: float = 0.0,
+    distillation: Distillation | None = None,
 ) -> Objective:
     """Builds the objective of a classifier or a language model.
 
@@ -72,6 +77,7 @@ def make_objective(
       apply: the model.
       compute_dtype: "float32", or "bfloat16".
       label_smoothing: ε in [0, 1), in training only.
+      distillation: a teacher, in training only; None for none.
 
     Returns:
       The objective.
@@ -84,10 +90,21 @@ def make_objective(
     """
     forward = in_dtype(apply, compute_dtype)
 
+    def plain(params: Params, stats: Any, inputs: jax.Array, train: bool) -> Any:
+        logits, stats = forward(params, stats, inputs, train)
+        return (logits, None), stats
+
+    tells = distillation is not None and distillation.hidden is not None
+    student = in_dtype(distillation.hidden, compute_dtype) if tells else plain
+
     def train(params: Params, stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        logits, stats = forward(params, stats, batch.inputs, True)
+        (logits, hidden), stats = student(params, stats, batch.inputs, True)
         losses, accuracies = example_losses(logits, batch.targets, label_smoothing=label_smoothing)
-        return losses.mean(), (stats, accuracies.mean())
+        loss = losses.mean()
+        if distillation is not None:
+            logits, hidden = jax.tree.map(lambda x: x.astype(jnp.float32), (logits, hidden))
+            loss = distillation.mix(loss, params, logits, hidden, batch.inputs)
+        return loss, (stats, accuracies.mean())
 
     def evaluate(params: Params, stats: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return example_losses(forward(params, stats, batch.inputs, False)[0], batch.targets)

@@ -112,7 +112,10 @@ def account(
     Returns:
       ``training_flops`` and ``inference_flops``, each with total, dense and relative.
     """
-    due = method.times.due(np.arange(config.steps)) if method.dense_gradient else None
+    due = None
+    if method.dense_gradient:  # a learned mask or gate needs it at every step
+        steps = np.arange(config.steps)
+        due = np.ones(config.steps, bool) if method.finalize else method.times.due(steps)
     by_layer = {
         path: row for path, row in zip(meter.paths, history.density.T, strict=True) if path in forward
     }
@@ -139,6 +142,24 @@ def evaluated_params(state: TrainState, masks: MaskTree) -> Params:
       The parameters.
     """
     return apply_masks(state.ema, masks) if jax.tree.leaves(state.ema) else state.params
+
+
+def final_params(method: Method, meter: MaskMeter, state: TrainState) -> tuple[Params, MaskTree, jax.Array]:
+    """Picks what of one run is evaluated and saved: no noise, and exactly zero off the masks.
+
+    Args:
+      method: of the run; of latents and gates it takes what they come to.
+      meter: counts.
+      state: of one run.
+
+    Returns:
+      ``(params, masks, kept)``: `kept` as in the state, int32 (layers,).
+    """
+    if method.finalize is None:
+        masks = method.masks(state.params, state.opt_state)
+        return evaluated_params(state, masks), masks, state.kept
+    params, masks = method.finalize(state.opt_state)
+    return params, masks, meter.kept(masks)
 
 
 def by_path(arrays: Any) -> dict[str, Any]:

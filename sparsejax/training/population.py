@@ -1,4 +1,4 @@
-"""The runs of a configuration: one, or seeds × sparsities × learning rates cut into groups that share a program."""
+"""The runs of a configuration: one, or seeds × sparsities × penalties × rates in groups that share a program."""
 
 import itertools
 from typing import NamedTuple
@@ -16,16 +16,23 @@ class Run(NamedTuple):
       seed: what its random keys are drawn from.
       sparsity: its final sparsity.
       learning_rate: its peak.
+      penalty_weight: where a penalty sets the sparsity, its weight; else 0.
     """
 
     seed: int
     sparsity: float
     learning_rate: float
+    penalty_weight: float = 0.0
 
     @property
     def name(self) -> str:
         """Names its directory."""
-        return f"seed_{self.seed}-sparsity_{self.sparsity:g}-rate_{self.learning_rate:g}"
+        penalty = f"-penalty_{self.penalty_weight:g}" if self.penalty_weight else ""
+        return f"seed_{self.seed}-sparsity_{self.sparsity:g}-rate_{self.learning_rate:g}{penalty}"
+
+    def member(self) -> Member:
+        """Draws its keys."""
+        return make_member(self.seed, self.learning_rate, self.sparsity, self.penalty_weight)
 
 
 class Group(NamedTuple):
@@ -43,7 +50,7 @@ class Group(NamedTuple):
 
 
 def runs_of(config: ConfigDict) -> tuple[Run, ...]:
-    """Lists the runs of a configuration: sparsities outermost, then learning rates, then seeds.
+    """Lists the runs of a configuration: sparsities outermost, then penalties, learning rates, seeds.
 
     Args:
       config: a valid configuration.
@@ -61,9 +68,10 @@ def runs_of(config: ConfigDict) -> tuple[Run, ...]:
     seeds = range(config.seed, config.seed + max(config.population, 1))
     sparsities = config.sparsities or (config.sparsity,)
     rates = config.learning_rates or (config.learning_rate,)
+    penalties = config.penalty_weights or (config.penalty_weight,)
     return tuple(
-        Run(seed, float(sparsity), float(rate))
-        for sparsity, rate, seed in itertools.product(sparsities, rates, seeds)
+        Run(seed, float(sparsity), float(rate), float(penalty))
+        for sparsity, penalty, rate, seed in itertools.product(sparsities, penalties, rates, seeds)
     )
 
 
@@ -79,13 +87,13 @@ def groups_of(config: ConfigDict, *, stepwise: bool) -> tuple[Group, ...]:
     """
     runs = runs_of(config)
     if not config.population:
-        return (Group(runs, make_member(runs[0].seed, runs[0].learning_rate), runs[0].sparsity),)
+        return (Group(runs, runs[0].member(), runs[0].sparsity),)
     size = config.population_chunk or (1 if stepwise else len(runs))
     return tuple(_group(runs[start : start + size]) for start in range(0, len(runs), size))
 
 
 def _group(runs: tuple[Run, ...]) -> Group:
-    members = stack([make_member(run.seed, run.learning_rate) for run in runs])
+    members = stack([run.member() for run in runs])
     sparsities = np.array([run.sparsity for run in runs])
     alike = bool((sparsities == sparsities[0]).all())
     return Group(runs, members, float(sparsities[0]) if alike else sparsities)

@@ -40,6 +40,8 @@ class Member(NamedTuple):
       augment_key: draws augmentations; folded with the step.
       learning_rate: float32 scalar, the peak.
       masks: those that method "fixed" stays inside of; an empty tuple otherwise.
+      sparsity: float32 scalar, the target that gates meet; top-k methods count from the exact number instead.
+      penalty_weight: float32 scalar, λ of the penalty that sets the sparsity instead.
     """
 
     model_key: jax.Array
@@ -48,13 +50,17 @@ class Member(NamedTuple):
     augment_key: jax.Array
     learning_rate: jax.Array
     masks: Any = ()
+    sparsity: Any = ()
+    penalty_weight: Any = ()
 
 
 #: Where `jax.vmap` finds the members in a `TrainState`.
 STATE_AXES = TrainState(params=0, batch_stats=0, opt_state=0, ema=0, kept=0, step=None)
 
 
-def make_member(seed: int, learning_rate: float) -> Member:
+def make_member(
+    seed: int, learning_rate: float, sparsity: float = 0.0, penalty_weight: float = 0.0
+) -> Member:
     """Draws the keys of a run.
 
     The same seed gives every method the same initial weights and the same order of examples.
@@ -62,14 +68,17 @@ def make_member(seed: int, learning_rate: float) -> Member:
     Args:
       seed: a whole number of at least 0.
       learning_rate: the peak.
+      sparsity: the final one.
+      penalty_weight: of methods whose penalty sets the sparsity.
 
     Returns:
       The member.
     """
     model_key, mask_key, data_key = jax.random.split(jax.random.key(seed), 3)
     return Member(
-        model_key, mask_key, data_key, jax.random.fold_in(data_key, 2**31), jnp.float32(learning_rate)
-    )
+        model_key, mask_key, data_key, jax.random.fold_in(data_key, 2**31), jnp.float32(learning_rate),
+        sparsity=jnp.float32(sparsity), penalty_weight=jnp.float32(penalty_weight),
+    )  # fmt: skip
 
 
 def over_members(function: Callable[..., Any], population: bool, in_axes: Any, out_axes: Any = 0) -> Callable:

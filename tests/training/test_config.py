@@ -15,8 +15,13 @@ def _with(**changes):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_defaults_are_valid_for_every_method(method):
-    sparse = method not in ("dense", "fixed")
-    validate(_with(method=method, sparsity=0.9 * sparse, init_from="runs/a" if method == "fixed" else ""))
+    changes = {"sparsity": 0.9, "model": default_config("encoder" if method == "cofi" else "mlp").model}
+    changes |= {
+        "dense": {"sparsity": 0.0},
+        "fixed": {"sparsity": 0.0, "init_from": "runs/a"},
+        "soft_movement": {"sparsity": 0.0, "penalty_weight": 100.0},
+    }.get(method, {})
+    validate(_with(method=method, **changes))
 
 
 def test_update_times_follow_the_steps():
