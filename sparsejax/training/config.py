@@ -18,6 +18,7 @@ METHODS = (
 DISTRIBUTIONS = ("uniform", "erdos_renyi", "erdos_renyi_kernel", "global")
 OPTIMIZERS = ("adamw", "sgd")
 DTYPES = ("float32", "bfloat16")
+SECOND_MOMENTS = ("zero", "mean")
 MESH_AXES = ("data", "fsdp", "tensor")
 
 
@@ -84,6 +85,7 @@ def default_config(model: str = "mlp") -> ConfigDict:
     config.dense_layers = ()  # path patterns of layers that are not pruned, such as ('head/*',)
     config.update_every = 100
     config.drop_fraction = 0.3  # of the active weights, at step 0; rigl and set
+    config.second_moment = "zero"  # of a grown weight, in adamw; "mean", its layer's, tames its first step
     config.begin_step = steps // 10  # gmp, one_shot, ac_dc and learned masks; the others begin at 0
     config.end_step = steps * 3 // 4  # the last mask update; learned masks are at their sparsity
 
@@ -130,6 +132,7 @@ def validate(config: ConfigDict) -> None:
         ("distribution", DISTRIBUTIONS),
         ("optimizer", OPTIMIZERS),
         ("compute_dtype", DTYPES),
+        ("second_moment", SECOND_MOMENTS),
     ):
         choice(config[name], options, name)
     for name, (holds, text) in _RANGES.items():

@@ -118,6 +118,7 @@ def _drop_and_grow(config: ConfigDict, inner: _Inner, member: Member, options: d
         stop_fraction=1.0,
         update_every=config.update_every,
         drop_fraction=config.drop_fraction,
+        second_moment=config.second_moment,
         key=member.mask_key,
         **options,
     )

@@ -39,6 +39,7 @@ def test_update_times_follow_the_steps():
         ({"sparsity": 1.5}, ["config.sparsity is 1.5", "[0, 1]"]),
         ({"sparsity": float("nan")}, ["config.sparsity is nan"]),
         ({"drop_fraction": -0.1}, ["config.drop_fraction"]),
+        ({"second_moment": "means"}, ["config.second_moment is 'means'", "did you mean 'mean'?"]),
         ({"method": "rigle"}, ["config.method is 'rigle'", "did you mean 'rigl'?", "static"]),
         ({"distribution": "erk"}, ["config.distribution is 'erk'", "erdos_renyi_kernel"]),
         ({"optimizer": "adam"}, ["did you mean 'adamw'?"]),

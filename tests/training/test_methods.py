@@ -59,6 +59,29 @@ def test_rigl_is_looked_at_exactly_when_it_updates():
     assert build_method(_config("rigl", end_step=28), MEMBER).times.steps().tolist() == [7, 14, 21]
 
 
+def test_a_warm_second_moment_tames_the_first_step_of_grown_weights():
+    moved = {}
+    for second_moment in ("zero", "mean"):
+        config = _config("rigl", second_moment=second_moment, warmup_steps=0, weight_decay=0.0)
+        built = build_method(config, MEMBER)
+        params, opt_state = built.init(PARAMS)
+        grads = jax.tree.map(lambda leaf: jnp.cos(7 * leaf), PARAMS)
+        update = jax.jit(built.tx.update)
+        for _ in range(8):  # masks change at step 7, so that the weights of the next step are fresh
+            masks = built.masks(params, opt_state)
+            updates, opt_state = update(grads, opt_state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        grown = jax.tree.map(lambda a, b: b & ~a, masks, built.masks(params, opt_state))
+        updates, _ = update(grads, opt_state, params)
+        moves = [jnp.abs(updates[n]["kernel"])[grown[n]["kernel"]] for n in grown]
+        moved[second_moment] = np.concatenate(moves)
+    # Adam's ninth step with both moments fresh: the same for every weight, however small its gradient.
+    fresh = 0.1 / (1 - 0.9**9) / np.sqrt(0.001 / (1 - 0.999**9))
+    rate = MEMBER.learning_rate * 0.5 * (1 + np.cos(np.pi * 8 / 40))
+    np.testing.assert_allclose(moved["zero"], fresh * rate, rtol=1e-3)
+    assert moved["mean"].max() < 0.8 * fresh * rate
+
+
 def test_no_room_for_an_update():
     with pytest.raises(ScheduleError):
         build_method(_config("rigl", end_step=5), MEMBER)
