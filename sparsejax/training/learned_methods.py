@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from sparsejax import learned, patterns, schedules
@@ -124,7 +122,7 @@ def _l0(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, An
     return learned.l0(
         inner,
         key=member.mask_key,
-        penalty_weight=_constant(member.penalty_weight) if penalised else None,
+        penalty_weight=member.penalty_weight if penalised else None,
         sparsity=None if penalised else target,
         gates=GATES[config.gates],
         gate_optimizer=optax.adam(config.gate_learning_rate),
@@ -161,7 +159,3 @@ def _score_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Scores learn on the weights' schedule, at a rate of their own, as in the code of movement pruning."""
     shape = rate_shape(config)
     return optax.adam(lambda step: config.score_learning_rate * shape(step + config.skip_steps))
-
-
-def _constant(value: ArrayLike) -> optax.Schedule:
-    return lambda step: jnp.asarray(value)
