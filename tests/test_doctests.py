@@ -22,4 +22,8 @@ def test_examples_of(name):
 
 
 def test_there_are_modules_to_look_at():
-    assert {"sparsejax.recipes.alternating", "sparsejax.scores.random", "sparsejax.transforms.sparsify"} <= set(MODULES)
+    assert {
+        "sparsejax.recipes.alternating",
+        "sparsejax.scores.random",
+        "sparsejax.transforms.sparsify",
+    } <= set(MODULES)
