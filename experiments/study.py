@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from rich.console import Console
 from experiments import command, train
 from sparsejax import ConfigError, training
 from sparsejax.training import files
+
+#: What the directory of `study.pretrain` is called, and how its methods name it.
+PRETRAINED = "pretrained"
 
 
 def main() -> None:
@@ -30,9 +34,12 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
 
     Args:
       study: ``base`` (a training configuration), ``methods`` (name to ``changes`` of the base; a method of
-        one ``column`` belongs to that sparsity alone and to the ``row`` it names), ``order`` of the methods,
-        ``sparsities``, ``seeds``, ``metric``, ``lower`` (whether lower is better), ``orderings`` (pairs: the
-        method expected to be better, the other).
+        one ``column`` belongs to that sparsity alone and to the ``row`` it names; one with ``penalties`` has
+        a penalty weight for each sparsity, which it comes near), ``order`` of the methods, ``sparsities``,
+        ``seeds``, ``metric``, ``lower`` (whether lower is better), ``orderings`` (pairs: the method expected
+        to be better, the other). Optional: ``pretrain``, a configuration that is trained first; a method
+        begins from it, or learns from it, where its ``init_from`` or ``teacher`` is ``"pretrained"``.
+        ``architecture``: whether to tell what is left of each layer.
       workdir: each method has a directory below.
       console: where to report; standard output by default.
 
@@ -44,14 +51,17 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     """
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     check(study)
-    started, directory, cells = time.perf_counter(), pathlib.Path(workdir), []
+    started, directory, cells, left = time.perf_counter(), pathlib.Path(workdir), [], []
+    pretrained = pretrain(study, directory, console)
     for name in study.order:
         method, begun = study.methods[name], time.perf_counter()
-        config = configure(study, method)
+        config = configure(study, method, directory)
         config.learning_rate = tuned_rate(study, method, directory / name)
         result = train.run(config, str(directory / name / "runs"), _silent(), plots=False)
         found = cells_of(study, name, method, result)
         cells += found
+        if study.get("architecture", False):
+            left += shapes_left(study, name, method, result, directory / name / "runs")
         values = ", ".join(f"{np.mean(cell.values):.4f}" for cell in found)
         seconds = time.perf_counter() - begun
         console.print(
@@ -65,6 +75,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     report = "\n\n".join([
         training.table(cells, study.sparsities, metric=study.metric),
         training.comparison_table(comparisons, metric=study.metric),
+        *([training.architecture_table(left)] if left else []),
     ])  # fmt: skip
     console.print(report)
     files.write_bytes(directory / "table.md", f"{report}\n".encode())
@@ -78,6 +89,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
         "config": json.loads(study.to_json()),
         "cells": [cell._asdict() for cell in cells],
         "orderings": [c._asdict() | {"gain": c.gain._asdict(), "verdict": c.verdict} for c in comparisons],
+        "pretrained": pretrained and pretrained["metrics"],
         "wall_seconds": time.perf_counter() - started,
         "run_seconds": seconds,
         "device": training.device_name(),
@@ -88,12 +100,26 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     return result
 
 
-def configure(study: ConfigDict, method: ConfigDict) -> ConfigDict:
+def pretrain(study: ConfigDict, directory: pathlib.Path, console: Console) -> dict[str, Any] | None:
+    """Trains what the study's methods begin or learn from, where there is any; returns its result."""
+    if "pretrain" not in study:
+        return None
+    result = train.run(study.pretrain, str(directory / PRETRAINED), _silent(), plots=False)
+    console.print(f"{PRETRAINED}: {study.metric} {result['metrics'][study.metric]:.4f}")
+    return result
+
+
+def configure(study: ConfigDict, method: ConfigDict, directory: pathlib.Path | None = None) -> ConfigDict:
     """The configuration of one method: the base, changed, as a population of all seeds and sparsities."""
     config = copy.deepcopy(study.base)
     config.update(ConfigDict(method.changes))
     config.population = study.seeds
-    if config.method != "dense":
+    for field in ("init_from", "teacher"):
+        if config[field] == PRETRAINED and directory is not None:
+            config[field] = str(directory / PRETRAINED)
+    if "penalties" in method:
+        config.penalty_weights = tuple(method.penalties)
+    elif config.method != "dense":
         config.sparsities = (method.column,) if "column" in method else tuple(study.sparsities)
     training.validate(config)
     return config
@@ -111,13 +137,15 @@ def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -
     Returns:
       The candidate with the best mean of the metric; the base's own where there are no candidates.
     """
-    tuning, config = study.tuning, configure(study, method)
+    tuning, config = study.tuning, configure(study, method, directory.parent)
     if not tuning.learning_rates:
         return config.learning_rate
     config.population, config.seed = tuning.seeds, tuning.seed
     config.learning_rates = tuple(tuning.learning_rates)
     config.train_split, config.test_split = tuning.train_split, tuning.test_split
-    if config.method != "dense" and "column" not in method:
+    if "penalties" in method:
+        config.penalty_weights = (method.penalties[list(study.sparsities).index(tuning.sparsity)],)
+    elif config.method != "dense" and "column" not in method:
         config.sparsities = (tuning.sparsity,)
     result = train.run(config, str(directory / "tuning"), _silent(), plots=False)
     found = {rate: [] for rate in tuning.learning_rates}
@@ -133,12 +161,9 @@ def _silent() -> Console:
 
 def cells_of(study: ConfigDict, name: str, method: ConfigDict, result: dict[str, Any]) -> list[training.Cell]:
     """Cuts a population's result into cells by sparsity."""
-    members = result["members"]
-    row, column = method.get("row", name), method.get("column", None)
-    dense = result["config"]["method"] == "dense"
+    row = method.get("row", name)
     cells = []
-    for sparsity in [column] if dense or column is not None else study.sparsities:
-        chosen = [i for i, member in enumerate(members) if dense or member["sparsity"] == sparsity]
+    for sparsity, chosen in _columns(study, method, result):
 
         def mean(values: list[float], chosen: list[int] = chosen) -> float:
             return float(np.mean([values[i] for i in chosen]))
@@ -147,14 +172,44 @@ def cells_of(study: ConfigDict, name: str, method: ConfigDict, result: dict[str,
             training.Cell(
                 row,
                 sparsity,
-                tuple(members[i]["seed"] for i in chosen),
+                tuple(result["members"][i]["seed"] for i in chosen),
                 tuple(result["metrics"][study.metric][i] for i in chosen),
                 mean(result["nonzero"]),
                 mean(result["training_flops"]["total"]),
                 mean(result["inference_flops"]["total"]),
+                mean(result["sparsity"]),
             )
         )
     return cells
+
+
+def _columns(
+    study: ConfigDict, method: ConfigDict, result: dict[str, Any]
+) -> Iterator[tuple[float | None, list[int]]]:
+    """The sparsity of each of a method's cells, and its members; the dense network has one cell for all."""
+    members = result["members"]
+    if result["config"]["method"] == "dense":
+        yield method.get("column", None), list(range(len(members)))
+        return
+    columns = (method.column,) if "column" in method else tuple(study.sparsities)
+    field = "penalty_weight" if "penalties" in method else "sparsity"
+    for column, value in zip(columns, method.get("penalties", columns), strict=True):
+        yield column, [i for i, member in enumerate(members) if member[field] == value]
+
+
+def shapes_left(
+    study: ConfigDict, name: str, method: ConfigDict, result: dict[str, Any], directory: pathlib.Path
+) -> list[training.Architecture]:
+    """Reads which units are left of each layer out of a population's masks, sparsity by sparsity."""
+    found = []
+    for sparsity, chosen in _columns(study, method, result):
+        places = [directory / training.Run(**result["members"][i]).name for i in chosen]
+        units = [training.units_left(dict(np.load(place / "masks.npz"))) for place in places]
+        errors = [1 - result["metrics"]["test_accuracy"][i] for i in chosen]
+        title = name if sparsity is None else f"{name}, {100 * sparsity:g} %"
+        shares = [1 - result["sparsity"][i] for i in chosen]
+        found.append(training.Architecture(title, tuple(units), tuple(errors), tuple(shares)))
+    return found
 
 
 def check(study: ConfigDict) -> None:
@@ -169,6 +224,11 @@ def check(study: ConfigDict) -> None:
             raise ConfigError(f"orderings name {sorted(missing)}; the study's rows are {sorted(rows)}.")
     if study.seeds < 1 or not study.sparsities:
         raise ConfigError(f"A study needs seeds (got {study.seeds}) and sparsities (got {study.sparsities}).")
+    for name, method in study.methods.items():
+        if "penalties" in method and ("column" in method or len(method.penalties) != len(study.sparsities)):
+            raise ConfigError(f"{name} needs a penalty for each of the sparsities {tuple(study.sparsities)}.")
+    if "pretrain" in study:
+        training.validate(study.pretrain)
     first = study.methods[study.order[0]]
     if configure(study, first).method != "dense" or "column" in first:
         raise ConfigError("The first method of a study is the dense network: FLOPs are shares of its.")

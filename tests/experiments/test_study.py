@@ -75,9 +75,33 @@ def test_a_study_runs_compares_and_draws_once(tmp_path, small, programs):
     json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsities(tmp_path, small, programs):
+    small.pretrain = small.base.copy_and_resolve_references()
+    small.base.init_from, small.tuning = "pretrained", ConfigDict({"learning_rates": ()})
+    small.base.steps, small.base.gate_learning_rate, small.architecture = 20, 0.3, True
+    small.methods = ConfigDict(
+        {
+            "dense": {"changes": {}},
+            "l0": {"changes": {"method": "l0", "teacher": "pretrained"}, "penalties": (1e-9, 1e-2)},
+        }
+    )
+    small.order, small.orderings = ("dense", "l0"), (("dense", "l0"),)
+    result, out = _run(small, tmp_path)
+    assert f"pretrained: test_loss {result['pretrained']['test_loss']:.4f}" in out
+    config = json.loads((tmp_path / "l0" / "runs" / "config.json").read_text())
+    assert config["teacher"] == config["init_from"] == str(tmp_path / "pretrained")
+    cells = {(cell["row"], cell["sparsity"]): cell for cell in result["cells"]}
+    assert set(cells) == {("dense", None), ("l0", 0.5), ("l0", 0.9)}
+    assert cells["l0", 0.5]["reached"] < cells["l0", 0.9]["reached"]
+    table = (tmp_path / "table.md").read_text()
+    assert "| dense | 64-16 |" in table
+    assert "| l0, 90 % |" in table
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (lambda s: s.methods.static.update(penalties=(1.0,)), "static needs a penalty for each"),
         (lambda s: s.update(order=("static", "dense", "small_90")), "first method of a study is the dense"),
         (lambda s: s.update(order=("dense", "static")), "name each once"),
         (lambda s: s.update(orderings=(("rigl", "static"),)), r"orderings name \['rigl'\]"),
@@ -100,6 +124,14 @@ def test_the_committed_studies_fit_together(name):
     rows = {method.get("row", key) for key, method in found.methods.items()}
     wanted = {"dense", "small_dense", "static", "snip", "set", "rigl", "rigl_uniform"}
     assert wanted | {"gmp_uniform", "gmp_global", "one_shot", "ac_dc"} <= rows
+
+
+@pytest.mark.parametrize("name", ["movement", "distill", "cofi", "l0_digits_mlp", "l0_digits_convnet"])
+def test_the_committed_studies_of_learned_masks_fit_together(name):
+    found = _module(name).get_config()
+    study.check(found)
+    assert found.seeds == 5
+    assert found.order[0] == "dense"
 
 
 def _module(name):

@@ -1,0 +1,60 @@
+"""CoFi on a small encoder: accuracy at 60 and 95 % sparsity, with and without layer-wise distillation.
+
+python -m experiments.study --config=configs/studies/cofi.py --workdir=runs/cofi
+
+The encoder tells which standard library package a window of bytes is from; it is its own teacher.
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
+    study = ConfigDict()
+    study.title = "Which package is this from? Two-layer encoder of width 64"
+    study.pretrain, study.base = pretrain(), base()
+    study.sparsities = (0.6, 0.95)
+    study.seeds = 5
+    study.tuning = ConfigDict({"learning_rates": ()})  # one rate for all
+    study.metric, study.lower = "test_accuracy", False
+    study.methods = ConfigDict(
+        {
+            "dense": {"changes": {}},
+            "cofi": {"changes": {"method": "cofi"}},
+            "cofi_distil": {"changes": {"method": "cofi", "teacher": "pretrained", "distill_layers": 0.1}},
+        }
+    )
+    study.order = ("dense", "cofi", "cofi_distil")
+    study.orderings = (("cofi_distil", "cofi"),)
+    return study
+
+
+def pretrain() -> ConfigDict:
+    """The teacher, with which the students begin."""
+    config = _shared()
+    config.steps, config.eval_every = 1000, 500
+    config.learning_rate = 0.003
+    return config
+
+
+def base() -> ConfigDict:
+    """What both share: the target rises over the first part of the steps; the gates settle in the rest."""
+    config = _shared()
+    config.init_from = "pretrained"
+    config.steps, config.eval_every = 400, 400
+    config.learning_rate = 0.002
+    config.begin_step, config.end_step = 20, 200
+    config.gate_learning_rate = 0.1
+    return config
+
+
+def _shared() -> ConfigDict:
+    config = default_config("encoder")
+    config.dataset = "python_modules"
+    config.test_split = "test[:20%]"
+    config.window, config.batch_size = 64, 16
+    config.clip_norm = 1.0
+    config.checkpoint_every = 0
+    return config

@@ -1,0 +1,43 @@
+"""L0 gates on the inputs of LeNet-300-100's layers: the network that is left on handwritten digits, and its error.
+
+python -m experiments.study --config=configs/studies/l0_digits_mlp.py --workdir=runs/l0_digits_mlp
+"""
+
+from ml_collections import ConfigDict
+
+from sparsejax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
+    study = ConfigDict()
+    study.title = "Handwritten digits, LeNet-300-100, L0"
+    study.base = base()
+    study.sparsities = (0.5, 0.8, 0.95)
+    study.seeds = 5
+    study.tuning = ConfigDict({"learning_rates": ()})  # one rate for all
+    study.metric, study.lower = "test_accuracy", False
+    study.architecture = True
+    study.methods = ConfigDict(
+        {
+            "dense": {"changes": {}},
+            "l0": {"changes": {"method": "l0"}, "penalties": PENALTIES},
+            "l0_target": {"changes": {"method": "l0"}},  # a Lagrangian that meets the sparsity
+        }
+    )
+    study.order, study.orderings = ("dense", "l0", "l0_target"), (("l0", "l0_target"),)
+    return study
+
+
+#: Of a weight, one for each sparsity, which it comes near; found in short runs of another seed.
+PENALTIES = (1e-5, 5e-5, 2e-4)
+
+
+def base() -> ConfigDict:
+    """What all methods share."""
+    config = default_config("mlp")
+    config.steps, config.eval_every = 2000, 1000
+    config.learning_rate = 0.005
+    config.gate_learning_rate = 0.02
+    config.checkpoint_every = 0
+    return config
