@@ -9,11 +9,12 @@ import numpy as np
 import optax
 
 from sparsejax import tree
-from sparsejax.errors import TracingError
+from sparsejax.errors import ParamsError, TracingError
 from sparsejax.structured.branches import Branch, find_branches, replacements
 from sparsejax.structured.rewriting import run_replaced
 from sparsejax.structured.scanning import stacked_leaves
 from sparsejax.tracing.jaxpr import Traced, trace
+from sparsejax.tracing.owning import owners
 from sparsejax.typing import Array, MaskTree, Params
 
 
@@ -61,8 +62,9 @@ def drop_branches(
         flat = [*(given.get(path) for path in traced.paths), *jax.tree.leaves(arguments)]
         lost, rows = _lost(branches), {}
         for leaf, slot in stacked_leaves(traced).items():
-            length = traced.closed.jaxpr.invars[leaf].aval.shape[0]
-            rows[slot] = tuple(i for i in range(length) if i not in lost.get(traced.paths[leaf], ()))
+            if gone := lost.get(traced.paths[leaf]):
+                length = traced.closed.jaxpr.invars[leaf].aval.shape[0]
+                rows[slot] = tuple(layer for layer in range(length) if layer not in gone)
         replaced = replacements(branches, lambda _, branch: branch.shortcut)
         return run_replaced(traced, flat, replaced, rows=rows)
 
@@ -71,15 +73,18 @@ def drop_branches(
 
 
 def cut_branches(tree_like: Params, branches: Iterable[Branch]) -> Params:
-    """Takes some branches' parts out of any tree with the parameters' paths and shapes: moments, masks, gradients.
+    """Takes some branches' parts out of a tree shaped like the parameters: gradients, masks, averages, moments.
 
     Args:
-      tree_like: the parameters, or a tree like them.
+      tree_like: the parameters, or any tree that has trees like them inside, as the state of an optimizer does.
       branches: those that are dropped, from `residual_branches`.
 
     Returns:
       The tree with `optax.MaskedNode` for each leaf that only they use, and without their layers' slices of stacked
-      ones. A leaf of size 1 along the axis of layers (a broadcast mask) keeps it.
+      ones. Scalars, and leaves of size 1 along the axis of layers (masks that broadcast), stay as they are.
+
+    Raises:
+      ParamsError: a leaf with a stacked parameter's path has no such layers (a factored moment, or one cut before).
 
     Example:
       >>> from sparsejax.structured import residual_branches
@@ -90,13 +95,13 @@ def cut_branches(tree_like: Params, branches: Iterable[Branch]) -> Params:
       (['a[0]', 'a[1]', 'a[2]'], (2, 4, 4))
     """
     lost = _lost(branches)
+    owner_of = owners(tree.flatten(tree_like)[0], lost)
 
     def cut(path: str, leaf: Any) -> Any:
-        if path not in lost or tree.is_masked_node(leaf):
+        if path not in owner_of or tree.is_masked_node(leaf) or not np.ndim(leaf):
             return leaf
-        if lost[path] is None:
-            return optax.MaskedNode()
-        return _without(leaf, lost[path])
+        layers = lost[owner_of[path]]
+        return optax.MaskedNode() if layers is None else _without(path, leaf, layers)
 
     return tree.map_with_path(cut, tree_like)
 
@@ -140,17 +145,22 @@ def _lost(branches: Iterable[Branch]) -> dict[str, set[int] | None]:
     for branch in branches:
         for path in branch.paths:
             if branch.layer is None:
-                found[path] = None
-            else:
+                found[path] = None  # all of it, whatever else is said of single layers
+            elif found.get(path, ()) is not None:
                 found.setdefault(path, set()).add(branch.layer)
     return found
 
 
-def _without(leaf: Any, layers: set[int]) -> Any:
+def _without(path: str, leaf: Any, layers: set[int]) -> Any:
     """A stacked leaf without some layers; a hole where none is left."""
     shape = np.shape(leaf)
-    if not shape or (shape[0] == 1 and layers != {0}):
+    if shape[0] == 1 and layers != {0}:
         return leaf
+    if shape[0] <= max(layers):
+        raise ParamsError(
+            f"{path!r} has shape {shape}, but its parameter has a layer {max(layers)} along the first axis. What is "
+            "not shaped like its parameter (a factored moment) must be started anew."
+        )
     kept = [layer for layer in range(shape[0]) if layer not in layers]
     if not kept:
         return optax.MaskedNode()

@@ -14,6 +14,7 @@ from sparsejax.tracing.dims import Kept
 from sparsejax.tracing.evaluate import Evaluator
 from sparsejax.tracing.groups import Group
 from sparsejax.tracing.jaxpr import is_tracer
+from sparsejax.tracing.owning import owners
 from sparsejax.tracing.structure import Structure, analyse
 from sparsejax.typing import MaskTree, Params
 
@@ -68,8 +69,9 @@ def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) ->
 def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> Any:
     """Cuts pruned positions out of a tree shaped like the parameters: gradients, masks, averages, moments.
 
-    A leaf belongs to the parameter whose path its own path ends with, so the moments inside an optax state
-    are found. Axes of size 1 (masks that broadcast) and scalars are left as they are.
+    Trees like the parameters are found anywhere inside, so the moments of an optax state are cut; in a tree that
+    lacks some of them, a leaf belongs to the parameter whose path its own path ends with. Axes of size 1 (masks
+    that broadcast) and scalars are left as they are.
 
     Args:
       values: any pytree.
@@ -96,10 +98,11 @@ def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> An
     axis_masks = _axis_masks(groups, keep)
 
     paths, leaves, treedef = tree.flatten(values)
+    owner_of = owners(paths, axis_masks)
     # One program for all leaves of a device, since each small gather would be compiled on its own.
     programs: dict[Any, dict[int, dict[int, np.ndarray]]] = {}
     for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        owner = None if tree.is_masked_node(leaf) or not np.ndim(leaf) else _owner(path, axis_masks)
+        owner = None if tree.is_masked_node(leaf) or not np.ndim(leaf) else owner_of.get(path)
         if owner is not None:
             _check_leaf(path, np.shape(leaf), axis_masks[owner])
             programs.setdefault(_place(leaf), {})[number] = axis_masks[owner]
@@ -223,13 +226,6 @@ def _axis_masks(groups: Mapping[str, Group], keep: KeepMasks) -> _AxisMasks:
             axes = found.setdefault(member.path, {})
             axes[member.axis] = axes[member.axis] & kept if member.axis in axes else kept
     return found
-
-
-def _owner(path: str, axis_masks: _AxisMasks) -> str | None:
-    """The parameter whose path this path is, or ends with; the longest one."""
-    names = path.split("/")
-    suffixes = ("/".join(names[start:]) for start in range(len(names)))
-    return next((suffix for suffix in suffixes if suffix in axis_masks), None)
 
 
 def _place(leaf: Any) -> Any:

@@ -187,8 +187,10 @@ def test_optimizer_state_masks_and_shapes_lose_the_same_layers():
     gone = [branch for branch in found if branch.layer in (0, 3)]
     small = sparsejax.drop_branches(fn, params, x, [branch.name for branch in gone])[1]
     adam = optax.adam(1e-3)
-    moments = sparsejax.cut_branches(adam.init(params)[0].mu, gone)
-    assert jax.tree.map(jnp.shape, moments) == jax.tree.map(jnp.shape, small)
+    state = sparsejax.cut_branches(adam.init(params), gone)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, adam.init(small))
+    with pytest.raises(sparsejax.ParamsError, match="has a layer 3 along the first axis"):
+        sparsejax.cut_branches(small, gone)
     shapes = jax.eval_shape(lambda: params)
     assert jax.tree.map(jnp.shape, sparsejax.drop_branches(fn, shapes, x, [b.name for b in gone])[1]) == (
         jax.tree.map(jnp.shape, small)
@@ -198,3 +200,20 @@ def test_optimizer_state_masks_and_shapes_lose_the_same_layers():
     assert masks["head"].ndim == 0
     every = sparsejax.drop_branches(fn, params, x, [branch.name for branch in found])[1]
     assert jax.tree.leaves(every["layers"]) == []
+
+
+def test_a_branch_that_holds_a_whole_scan_goes_with_its_layers():
+    params, x = {"w": normal(3, 6, 6) * 0.4, "a": normal(6, 6), "head": normal(6, 2)}, normal(5, 6)
+
+    def fn(p, x):
+        inner = lambda x: jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), jnp.sin(x), p["w"])[0]  # noqa: E731
+        x = x + inner(x) @ p["a"]
+        return x @ p["head"]
+
+    names = [branch.name for branch in sparsejax.residual_branches(fn, params, x)]
+    outer = next(name for name in names if "[" not in name)
+    assert sorted(names) == sorted([outer, "w[0]", "w[1]", "w[2]"])
+    for gone in ([outer], [outer, "w[1]"], ["w[1]", outer]):
+        small_fn, small = sparsejax.drop_branches(fn, params, x, gone)
+        assert [path for path in params if not isinstance(small[path], optax.MaskedNode)] == ["head"]
+        assert_close(small_fn(small, x), x @ params["head"])

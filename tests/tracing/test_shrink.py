@@ -248,3 +248,26 @@ def test_keeps_that_make_no_sense_are_refused():
         group_masks(stacked, prunable_groups(scanned, stacked, *inputs), {"layers/gate:2": uneven})
     with pytest.raises(TracingError, match=r"no prunable group 'a:1' of size 8"):
         shrink(lambda p, x: jnp.sort(x @ p["a"]) @ p["c"], params, x, groups, HALF)
+
+
+def test_a_leaf_whose_path_ends_like_a_parameters_is_another():
+    params = {
+        "w": normal(5, 4),
+        "c": normal(4, 5),
+        "inner": {"w": normal(5, 4, seed=1), "c": normal(4, 5, seed=2)},
+    }
+
+    def fn(p, x):
+        return jnp.tanh(x @ p["inner"]["w"]) @ p["inner"]["c"] + jnp.tanh(x @ p["w"]) @ p["c"]
+
+    x = normal(3, 5)
+    groups = prunable_groups(fn, params, x)
+    keep = {"w:1": np.array([True, False, True, False])}
+    small_fn, small = shrink(fn, params, x, groups, keep)
+    shapes = {"w": (5, 2), "c": (2, 5), "inner": {"w": (5, 4), "c": (4, 5)}}
+    assert jax.tree.map(jnp.shape, small) == shapes
+    assert_close(small_fn(small, x), fn(masked(params, group_masks(params, groups, keep)), x))
+    state = shrink_tree(optax.adam(0.1).init(params), groups, keep)
+    assert jax.tree.map(jnp.shape, state[0].nu) == shapes
+    # A part of the parameters is cut by the ends of its paths.
+    assert shrink_tree({"mine": {"w": params["w"]}}, groups, keep)["mine"]["w"].shape == (5, 2)
