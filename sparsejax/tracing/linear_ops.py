@@ -21,7 +21,8 @@ class LinearOp(NamedTuple):
         slid over, `stacked` number independent products (scanned or unrolled layers, experts, heads of a
         batched product). Together they are all its axes. `heads` are those of the input and output axes that
         number attention heads: products of activations with activations run side by side along them. An axis
-        that holds heads and their features, as one, is not among them.
+        that holds heads and their features, as one, is not among them. A recipe takes them as
+        ``overrides={path: Override(axes=op.roles)}``.
       flops: 2 × multiply-adds for the inputs given, over all uses; products with a convolution's padding
         count, as they do in papers. Scanned bodies count once a round, bodies of `while` once.
       input_shape: the shape of the other operand, in the use that costs most.

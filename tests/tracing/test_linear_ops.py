@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from sparsejax import Override, prune_once
 from sparsejax.axes import AxisRoles
 from sparsejax.errors import ParamsError, TracingError
 from sparsejax.patterns import Channel
@@ -209,16 +210,21 @@ def test_heads_are_seen_by_what_is_done_with_them_not_by_name():
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k)), v)
 
     def fn(p, x):
-        q, k, v = (jnp.einsum("bsi,hid->bshd", x, p[name]) for name in "abc")
+        q, k, v = (jnp.einsum("bsi,hid->bshd", x, p[name]) for name in "rst")
         mixed = attend(q, k, v) + jnp.einsum("bshd,st->bthd", v, p["positions"])
         fused = (mixed.reshape(*x.shape[:2], 6) @ p["out"]).reshape(*x.shape[:2], 3, 6)
         again = attend(*jnp.split(fused, 3, -1))
         return again.reshape(*x.shape[:2], 6) @ p["fused_out"]
 
-    params = {name: ones(2, 8, 3) for name in "abc"}
+    params = {name: ones(2, 8, 3) for name in "rst"}
     params |= {"positions": ones(5, 5), "out": ones(6, 18), "fused_out": ones(6, 4)}
     ops = linear_ops(fn, params, ones(2, 5, 8))
-    assert [ops[name].roles for name in "abc"] == [AxisRoles((1,), (0, 2), heads=(0,))] * 3
+    assert [ops[name].roles for name in "rst"] == [AxisRoles((1,), (0, 2), heads=(0,))] * 3
+    # And so a pattern over heads needs no names: the head with the smaller weights goes.
+    own = {path: Override(axes=op.roles) for path, op in ops.items() if op.roles.heads}
+    heads = {name: params[name] * jnp.array([1.0, 0.5])[:, None, None] for name in own}
+    _, masks = prune_once(heads, sparsity=0.5, pattern=Channel("heads"), overrides=own)
+    assert [masks[name].ravel().tolist() for name in "rst"] == [[True, False]] * 3
     # Positions are mixed by the attention itself; heads and their features on one axis are no axis of heads.
     assert [ops[name].roles.heads for name in ("positions", "out", "fused_out")] == [()] * 3
 
