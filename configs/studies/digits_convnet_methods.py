@@ -11,8 +11,8 @@ _ERK = "erdos_renyi_kernel"
 METHODS = {
     "dense": {},
     "static": {"method": "static", "distribution": _ERK},
-    "set": {"method": "set", "distribution": _ERK, "second_moment": "mean"},
-    "rigl": {"method": "rigl", "distribution": _ERK, "second_moment": "mean"},
+    "set": {"method": "set", "distribution": _ERK},
+    "rigl": {"method": "rigl", "distribution": _ERK},
     "gmp_global": {"method": "gmp", "distribution": "global"},
 }
 
