@@ -74,7 +74,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     ]
     report = "\n\n".join([
         training.table(cells, study.sparsities, metric=study.metric),
-        training.comparison_table(comparisons, metric=study.metric),
+        *([training.comparison_table(comparisons, metric=study.metric)] if comparisons else []),
         *([training.architecture_table(left)] if left else []),
     ])  # fmt: skip
     console.print(report)

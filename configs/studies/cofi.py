@@ -53,7 +53,6 @@ def base() -> ConfigDict:
 def _shared() -> ConfigDict:
     config = default_config("encoder")
     config.dataset = "python_modules"
-    config.test_split = "test[:20%]"
     config.window, config.batch_size = 64, 16
     config.clip_norm = 1.0
     config.checkpoint_every = 0

@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
     study.methods = ConfigDict(
         {"dense": {"changes": {}}, "l0": {"changes": {"method": "l0"}, "penalties": PENALTIES}}
     )
-    study.order, study.orderings = ("dense", "l0"), (("dense", "l0"),)
+    study.order, study.orderings = ("dense", "l0"), ()
     return study
 
 
 #: Of a weight, one for each sparsity, which it comes near; found in short runs of another seed.
-PENALTIES = (1e-5, 5e-5, 2e-4)
+PENALTIES = (1e-6, 1e-5, 4e-5)
 
 
 def base() -> ConfigDict:
@@ -34,7 +34,7 @@ def base() -> ConfigDict:
     config = default_config("lenet")
     config.steps, config.eval_every = 1000, 1000
     config.learning_rate = 0.003
-    config.gate_learning_rate = 0.03
+    config.gate_learning_rate = 0.1
     config.dense_layers = ("conv_0/*",)
     config.checkpoint_every = 0
     return config

@@ -57,7 +57,7 @@ def architecture_table(rows: Sequence[Architecture], *, digits: int = 1) -> str:
       digits: of percentages, after the point.
 
     Returns:
-      The table; architectures are means over the seeds, rounded.
+      The table; architectures are means over the seeds, rounded, of the layers that all methods prune.
 
     Example:
       >>> row = Architecture("l0", ({"a": (3, 8), "b": (2, 4)}, {"a": (5, 8), "b": (2, 4)}), (0.1, 0.1), (0.5, 0.5))
@@ -67,8 +67,9 @@ def architecture_table(rows: Sequence[Architecture], *, digits: int = 1) -> str:
     Source: Louizos et al., arXiv 1712.01312, table 1.
     """
     lines = [["method", "inputs left of each layer", "error", "weights left"], ["---"] * 4]
+    shared = [path for path in rows[0].units[0] if all(path in row.units[0] for row in rows)]
     for row in rows:
-        left = [np.mean([units[path][0] for units in row.units]) for path in row.units[0]]
+        left = [np.mean([units[path][0] for units in row.units]) for path in shared]
         error = interval([100 * e for e in row.errors])
         lines.append(
             [

@@ -14,7 +14,10 @@ def test_inputs_are_counted_along_the_input_axis_whatever_the_mask_s_own_shape()
 
 def test_a_table_as_louizos_has_it():
     row = training.Architecture("l0", ({"a": (3, 8)}, {"a": (6, 8)}), (0.1, 0.2), (0.25, 0.75))
-    assert "| l0 | 4 | 15.0 ± 63.5 % | 50.0 % |" in training.architecture_table([row])
+    whole = training.Architecture("dense", ({"first": (1, 1), "a": (8, 8)},), (0.1,), (1.0,))
+    table = training.architecture_table([whole, row])
+    assert "| l0 | 4 | 15.0 ± 63.5 % | 50.0 % |" in table  # of 3 and 6 inputs, to the even number
+    assert "| dense | 8 |" in table
 
 
 def test_a_cell_says_where_a_penalty_came_to():
