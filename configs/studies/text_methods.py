@@ -2,9 +2,8 @@
 
 python -m experiments.study --config=configs/studies/text_methods.py --workdir=runs/text_methods
 
-Not yet run at this length, which would take about 50 minutes on 2 idle cores (measured: 52 steps a second of one
-member). At 500 steps, where every network is still far from what it can learn, sparse ones are ahead of the dense
-one: see the README.
+Measured: 4,635 s on one of 2 cores; dense 2.454 ± 0.021, and at 90 % uniform GMP 2.645 ± 0.005, SET 2.693 ± 0.037,
+static 2.743 ± 0.051, RigL 2.758 ± 0.049 (mean and 95 % interval of 3 seeds; all of it in the README).
 """
 
 from ml_collections import ConfigDict
