@@ -2,7 +2,10 @@
 
 python -m experiments.compress --config=configs/compress/text_encoder.py --workdir=runs/compress_text_encoder
 
-Not measured yet: only tiny runs were made, to see that it works end to end.
+2-core CPU, one core used, which other jobs shared: 1,127 s. One seed: test accuracy 31.9 % dense, 31.9 % pruned, 31.9 %
+fine-tuned and shrunk, where the commonest class has 25.3 %: 400 steps teach it too little to tell what pruning costs.
+16.78 → 8.39 million multiply-adds a window, 125,517 → 75,917 parameters. Importances saw the first 256 training windows
+and sensitivity the first 512 test windows, which are no fair sample: the curves' accuracy is 0 throughout.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +18,7 @@ def get_config() -> ConfigDict:
     base = default_config("encoder")
     base.dataset = "python_modules"
     base.batch_size = 32
-    base.steps = 1500
+    base.steps = 400
     base.learning_rate = 0.003
     base.clip_norm = 1.0
     options = default_compression(base)
