@@ -1,6 +1,9 @@
 """L0 gates on the inputs of a convnet's layers: the network that is left on handwritten digits, and its error.
 
 python -m experiments.study --config=configs/studies/l0_digits_convnet.py --workdir=runs/l0_digits_convnet
+
+Measured: 100 s on one core of a shared 2-core CPU, 5 seeds. Dense 4.5 ± 0.7 % error; the first λ left 61.2 % of the
+weights with 5.6 ± 2.2 %; the other two removed the whole network, at every seed.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +28,7 @@ def get_config() -> ConfigDict:
     return study
 
 
-#: Of a weight, one for each sparsity, which it comes near; found in short runs of another seed.
+#: Of a weight. Guesses: the first left 61 %, the others nothing.
 PENALTIES = (1e-6, 1e-5, 4e-5)
 
 
