@@ -3,8 +3,8 @@
 python -m experiments.study --config=configs/studies/l0_digits_mlp.py --workdir=runs/l0_digits_mlp
 
 Measured: 142 s on one core of a shared 2-core CPU, 5 seeds. Dense 6.8 ± 0.5 % error; λ left 50.1, 13.1 (one network of
-five collapsed) and 0 % of the weights (all collapsed); the targets of 50, 80 and 95 % came to 50.0, 81.1 and 87.7 %, with
-errors of 6.3 ± 0.6, 12.3 ± 2.4 and 28.2 ± 6.4 %. An earlier run with slower gates is in the README.
+five collapsed) and 0 % of the weights (all collapsed); the targets of 50, 80 and 95 % came to 50.0, 81.1 and 87.7 %,
+with errors of 6.3 ± 0.6, 12.3 ± 2.4 and 28.2 ± 6.4 %. An earlier run with slower gates is in the README.
 """
 
 from ml_collections import ConfigDict
