@@ -30,7 +30,7 @@ class Task(NamedTuple):
       fn: ``fn(variables, inputs) -> logits``, at inference.
       inputs: a batch to measure latency on.
       batches: training data for importances.
-      evaluate: ``(variables, examples) -> metrics`` on the test split; None: on all of it.
+      evaluate: ``(variables, examples) -> metrics`` on so many of the test split, spread over it; None: on all.
       refresh: gives variables batch statistics taken anew.
       groups: all that may be pruned, over both trees.
     """
@@ -71,14 +71,14 @@ def build_task(options: ConfigDict) -> Task:
     def fn(variables: Variables, inputs: Any) -> jax.Array:
         return setup.apply(variables["params"], variables["batch_stats"], inputs, False)[0]
 
-    def take(split: training.Split, count: int, start: int = 0) -> training.Batch:
-        batch = split.take(np.arange(start, start + count) % split.size)
-        return batch if augment is None else augment(key, batch)
+    def take(split: training.Split, batches: int, size: int = config.batch_size) -> list[training.Batch]:
+        chosen = training.evenly_spaced(split.size, batches * size)
+        found = [split.take(chosen[i::batches]) for i in range(batches)]
+        return found if augment is None else [augment(key, batch) for batch in found]
 
-    size = config.batch_size
-    inputs = take(setup.test, options.latency_batch).inputs
-    batches = [take(setup.source, size, i * size) for i in range(options.batches)]
-    moved = [take(setup.source, size, i * size).inputs for i in range(config.batch_norm_batches)]
+    inputs = take(setup.test, 1, options.latency_batch)[0].inputs
+    batches = take(setup.source, options.batches)
+    moved = [batch.inputs for batch in take(setup.source, config.batch_norm_batches)]
     state = setup.states[0]
     template = {"params": state.params, "batch_stats": state.batch_stats}
     groups = sparsejax.prunable_groups(fn, template, inputs)
@@ -101,10 +101,7 @@ def make_evaluate(options: ConfigDict, setup: Setup, apply: training.Apply) -> C
     bytes_ = setup.test.window and "label" not in setup.test.arrays
 
     def metrics(variables: Variables, examples: int | None = None) -> Metrics:
-        split = setup.test
-        if examples is not None and examples < split.size:
-            split = training.Split(split.arrays, examples, split.classes, split.window, split.scale)
-        found = evaluate(variables["params"], variables["batch_stats"], split)
+        found = evaluate(variables["params"], variables["batch_stats"], setup.test, examples)
         loss = float(found.loss)
         bits = {"bits_per_byte": loss / math.log(2)} if bytes_ else {}
         return {"test_accuracy": float(found.accuracy), "test_loss": loss} | bits

@@ -38,6 +38,7 @@ from sparsejax.training.data import Stream as Stream
 from sparsejax.training.data import batch_indices as batch_indices
 from sparsejax.training.data import build_augment as build_augment
 from sparsejax.training.data import data_directory as data_directory
+from sparsejax.training.data import evenly_spaced as evenly_spaced
 from sparsejax.training.data import load as load
 from sparsejax.training.data import steps_per_epoch as steps_per_epoch
 from sparsejax.training.data import stream as stream

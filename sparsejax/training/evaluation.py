@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sparsejax.training.data import Batch, Split, Stream
+from sparsejax.training.data import Batch, Split, Stream, evenly_spaced
 from sparsejax.training.hosts import any_host, data_share
 from sparsejax.training.mesh import batch_sharding
 from sparsejax.training.objective import Objective
@@ -64,7 +64,8 @@ def make_evaluate(
       mesh: the devices; None for one.
 
     Returns:
-      ``evaluate(params, batch_stats, split) -> Evaluation``.
+      ``evaluate(params, batch_stats, split, examples=None) -> Evaluation``, on so many evenly spaced examples
+      of a `Split`, or on all.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,9 +88,14 @@ def make_evaluate(
     whole = None if mesh is None else NamedSharding(mesh, P())  # every host reads its own copy
     program = jax.jit(over_members(sums, population, (0, 0, None, None)), out_shardings=whole)
 
-    def evaluate(params: Params, batch_stats: Any, split: Split | TestStream) -> Evaluation:
-        of = _of_split if isinstance(split, Split) else _of_stream
-        batches = of(split, batch_size, sharding)
+    def evaluate(
+        params: Params, batch_stats: Any, split: Split | TestStream, examples: int | None = None
+    ) -> Evaluation:
+        if isinstance(split, Split):
+            chosen = evenly_spaced(split.size, min(examples or split.size, split.size))
+            batches = _of_split(split, chosen, batch_size, sharding)
+        else:
+            batches = _of_stream(split, batch_size, sharding)
         parts = [(*program(params, batch_stats, batch, weights), weights.sum()) for batch, weights in batches]
         totals = (
             np.sum([np.asarray(x, np.float64) for x in part], axis=0) for part in zip(*parts, strict=True)
@@ -104,14 +110,14 @@ _take = jax.jit(lambda split, indices: split.take(indices))
 
 
 def _of_split(
-    split: Split, batch_size: int, sharding: NamedSharding | None
+    split: Split, chosen: np.ndarray, batch_size: int, sharding: NamedSharding | None
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     shards = 1 if sharding is None else sharding.mesh.size
-    size = min(batch_size, -(-split.size // shards) * shards)
-    for start in range(0, split.size, size):
-        indices = np.arange(start, start + size)
-        real = indices < split.size
-        yield _take(split, indices * real), real.astype(np.float32)
+    size = min(batch_size, -(-len(chosen) // shards) * shards)
+    for start in range(0, len(chosen), size):
+        indices = chosen[start : start + size]
+        real = np.arange(size) < len(indices)
+        yield _take(split, np.resize(indices, size)), real.astype(np.float32)
 
 
 def _of_stream(

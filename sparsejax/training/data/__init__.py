@@ -19,6 +19,7 @@ from sparsejax.training.data.loading import load as load
 from sparsejax.training.data.preparing import data_directory as data_directory
 from sparsejax.training.data.split import Batch as Batch
 from sparsejax.training.data.split import Split as Split
+from sparsejax.training.data.split import evenly_spaced as evenly_spaced
 from sparsejax.training.data.streaming import Stream as Stream
 from sparsejax.training.data.streaming import Throughput as Throughput
 from sparsejax.training.data.streaming import stream as stream

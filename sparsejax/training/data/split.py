@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Batch(NamedTuple):
@@ -71,3 +72,22 @@ class Split:
             return Batch(tokens[indices].astype(jnp.int32), self.arrays["label"][indices])
         found = tokens[indices[:, None] * self.window + jnp.arange(self.window + 1)].astype(jnp.int32)
         return Batch(found[:, :-1], found[:, 1:])
+
+
+def evenly_spaced(size: int, count: int) -> np.ndarray:
+    """Picks examples from all over a split, whose neighbours may be of one file or one class.
+
+    ``⌊i·size / count⌋`` for i < count
+
+    Args:
+      size: examples of the split, from 1.
+      count: how many; beyond `size` some come more than once.
+
+    Returns:
+      int64 (count,), in [0, size), ascending.
+
+    Example:
+      >>> evenly_spaced(10, 4).tolist()
+      [0, 2, 5, 7]
+    """
+    return np.arange(count) * size // max(count, 1)
