@@ -70,9 +70,14 @@ def called_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, tuple[Any, ...]] | Non
     for key in _CALL_KEYS:
         if isinstance(eqn.params.get(key), core.Jaxpr | core.ClosedJaxpr):
             jaxpr, consts = open_jaxpr(eqn.params[key])
-            fits = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars)
-            return (jaxpr, consts) if fits else None
+            # By shape too: the jaxpr of a reduction combines two elements.
+            inside, outside = (jaxpr.invars, jaxpr.outvars), (eqn.invars, eqn.outvars)
+            return (jaxpr, consts) if _shapes(inside) == _shapes(outside) else None
     return None
+
+
+def _shapes(sides: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [[getattr(atom.aval, "shape", None) for atom in side] for side in sides]
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:

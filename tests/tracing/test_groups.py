@@ -132,6 +132,22 @@ def test_what_is_not_understood_is_frozen_and_named_with_its_line():
     assert "cholesky is not understood" in reasons(unknown).values()
 
 
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        ("reduce_window", lambda h: jax.lax.reduce_window(h, 0.5, jax.lax.max, (2, 1), (1, 1), "SAME")),
+        ("reduce", lambda h: jax.lax.reduce(h, np.float32(0), lambda a, b: a + b * b, (0,))),
+    ],
+)
+def test_a_reduction_by_a_function_is_no_call_of_that_function(name, reduction):
+    def fn(p, x):
+        return reduction(x @ p["a"]) @ p["c"]
+
+    params = weights(a=(5, 6), c=(6, 4))
+    assert reasons(prunable_groups(fn, params, normal(3, 5)))["a:1"] == f"{name} is not understood"
+    assert linear_ops(fn, params, normal(3, 5))["a"].roles.input == (0,)
+
+
 def test_parameters_that_nothing_consumes_are_left_out():
     params = weights(position=(9, 6), a=(6, 4), pooler=(4, 4))
 
