@@ -125,6 +125,8 @@ def validate(config: ConfigDict) -> None:
       >>> validate(default_config())
     """
     check_names(config, default_config(), "config")
+    for name in ("model", "mesh"):
+        require(isinstance(config[name], ConfigDict), name, config[name], "a ConfigDict with its fields")
     validate_model(config.model)
     check_names(config.mesh, dict.fromkeys(MESH_AXES), "config.mesh")
     for name, options in (
@@ -135,6 +137,19 @@ def validate(config: ConfigDict) -> None:
         ("second_moment", SECOND_MOMENTS),
     ):
         choice(config[name], options, name)
+    for name in _TEXTS:
+        require(isinstance(config[name], str), name, config[name], "a text")
+    for name, holds in (
+        ("decay_steps", _is_number),
+        ("dense_layers", lambda pattern: isinstance(pattern, str)),
+    ):
+        several = isinstance(config[name], tuple | list) and all(map(holds, config[name]))
+        require(
+            several,
+            name,
+            config[name],
+            "a tuple of steps" if name == "decay_steps" else "a tuple of path patterns, such as ('head/*',)",
+        )
     for name, (holds, text) in _RANGES.items():
         require(_is_number(config[name]) and holds(config[name]), name, config[name], text)
     for name, each in _LISTS.items():
@@ -190,7 +205,8 @@ def _check_together(config: ConfigDict) -> None:
         tuple(config.decay_steps),
         f"rising steps between warmup_steps = {config.warmup_steps} and steps = {config.steps}",
     )
-    require(isinstance(config.decay_all, bool), "decay_all", config.decay_all, "True or False")
+    for name in ("decay_all", "streaming"):
+        require(isinstance(config[name], bool), name, config[name], "True or False")
     grid = any(len(config[name]) for name in _LISTS)
     require(
         not grid or config.population, "population", config.population, "the seeds of each member, from 1"
@@ -217,6 +233,8 @@ def _check_together(config: ConfigDict) -> None:
     check_teacher(config)
 
 
+_TEXTS = ("dataset", "train_split", "test_split", "data_dir", "augment", "init_from")
+
 #: The fields of a population's grid, and the field of which each lists values.
 _LISTS = {"sparsities": "sparsity", "penalty_weights": "penalty_weight", "learning_rates": "learning_rate"}
 
@@ -224,7 +242,7 @@ _WHOLE = (lambda n: isinstance(n, int) and n >= 1, "a whole number of at least 1
 _COUNT = (lambda n: isinstance(n, int) and n >= 0, "a whole number of at least 0")
 _SHARE = (lambda x: 0 <= x <= 1, "a share in [0, 1]")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _COUNT,
+    "seed": (lambda n: isinstance(n, int) and 0 <= n < 2**31, "a whole number in [0, 2**31)"),  # keys wrap
     "steps": _WHOLE,
     "batch_size": _WHOLE,
     "accumulate": _WHOLE,

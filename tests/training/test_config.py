@@ -47,6 +47,7 @@ def test_update_times_follow_the_steps():
         ({"batch_size": 0}, ["config.batch_size is 0"]),
         ({"learning_rate": 0.0}, ["config.learning_rate is 0.0"]),
         ({"seed": -1}, ["config.seed is -1"]),
+        ({"seed": 2**32}, ["config.seed is 4294967296", "2**31"]),
         ({"warmup_steps": 5000}, ["config.warmup_steps is 5000", "less than steps = 5000"]),
         ({"begin_step": 3800}, ["begin_step and end_step is (3800, 3750)"]),
         ({"end_step": 5001}, ["<= steps = 5000"]),
@@ -129,3 +130,21 @@ def test_checkpoints_follow_the_steps():
     config.steps = 40
     assert config.checkpoint_every == 8
     validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            (name, 3)
+            for name in ("mesh", "model", "dataset", "train_split", "data_dir", "augment", "init_from")
+        ],
+        *[("decay_steps", 3), ("dense_layers", "head/*"), ("dense_layers", (3,)), ("streaming", "yes")],
+    ],
+)
+def test_another_type(name, value):
+    config = default_config()
+    with config.ignore_type():
+        config[name] = value
+    with pytest.raises(ConfigError, match=rf"config.{name} is .*: give "):
+        validate(config)
