@@ -1,6 +1,8 @@
 """Budgets: how many units of each group stay, such that a ratio is met."""
 
+import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 from sparsejax.errors import SparsityError
@@ -47,12 +49,8 @@ class Budget(NamedTuple):
             )
         value = getattr(self, names[0])
         for ratio in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 <= ratio < 1.0:
-                hint = (
-                    " (a percentage? write 0.5 for 50 %)"
-                    if isinstance(ratio, int | float) and ratio > 1
-                    else ""
-                )
+            if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0.0 <= ratio < 1.0:
+                hint = " (a percentage? write 0.5 for 50 %)" if isinstance(ratio, Real) and ratio > 1 else ""
                 raise SparsityError(f"{names[0]} is {ratio!r}; give the share that goes, in [0, 1){hint}.")
         return names[0]
 
@@ -167,7 +165,7 @@ def latency_counts(ratio: float, order: Order, seconds: Timer, rounds: int = 8) 
       name -> units kept.
 
     Raises:
-      SparsityError: the smallest allowed function is not fast enough.
+      SparsityError: the smallest allowed function is not fast enough, or the times are no numbers above 0.
     """
     if ratio == 0.0:
         return order.counts(0)
@@ -175,6 +173,8 @@ def latency_counts(ratio: float, order: Order, seconds: Timer, rounds: int = 8) 
     target = (1.0 - ratio) * whole
     low, high = 0, len(order)
     fastest = seconds(order.counts(high))
+    if not (0.0 < whole < math.inf and 0.0 <= fastest < math.inf):
+        raise SparsityError(f"measure gave {whole} and {fastest}: a latency is a number of seconds above 0.")
     if fastest > target:
         _unreachable("latency_ratio", ratio, 0.0, 1.0 - fastest / whole)
     for _ in range(rounds):

@@ -41,6 +41,7 @@ def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) ->
     Raises:
       TracingError: `keep` names a group that is not there.
       MaskError: a keep has another shape or type, or keeps nothing.
+      ParamsError: a parameter that would be masked is not there, or has another size.
 
     Example:
       >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
@@ -52,8 +53,11 @@ def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) ->
       ((1, 3), [[True], [False], [True]])
     """
     axis_masks = _axis_masks(groups, keep)
+    if missing := sorted(set(axis_masks) - set(tree.flatten(params)[0])):
+        raise ParamsError(f"There is no {missing[0]!r}: give the parameters that prunable_groups saw.")
 
     def mask(path: str, leaf: Any) -> Any:
+        _check_leaf(path, np.shape(leaf), axis_masks.get(path, {}))
         whole = np.ones((1,) * len(np.shape(leaf)), bool) if path in axis_masks else np.ones((), bool)
         for axis, kept in axis_masks.get(path, {}).items():
             shape = [1] * len(np.shape(leaf))
@@ -171,12 +175,17 @@ def shrink(
     def small_fn(small_params: Params, *arguments: Any) -> Any:
         structure = structure_for(arguments)
         evaluator = Evaluator(structure.dims, _keep_atoms(structure, kept))
-        flat = [*jax.tree.leaves(small_params), *jax.tree.leaves(arguments)]
+        leaves = jax.tree.leaves(small_params)
+        if (shapes := [np.shape(leaf) for leaf in leaves]) != expected:
+            raise ParamsError(f"The small function takes parameters of shapes {expected}; it got {shapes}.")
+        flat = [*leaves, *jax.tree.leaves(arguments)]
         return jax.tree.unflatten(structure.traced.out_def, evaluator.run(structure.plan, flat))
 
     first = structure_for(inputs if isinstance(inputs, tuple) else (inputs,))
     _keep_atoms(first, kept)
-    return small_fn, shrink_tree(params, groups, keep)
+    cut = shrink_tree(params, groups, keep)
+    expected = [np.shape(leaf) for leaf in jax.tree.leaves(cut)]
+    return small_fn, cut
 
 
 def _keep_atoms(structure: Structure, kept: dict[str, np.ndarray]) -> dict[int, Kept]:

@@ -206,6 +206,17 @@ def test_latency_is_bisected_on_what_the_timer_says():
         )
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), 0.0, float("inf")])
+def test_a_latency_that_is_no_time_is_refused(seconds):
+    fn, params, inputs = case("mobile")
+    with pytest.raises(sparsejax.SparsityError, match="a latency is a number of seconds above 0"):
+        sparsejax.prune_structured(fn, params, inputs, latency_ratio=0.5, measure=lambda *given: seconds)
+
+
+def test_a_ratio_of_numpy_is_a_number():
+    assert prune("mobile", channel_ratio=np.float32(0.5)).small == prune("mobile", channel_ratio=0.5).small
+
+
 def test_measured_latency_is_a_time():
     fn, params, inputs = case("dense_net")
     assert 0 < sparsejax.measure_latency(fn, params, inputs, calls=3) < 60

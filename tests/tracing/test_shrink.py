@@ -271,3 +271,19 @@ def test_a_leaf_whose_path_ends_like_a_parameters_is_another():
     assert jax.tree.map(jnp.shape, state[0].nu) == shapes
     # A part of the parameters is cut by the ends of its paths.
     assert shrink_tree({"mine": {"w": params["w"]}}, groups, keep)["mine"]["w"].shape == (5, 2)
+
+
+def test_a_small_function_refuses_the_large_parameters():
+    fn, params, x = mlp()
+    small_fn, _ = shrink(fn, params, x, prunable_groups(fn, params, x), HALF)
+    with pytest.raises(ParamsError, match=r"takes parameters of shapes \[\(5, 4\), .* got \[\(5, 8\), "):
+        small_fn(params, x)
+
+
+def test_masks_are_for_the_parameters_of_the_groups():
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    with pytest.raises(ParamsError, match="There is no 'a'"):
+        group_masks({"params": params}, groups, HALF)
+    with pytest.raises(ParamsError, match=r"'a' has shape \(5, 4\)"):
+        group_masks(params | {"a": params["a"][:, :4]}, groups, HALF)
