@@ -38,6 +38,10 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
       True
     """
     path = pathlib.Path(directory).absolute()
+    if not os.fspath(directory) or "\0" in os.fspath(directory):
+        raise WorkdirError(
+            f"The workdir is {directory!r}, which names no directory: give one with --workdir=…."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / ".lock", "w")  # noqa: SIM115 (closed by the stack below)
@@ -124,7 +128,10 @@ def _check_owner(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict | None):
+            raise ValueError(f"it holds a {type(found).__name__}, no fields")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

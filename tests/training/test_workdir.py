@@ -100,3 +100,15 @@ def test_a_run_that_broke_down_keeps_its_claim(tmp_path):
     with pytest.raises(TrainingError), claim(tmp_path, {"seed": 0}):
         raise TrainingError("the loss is nan")
     assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("directory", ["", "runs/a\0b"])
+def test_a_name_of_no_directory(directory):
+    with pytest.raises(WorkdirError, match="names no directory"), claim(directory, CONFIG):
+        pass
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(WorkdirError, match="it holds a list"), claim(tmp_path, CONFIG):
+        pass
