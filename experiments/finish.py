@@ -1,7 +1,7 @@
 """From the last state of a run to its result: arrays, table and plots of each member, and the numbers of all."""
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +18,19 @@ _PER_MEMBER = ("metrics", "sparsity", "density_by_layer", "nonzero", "training_f
 def finish(
     config: ConfigDict,
     setup: Setup,
-    states: Any,
+    members: list[tuple[training.Run, "Last"]],
     whole: training.Record,
     directory: pathlib.Path,
     plots: bool,
 ) -> dict[str, Any]:
     """Saves what the members leave; a population's in a directory each, with a ``result.json`` of its own.
 
+    No part of it waits for other hosts.
+
     Args:
       config: of the run.
       setup: what it was made of.
-      states: the last state of each group.
+      members: what `last_members` gives.
       whole: what was measured.
       directory: where everything goes; only the first of several hosts writes.
       plots: whether to draw.
@@ -36,7 +38,6 @@ def finish(
     Returns:
       The result, but for the times.
     """
-    members = list(_members(config, setup, states))
     first = members[0][1].params
     forward = _forward(setup, first, members[0][1].batch_stats)
     rows = []
@@ -69,7 +70,7 @@ def finish(
     }
 
 
-class _Last(NamedTuple):
+class Last(NamedTuple):
     """What one run ends with, as host arrays."""
 
     params: Any
@@ -78,12 +79,14 @@ class _Last(NamedTuple):
     batch_stats: Any
 
 
-def _members(config: ConfigDict, setup: Setup, states: Any) -> Iterator[tuple[training.Run, _Last]]:
-    final = final_of(config, setup)
+def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[training.Run, Last]]:
+    """What the members of all groups end with; by all hosts together."""
+    final, members = final_of(config, setup), []
     for group, state in zip(setup.groups, states, strict=True):
-        ended = training.to_host((*final(state), state.batch_stats))  # by all hosts together
+        ended = training.to_host((*final(state), state.batch_stats))
         for i, run in enumerate(group.runs):
-            yield run, _Last(*training.member_of(ended, i if config.population else None))
+            members.append((run, Last(*training.member_of(ended, i if config.population else None))))
+    return members
 
 
 def final_of(config: ConfigDict, setup: Setup) -> Callable[[training.TrainState], Any]:
@@ -96,7 +99,7 @@ def final_of(config: ConfigDict, setup: Setup) -> Callable[[training.TrainState]
 
 
 def _member(
-    config: ConfigDict, setup: Setup, run: training.Run, last: _Last, history: training.History,
+    config: ConfigDict, setup: Setup, run: training.Run, last: Last, history: training.History,
     forward: dict[str, float], place: pathlib.Path, plots: bool,
 ) -> dict[str, Any]:  # fmt: skip
     params, masks, kept, stats = last

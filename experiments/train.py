@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.finish import final_of, finish, verdict
+from experiments.finish import final_of, finish, last_members, verdict
 from experiments.prepare import Setup, prepare
 from sparsejax import Interrupted, TrainingError, training
 from sparsejax.training import files
@@ -68,14 +68,14 @@ def run(
             setup = prepare(config)
             console.print(describe(config, setup))
             states, whole, speed = train(config, setup, directory, console)
-            result = {"config": as_json} | finish(config, setup, states, whole, directory, plots)
-            result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
+            members = last_members(config, setup, states)
+            with training.together():  # nobody leaves, and gives the others up, while the first still draws
+                result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)
+                result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
+                if leads:  # last: it says that all the rest is there
+                    files.write_json(directory / "result.json", result)
             if leads and (directory / "summary.txt").exists():
                 console.print((directory / "summary.txt").read_text())
-            if leads:
-                files.write_json(
-                    directory / "result.json", result
-                )  # last: it says that all the rest is there
         console.print(verdict(result, directory))
     return result
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import prepare, seeds, train
+from experiments import prepare, train
 from sparsejax import TrainingError, training
 from sparsejax.errors import ConfigError, DatasetError, WorkdirError
 from tests.experiments import killing
@@ -264,25 +264,3 @@ def test_a_stream_is_shared_by_all_members_however_the_model_would_be_cut(data_d
     config = training.default_config("lenet")
     config.population, config.data_dir, config.streaming, config.image_size = 2, data_dir, True, 8
     assert [len(group.runs) for group in prepare.prepare(config).groups] == [2]
-
-
-def test_a_table_over_seeds(tmp_path, data_dir, monkeypatch, capsys):
-    monkeypatch.setenv("SPARSEJAX_DATA", data_dir)
-    config = str(ROOT / "configs" / "digits_mlp_dense.py")
-    where = ["--workdir", str(tmp_path / "runs"), "--json", str(tmp_path / "seeds.json")]
-    seeds.main(["--configs", config, "--seeds", "2", *where, "--set", "steps=40", "eval_every=20"])
-    out = capsys.readouterr().out
-    rows = json.loads((tmp_path / "seeds.json").read_text())
-    assert [[run["config"]["seed"] for run in runs] for runs in rows.values()] == [[0, 1]]
-    accuracies = [100 * run["metrics"]["test_accuracy"] for run in next(iter(rows.values()))]
-    assert f"{np.mean(accuracies):.2f} ± " in out
-    assert "One test image is 0.28 points" in out
-    assert "not told apart by 2 seeds" in out
-
-
-def test_the_table_refuses_what_is_no_field(tmp_path):
-    config = str(ROOT / "configs" / "digits_mlp_rigl.py")
-    with pytest.raises(ConfigError, match="--set steps=many"):
-        seeds.main(["--configs", config, "--seeds", "1", "--workdir", str(tmp_path), "--set", "steps=many"])
-    with pytest.raises(ConfigError, match="no configuration file"):
-        seeds.main(["--configs", "configs/absent.py", "--workdir", str(tmp_path)])
