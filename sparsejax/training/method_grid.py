@@ -15,12 +15,16 @@ EXPECTED = (
 )
 
 
-def method_grid(steps: int, small: Mapping[float, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def method_grid(
+    steps: int, small: Mapping[float, Mapping[str, Any]], compute: Mapping[float, float] | None = None
+) -> dict[str, dict[str, Any]]:
     """Lists the methods of a study: the dense network first, then the sparse ones, then its dense rivals.
 
     Args:
       steps: of the base; one-shot pruning comes in the middle of them.
       small: sparsity to the sizes of a dense network with about as many parameters as the sparse ones keep.
+      compute: sparsity to the share of the dense FLOPs that a sparse network takes, for the dense one that is
+        trained for as many; 1 − sparsity when None, which holds where every layer is pruned.
 
     Returns:
       Name to ``changes``, and for methods of one sparsity the ``row`` and ``column`` they belong to.
@@ -28,6 +32,8 @@ def method_grid(steps: int, small: Mapping[float, Mapping[str, Any]]) -> dict[st
     Example:
       >>> list(method_grid(100, {0.9: {"widths": (8,)}}))[-2:]
       ['small_dense_90', 'short_dense_90']
+      >>> method_grid(100, {0.9: {"widths": (8,)}}, {0.9: 0.3})["short_dense_90"]["changes"]["steps"]
+      30
     """
     grid = {
         "dense": {},
@@ -47,6 +53,7 @@ def method_grid(steps: int, small: Mapping[float, Mapping[str, Any]]) -> dict[st
         name = f"{100 * sparsity:.0f}"
         entries[f"small_dense_{name}"] = {**of_one, "row": "small_dense", "changes": {"model": dict(sizes)}}
         # The same network trained for as many FLOPs as a sparse one would take.
-        few = {"steps": round((1 - sparsity) * steps), "warmup_steps": 10, "begin_step": 0, "end_step": 0}
+        share = compute[sparsity] if compute else 1 - sparsity
+        few = {"steps": round(share * steps), "warmup_steps": 10, "begin_step": 0, "end_step": 0}
         entries[f"short_dense_{name}"] = {**of_one, "row": "short_dense", "changes": few}
     return entries

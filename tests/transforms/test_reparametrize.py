@@ -105,7 +105,7 @@ def _scan(made: tuple[Any, Any], steps: int) -> Any:
 
 
 # Two programs each; the other methods are among the slow.
-LONG = ("movement", "soft_movement", "cofi")
+LONG = ("movement", "soft_movement")
 
 
 @pytest.mark.parametrize(
