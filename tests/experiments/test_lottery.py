@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import json
 import pathlib
 import shutil
@@ -101,6 +102,19 @@ def test_tickets_begin_on_the_weights_of_the_step_they_rewind_to(finished):
         _starts(workdir, 1, "ticket"), _starts(workdir, 2, "ticket"), strict=True
     ):
         assert all((before[name] | ~after[name]).all() for name in before)
+
+
+def test_rewound_runs_go_through_the_rest_of_the_schedule(finished):
+    workdir, study = finished[:2]
+    for place in ("step_10", "level_00/ticket/run", "level_01/ticket/run", "level_02/random/run"):
+        config = json.loads((workdir / place / "config.json").read_text())
+        found = config["schedule_steps"], config["skip_steps"], config["steps"]
+        early, first = place.startswith("step"), place.startswith("level_00")
+        assert found == (30, 0 if early or first else 10, 10 if early else 30 if first else 20)
+    assert study.base.steps == 30
+    for path in workdir.rglob("ticket/run/metrics.jsonl"):
+        losses = [json.loads(line)["test_loss"] for line in path.read_text().splitlines()]
+        assert all(before != after for before, after in itertools.pairwise(losses)), path
 
 
 def test_controls_keep_what_a_ticket_keeps_of_each_layer(finished):

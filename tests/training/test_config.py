@@ -34,6 +34,17 @@ def test_update_times_follow_the_steps():
 
 
 @pytest.mark.parametrize(
+    "name", ["schedule_steps", "warmup_steps", "begin_step", "end_step", "checkpoint_every"]
+)
+def test_what_follows_the_steps_does_not_lead_them(name):
+    config = default_config()
+    config[name] = 7
+    assert config.steps == 5000
+    config.steps = 20
+    assert (config[name], config.steps) == (7, 20)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"sparsity": 1.5}, ["config.sparsity is 1.5", "[0, 1]"]),
