@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 
 from sparsejax import tree
+from sparsejax.errors import MaskError
 from sparsejax.masks import is_prunable_mask
-from sparsejax.typing import MaskTree
+from sparsejax.typing import Array, MaskTree
 
 
 def jaccard(first: MaskTree, second: MaskTree) -> dict[str, float]:
@@ -19,16 +20,24 @@ def jaccard(first: MaskTree, second: MaskTree) -> dict[str, float]:
     Returns:
       Path to overlap in [0, 1]; 1 where both are empty. ``"(all)"`` counts all layers together.
 
+    Raises:
+      MaskError: the masks are of different layers, or none is prunable.
+
     Example:
       >>> jaccard({"w": jnp.array([True, True, False])}, {"w": jnp.array([True, False, True])})["w"]
       0.3333333333333333
     """
-    paths, ours, _ = tree.flatten(first)
-    theirs = tree.flatten(second)[1]
-    shared: dict[str, tuple[int, int]] = {}
-    for path, a, b in zip(paths, ours, theirs, strict=True):
-        if is_prunable_mask(a):
-            shared[path] = int(jnp.sum(a & b)), int(jnp.sum(a | b))
+    ours, theirs = _layers(first), _layers(second)
+    for path in sorted(ours.keys() | theirs.keys()):
+        shapes = [tuple(masks[path].shape) if path in masks else "absent" for masks in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise MaskError(
+                f"The masks are of different layers: {path!r} is {shapes[0]} in the first, {shapes[1]} in the second."
+            )
+    shared = {
+        path: (int(jnp.sum(mask & theirs[path])), int(jnp.sum(mask | theirs[path])))
+        for path, mask in ours.items()
+    }
     total = tuple(sum(column) for column in zip(*shared.values(), strict=True))
     return {
         path: both / either if either else 1.0 for path, (both, either) in {**shared, "(all)": total}.items()
@@ -44,15 +53,24 @@ def layer_densities(masks: MaskTree) -> dict[str, float]:
     Returns:
       Path to density in [0, 1], prunable layers only; ``"(all)"`` of all of them together.
 
+    Raises:
+      MaskError: none is prunable.
+
     Example:
       >>> layer_densities({"w": jnp.array([True, False, False, False])})
       {'w': 0.25, '(all)': 0.25}
     """
-    paths, leaves, _ = tree.flatten(masks)
-    counts = {
-        path: (int(jnp.sum(mask)), mask.size)
-        for path, mask in zip(paths, leaves, strict=True)
-        if is_prunable_mask(mask)
-    }
+    counts = {path: (int(jnp.sum(mask)), mask.size) for path, mask in _layers(masks).items()}
     total = tuple(sum(column) for column in zip(*counts.values(), strict=True))
     return {path: kept / size for path, (kept, size) in {**counts, "(all)": total}.items()}
+
+
+def _layers(masks: MaskTree) -> dict[str, Array]:
+    """The masks of prunable leaves by path."""
+    paths, leaves, _ = tree.flatten(masks)
+    found = {path: mask for path, mask in zip(paths, leaves, strict=True) if is_prunable_mask(mask)}
+    if not found:
+        raise MaskError(
+            "The masks hold no prunable leaf: a mask that is 0-d says that its leaf is not pruned."
+        )
+    return found

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sparsejax import tree
 from sparsejax.axes import flax_axes
 from sparsejax.distributions import Distribution
-from sparsejax.errors import RandomKeyError, ScheduleError, SparsityError
+from sparsejax.errors import ParamsError, RandomKeyError, ScheduleError, SparsityError
 from sparsejax.layers import Override
 from sparsejax.masks import apply_masks, is_prunable_mask
 from sparsejax.pruning import prune_once
@@ -234,10 +234,11 @@ def error_barrier(
       points: on the line, both ends included, at least 2.
 
     Returns:
-      The barrier.
+      The barrier; NaN where an error is.
 
     Raises:
       ScheduleError: fewer than 2 points.
+      ParamsError: parameters of two different networks.
 
     Example:
       >>> error_barrier(lambda w: float(1 - w**2), jnp.float32(-1), jnp.float32(1), points=3).height
@@ -248,8 +249,23 @@ def error_barrier(
     """
     if points < 2:
         raise ScheduleError(f"points is {points!r}: a line has at least its two ends.")
+    _check_same_shapes(first, second)
     alphas = tuple(i / (points - 1) for i in range(points))
     errors = tuple(
         error(jax.tree.map(lambda a, b, t=alpha: (1 - t) * a + t * b, first, second)) for alpha in alphas
     )
-    return Barrier(alphas, errors, max(errors) - (errors[0] + errors[-1]) / 2)
+    highest = math.nan if any(map(math.isnan, errors)) else max(errors)  # max() passes NaN over
+    return Barrier(alphas, errors, highest - (errors[0] + errors[-1]) / 2)
+
+
+def _check_same_shapes(first: Params, second: Params) -> None:
+    ours, theirs = (
+        {path: jnp.shape(leaf) for path, leaf in zip(*tree.flatten(params)[:2], strict=True)}
+        for params in (first, second)
+    )
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise ParamsError(
+                f"No line joins two different networks: {path!r} is {ours.get(path, 'absent')} in the first and "
+                f"{theirs.get(path, 'absent')} in the second."
+            )

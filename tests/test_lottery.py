@@ -1,6 +1,7 @@
 """Lottery tickets: hand-worked rounds, exact counts, every kind of rewinding, populations, controls and analysis."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax import RandomKeyError, ScheduleError, ScoreError, SparsityError
+from sparsejax import MaskError, ParamsError, RandomKeyError, ScheduleError, ScoreError, SparsityError
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -189,3 +190,25 @@ def test_the_error_barrier_by_hand():
     assert seen == [float(jnp.float32(0.1)), float(jnp.float32(0.7))]
     with pytest.raises(ScheduleError, match="points is 1"):
         sparsejax.error_barrier(lambda w: 0.0, first, second, points=1)
+
+
+def test_the_error_barrier_passes_no_nan_over_and_joins_equal_networks_only():
+    for bad in range(3):
+        errors = iter([math.nan if i == bad else 1.0 for i in range(3)])
+        found = sparsejax.error_barrier(lambda w, e=errors: next(e), jnp.ones(2), jnp.ones(2), points=3)
+        assert math.isnan(found.height)
+    with pytest.raises(ParamsError, match=r"'w' is \(2,\) in the first and \(3,\) in the second"):
+        sparsejax.error_barrier(lambda w: 0.0, {"w": jnp.ones(2)}, {"w": jnp.ones(3)})
+    with pytest.raises(ParamsError, match=r"'b' is absent in the first"):
+        sparsejax.error_barrier(lambda w: 0.0, {"w": jnp.ones(2)}, {"w": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_masks_of_different_layers_are_not_compared():
+    one, two = {"w": jnp.ones((2, 3), bool)}, {"w": jnp.ones((2, 1), bool)}
+    with pytest.raises(MaskError, match=r"'w' is \(2, 3\) in the first, \(2, 1\) in the second"):
+        sparsejax.jaccard(one, two)
+    with pytest.raises(MaskError, match="'v' is absent in the first"):
+        sparsejax.jaccard(one, {**one, "v": jnp.ones(2, bool)})
+    for look in (sparsejax.layer_densities, lambda masks: sparsejax.jaccard(masks, masks)):
+        with pytest.raises(MaskError, match="no prunable leaf"):
+            look({"bias": jnp.array(True)})
