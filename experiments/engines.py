@@ -3,11 +3,13 @@
 import contextlib
 import fcntl
 import importlib
+import os
 import pathlib
 import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -132,11 +134,22 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
     """Asks processes to write a checkpoint and end; kills what takes too long."""
     for process in processes:
         process.terminate()
+    deadline = time.monotonic() + _GRACE
+    while not all(map(_has_ended, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     for process in processes:
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
+        if not _has_ended(process):
             process.kill()
+
+
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Asks the system: `Popen.wait` never sees the end where, as in a signal's handler, it interrupts another wait."""
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # whoever waits has taken its status
+        return True
 
 
 def was_killed(status: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import signal
 import threading
 import time
@@ -93,6 +94,26 @@ def test_a_run_that_a_killed_worker_left_is_waited_for(tmp_path):
     assert jobs.starts(job.workdir) == 1
 
 
+def test_a_signal_handler_sees_the_end_of_a_process_that_its_thread_waits_for(tmp_path):
+    # As submitit's hook, which SLURM's warning calls in the middle of the wait: it has a minute, not more.
+    job, took = jobs.make_job(tmp_path, "warned", 1000), []
+
+    def hook(number, frame):
+        begun = time.monotonic()
+        engines._stop(list(engines._running))
+        took.append(time.monotonic() - begun)
+
+    before = signal.signal(signal.SIGUSR2, hook)
+    warned = jobs.on_the_way(lambda: jobs.steps(job.workdir), lambda: jobs.kill(os.getpid(), signal.SIGUSR2))
+    try:
+        assert engines.run_job(job) == 143
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    warned()
+    assert len(took) == 1
+    assert took[0] < engines._GRACE / 2  # it waited all of it before
+
+
 def test_statuses_that_mean_killed():
     killed = [status for status in (0, 1, 2, 130, 137, 143, -9, -15) if engines.was_killed(status)]
     assert killed == [137, 143, -9, -15]
@@ -103,7 +124,6 @@ def test_an_engine_that_is_not_installed_says_what_installs_it():
         engines._need("no_such_engine", "slurm")
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_loses_nothing_and_runs_nothing_twice(tmp_path):
     pytest.importorskip("ray")
@@ -128,7 +148,6 @@ def test_ray_loses_nothing_and_runs_nothing_twice(tmp_path):
     assert [jobs.starts(job.workdir) for job in made] == [2, 2, 1, 1]
 
 
-@pytest.mark.slow
 def test_slurm_requeues_a_run_that_meets_its_limit(tmp_path):
     pytest.importorskip("submitit")
     made = [jobs.make_job(tmp_path, "limit", 60), jobs.make_job(tmp_path, "wrong", 1, status=2),
