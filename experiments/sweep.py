@@ -39,8 +39,11 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has left its result."""
-        return (self.workdir / "result.json").exists()
+        """Whether it has left its result, whole."""
+        try:
+            return isinstance(json.loads((self.workdir / "result.json").read_text()), dict)
+        except (OSError, ValueError):
+            return False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -114,6 +114,17 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(tmp_path, capsys):
     assert not root.exists()
 
 
+def test_a_result_that_is_broken_is_not_a_finished_run(tmp_path):
+    run = sweep.prepare(default_config(), tmp_path)
+    run.workdir.mkdir()
+    assert not run.is_finished
+    for broken in ('{"metrics":', "[]", ""):
+        (run.workdir / "result.json").write_text(broken)
+        assert not run.is_finished
+    (run.workdir / "result.json").write_text("{}")
+    assert run.is_finished
+
+
 def test_a_run_is_named_by_its_configuration(tmp_path):
     config = default_config()
     names = [sweep.prepare(config, tmp_path).name]
