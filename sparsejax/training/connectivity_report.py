@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from sparsejax.lottery import Barrier
-from sparsejax.training.figures import new_figure, save_figure
+from sparsejax.training.figures import log_percent, new_figure, save_figure
 from sparsejax.training.statistics import interval
 
 
@@ -29,20 +29,21 @@ def draw_connectivity(
     lines, heights = figure.subplots(1, 2)
     for index, (share, level) in enumerate(zip(remaining, barriers, strict=True)):
         means = [interval(errors).mean for errors in zip(*(one.errors for one in level), strict=True)]
-        tone = 0.85 * (1 - index / max(len(barriers) - 1, 1))
+        tone = 0.7 * (1 - index / max(len(barriers) - 1, 1))  # from light to dark blue as weights go
         lines.plot(
-            level[0].alphas, means, color=(tone, tone, 0.75), linewidth=1.2, label=f"{100 * share:.1f} %"
-        )
+            level[0].alphas, means, color=(tone, 0.2 + tone, 0.55 + 0.5 * tone), linewidth=1.2,
+            label=f"{100 * share:.1f} %",
+        )  # fmt: skip
         found = interval([one.height for one in level])
         width = found.half_width if len(level) > 1 else 0.0
         heights.errorbar(
             100 * share, found.mean, yerr=width, fmt="o", color="#3568a8", capsize=2, markersize=4
         )
     lines.set_xlabel("position between the two runs")
-    lines.set_ylabel(error)
-    lines.legend(frameon=False, fontsize=7, title="weights left")
+    lines.set_ylabel(f"{error}, mean of the seeds")
+    lines.legend(frameon=False, fontsize=7, title="weights left", loc="center left", bbox_to_anchor=(1, 0.5))
     heights.axhline(0, color="#8a8f98", linewidth=0.8)
-    heights.set_xscale("log")
+    log_percent(heights, "x", [100 * share for share in remaining])
     heights.invert_xaxis()
     heights.set_xlabel("weights left (%)")
     heights.set_ylabel(f"barrier of the {error}")

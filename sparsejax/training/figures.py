@@ -3,6 +3,7 @@
 import io
 import logging
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from sparsejax.training import files
@@ -25,6 +26,26 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def log_percent(axes: Any, name: str, shares: Iterable[float]) -> None:
+    """Makes an axis of percentages logarithmic and names what is drawn in plain numbers, not as 6 × 10¹.
+
+    Args:
+      axes: matplotlib's panel.
+      name: "x" or "y".
+      shares: the percentages that are drawn; of those that lie close together one is named.
+    """
+    from matplotlib.ticker import NullLocator
+
+    named: list[float] = []
+    for share in sorted({share for share in shares if share > 0}, reverse=True):
+        if not named or share < 0.75 * named[-1]:
+            named.append(share)
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(named, [f"{share:.3g}" for share in named])
 
 
 def save_figure(path: pathlib.Path, figure: Any, *, dpi: int = 150) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sparsejax.training.figures import new_figure, save_figure
+from sparsejax.training.figures import log_percent, new_figure, save_figure
 
 
 def density_table(remaining: Sequence[float], densities: Sequence[Mapping[str, float]]) -> str:
@@ -51,26 +51,32 @@ def draw_masks(
     left, middle, right = figure.subplots(1, 3)
     shares = 100 * np.asarray(remaining)
     for layer in densities[0]:
-        left.plot(shares, [100 * level[layer] for level in densities], marker="o", markersize=3, label=layer)
-    left.set_yscale("log")
+        whole = layer == "(all)"
+        left.plot(
+            shares, [100 * level[layer] for level in densities], marker="o", markersize=3, label=layer,
+            **({"color": "#24292f", "linestyle": "--", "linewidth": 1} if whole else {}),
+        )  # fmt: skip
+    log_percent(left, "y", [100 * share for level in densities for share in level.values()])
     left.set_ylabel("density of the layer (%)")
     left.legend(frameon=False, fontsize=7)
     for share, pairs in zip(shares, seeds, strict=True):
         middle.plot([share] * len(pairs), pairs, "_", color="#3568a8")
-    chance = np.asarray(remaining) / (2 - np.asarray(remaining))
-    middle.plot(shares, chance, color="#8a8f98", linewidth=1, label="random masks, d/(2 − d)")
+    line = np.geomspace(min(remaining), max(remaining), 100)  # a curve, of which the levels are a few points
+    middle.plot(100 * line, line / (2 - line), color="#8a8f98", linewidth=1, label="random masks, d/(2 − d)")
     middle.plot([], [], "_", color="#3568a8", label="pairs of seeds")
     middle.set_ylabel("overlap between seeds (Jaccard)")
     middle.set_ylim(0, 1.02)
     middle.legend(frameon=False)
     for axes in (left, middle):
-        axes.set_xscale("log")
+        log_percent(axes, "x", shares)
         axes.invert_xaxis()
         axes.set_xlabel("weights left (%)")
         axes.spines[["top", "right"]].set_visible(False)
     figure.colorbar(right.imshow(np.asarray(levels), vmin=0, vmax=1, cmap="Blues"), ax=right)
+    right.set_xticks(range(len(levels)))
+    right.set_yticks(range(len(levels)))
     right.set_xlabel("level")
     right.set_ylabel("level")
-    right.set_title("overlap between levels (Jaccard)", fontsize=10)
+    right.set_title("overlap between levels (Jaccard), one seed", fontsize=10)
     figure.suptitle(title, fontsize=11)
     save_figure(path, figure)

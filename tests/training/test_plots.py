@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsejax.training.figures import log_percent, new_figure
 from sparsejax.training.history import History
 from sparsejax.training.plots import _smooth, draw_all
 
@@ -35,3 +36,13 @@ def test_pictures(tmp_path, changed):
 def test_the_running_mean():
     np.testing.assert_allclose(_smooth(np.arange(100.0))[:4], [0, 0.5, 1.5, 2.5])
     np.testing.assert_allclose(_smooth(np.array([3.0, 5.0])), [3, 5])
+
+
+def test_percentages_are_named_in_plain_numbers_that_do_not_overlap():
+    axes = new_figure(4, 3).subplots()
+    log_percent(axes, "x", [100.0, 0.0, *(100 * 0.8**n for n in range(13))])
+    assert [text.get_text() for text in axes.get_xticklabels()] == (
+        ["6.87", "10.7", "16.8", "26.2", "41", "64", "100"][::-1]
+    )
+    assert axes.get_xscale() == "log"
+    assert not len(axes.xaxis.get_minorticklocs())
