@@ -1,7 +1,9 @@
 """Linear mode connectivity of a study's tickets: two runs of one start, and the error on the line between them."""
 
+import contextlib
 import copy
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from ml_collections import ConfigDict
 
 import sparsejax
 from experiments.prepare import Setup, prepare
-from sparsejax import training
+from sparsejax import TrainingError, training
 from sparsejax.training import files
 
 #: Seeds so far away give the second run another order of the data; its start is stored, so nothing else differs.
@@ -33,7 +35,7 @@ def barriers(
     Returns:
       One a seed: of the loss where lower is better, else of 1 − accuracy.
     """
-    if stored.exists():
+    with contextlib.suppress(FileNotFoundError, ValueError):  # what is no JSON is measured again
         return [
             sparsejax.Barrier(tuple(one[0]), tuple(one[1]), one[2]) for one in json.loads(stored.read_text())
         ]
@@ -47,6 +49,11 @@ def barriers(
         paths = first / one.name, second / other.name
         ends = [training.load_arrays(path / "params.npz", template) for path in paths]
         found.append(sparsejax.error_barrier(error, *ends))
+        if not math.isfinite(found[-1].height):
+            raise TrainingError(
+                f"The loss between {paths[0]} and {paths[1]} is no finite number: {found[-1].errors}. "
+                "Choose metric test_accuracy, or connectivity=False."
+            )
     files.write_json(stored, found)
     return found
 

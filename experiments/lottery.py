@@ -19,13 +19,11 @@ from rich.console import Console
 
 import sparsejax
 from experiments import command, connectivity, train
+from experiments.lottery_checks import check
 from experiments.prepare import prepare
-from sparsejax import ConfigError, training
+from sparsejax import WorkdirError, training
 from sparsejax.training import files
 
-#: What a ticket is compared with: its mask on other initial weights, its weights on other masks of the same
-#: layer sparsities, and both.
-CONTROLS = ("reinit", "shuffled", "random")
 #: Seeds so far away draw the initial weights of the controls.
 _OTHER_WEIGHTS = 10_000
 #: What may be asked anew of a study's workdir: finished runs are not touched by it.
@@ -95,28 +93,6 @@ def _levels(study: ConfigDict, root: pathlib.Path, console: Console) -> dict[str
     return report(study, root, arms, template, console, started)
 
 
-def check(study: ConfigDict) -> None:
-    """Refuses a study that does not fit together before anything runs."""
-    training.validate(study.base)
-    if (
-        study.base.population < 1
-        or study.base.method != "dense"
-        or study.base.sparsities
-        or study.base.learning_rates
-    ):
-        raise ConfigError(
-            "The base of a lottery study is a dense population: set base.population to the seeds."
-        )
-    if unknown := set(study.controls) - set(CONTROLS):
-        raise ConfigError(f"controls are {sorted(unknown)}: choose among {', '.join(CONTROLS)}.")
-    if not 0 <= study.rewind_step < study.base.steps or (study.keep_weights and study.rewind_step):
-        raise ConfigError(
-            f"rewind_step is {study.rewind_step}: from 0 to below base.steps; 0 with keep_weights."
-        )
-    if study.distribution not in ("uniform", "global"):
-        raise ConfigError(f"distribution is {study.distribution!r}: choose uniform or global.")
-
-
 def _train_arm(
     study: ConfigDict, place: pathlib.Path, params: Any, masks: Any, level: int, *, shift: int = 0
 ) -> pathlib.Path:
@@ -138,10 +114,12 @@ def store(study: ConfigDict, place: pathlib.Path, params: Any, masks: Any, shift
       params: with an axis of members.
       masks: likewise, but for what is not prunable.
       shift: added to the seeds.
+
+    What is there and whole is left; what cannot be read, as a disk may leave it, is written again.
     """
     for index, one in enumerate(training.runs_of(study.base)):
         directory = place / one._replace(seed=one.seed + shift).name
-        if (directory / "masks.npz").exists():
+        if all(_is_whole(directory / f"{what}.npz") for what in ("masks", "params")):
             continue
         directory.mkdir(parents=True, exist_ok=True)
         files.write_arrays(
@@ -151,6 +129,16 @@ def store(study: ConfigDict, place: pathlib.Path, params: Any, masks: Any, shift
         files.write_arrays(
             directory / "masks.npz", training.by_path(chosen)
         )  # last: it says that both are there
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether every array of a file can be read; its checksums are looked at."""
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:  # np.load alone leaves a broken file open
+            dict(stored)
+    except Exception:  # zip, NumPy and the file system each raise their own
+        return False
+    return True
 
 
 def _run(
@@ -175,10 +163,13 @@ def _initial(study: ConfigDict, shift: int) -> Any:
 
 def _stacked(study: ConfigDict, place: pathlib.Path, template: Any) -> Any:
     """The parameters that a population left, with an axis of members."""
-    runs = [
-        training.load_arrays(place / one.name / "params.npz", template)
-        for one in training.runs_of(study.base)
-    ]
+    try:
+        runs = [
+            training.load_arrays(place / one.name / "params.npz", template)
+            for one in training.runs_of(study.base)
+        ]
+    except WorkdirError as error:
+        raise WorkdirError(f"{error} Or remove {place}: the same command trains it again.") from error
     return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
 
 
@@ -209,8 +200,14 @@ def _measured(study: ConfigDict, place: pathlib.Path) -> dict[str, Any]:
     result = training.stored_result(place)
     stops = []
     for one in training.runs_of(study.base):
-        with np.load(place / one.name / "history.npz") as history:
-            stops.append(int(history["test_steps"][np.argmin(history["test_loss"])]))
+        path = place / one.name / "history.npz"
+        try:
+            with open(path, "rb") as file, np.load(file) as history:
+                stops.append(int(history["test_steps"][np.argmin(history["test_loss"])]))
+        except Exception as error:  # zip, NumPy and the file system each raise their own
+            raise WorkdirError(
+                f"{path} cannot be read ({error}): remove {place}, and the same command trains it again."
+            ) from error
     return {"values": result["metrics"][study.metric], "early_stop": stops, "sparsity": result["sparsity"]}
 
 

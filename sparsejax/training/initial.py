@@ -27,7 +27,7 @@ def load_arrays(path: pathlib.Path, template: Any, *, shapes: bool = True) -> An
       WorkdirError: no such file, or one of another model, naming what differs.
     """
     try:
-        with np.load(path) as stored:
+        with open(path, "rb") as file, np.load(file) as stored:  # np.load alone leaves a broken file open
             found = dict(stored)
     except Exception as error:  # zip, NumPy and the file system each raise their own
         raise WorkdirError(f"{path} cannot be read ({error}): give the workdir of a finished run.") from error

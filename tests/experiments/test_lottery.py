@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import lottery, train
-from sparsejax import ConfigError, Interrupted, WorkdirError, training
+from sparsejax import ConfigError, Interrupted, SparsityError, WorkdirError, training
 from tests.configurations import read_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs" / "lottery").glob("*.py"))
@@ -166,12 +166,49 @@ def test_what_does_not_fit_together_is_refused(tmp_path, data_dir, finished):
         ({"keep_weights": True}, "0 with keep_weights"),
         ({"distribution": "erdos"}, "choose uniform or global"),
         ({"base": {"population": 0}}, "dense population"),
+        ({"levels": 0}, "levels is 0: give a whole number of at least 1"),
+        ({"rewind_step": -1}, "rewind_step is -1"),
+        ({"metric": "accuracy"}, "metric is 'accuracy': choose one of test_accuracy"),
+        ({"metric": "bits_per_byte", "lower": True}, "choose one of test_accuracy"),
+        ({"lower": True}, "lower is True with metric test_accuracy"),
+        ({"level": 3}, "differs in level"),
     ):
         with pytest.raises(ConfigError, match=words):
             _run(_study(data_dir, **changes), tmp_path / "refused")
+    with pytest.raises(SparsityError, match=r"fraction is 1\.5"):
+        _run(_study(data_dir, fraction=1.5), tmp_path / "refused")
+    with pytest.raises(ConfigError, match="differs in"):  # a configuration of one run
+        _run(_study(data_dir).base, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     with pytest.raises(WorkdirError, match=r"fraction: 0\.5 there, 0\.25 here"):
         _run(_study(data_dir, fraction=0.25), finished[0])
+
+
+def test_what_a_disk_damaged_is_made_again_or_named(finished, tmp_path, data_dir):
+    workdir, study, result, _ = finished
+    moved = pathlib.Path(shutil.copytree(workdir, tmp_path / "study"))
+    for path in moved.rglob("config.json"):
+        path.write_text(path.read_text().replace(str(workdir), str(moved)))
+    start = next((moved / "level_01" / "random" / "start").iterdir())
+    whole = (start / "params.npz").read_bytes()
+    half = len(whole) // 2
+    for damaged in (whole[:-30], bytes([*whole[:half], whole[half] ^ 1, *whole[half + 1 :]])):
+        (start / "params.npz").write_bytes(damaged)
+        (moved / "level_01" / "connectivity.json").write_text("[[")
+        again, _ = _run(study, moved)
+        assert (start / "params.npz").read_bytes() == whole
+        assert again["barriers"] == result["barriers"]
+    run = moved / "level_00" / "ticket" / "run"
+    member = next(path for path in run.iterdir() if path.name.startswith("seed_0"))
+    for name, words in (("history.npz", "remove "), ("params.npz", "Or remove ")):
+        content = (member / name).read_bytes()
+        (member / name).write_bytes(content[:-30])
+        with pytest.raises(WorkdirError, match=rf"{name} cannot be read .*{words}{run}"):
+            _run(study, moved)
+        (member / name).write_bytes(content)
+    (run / "result.json").write_text('{"metrics":')
+    with pytest.raises(WorkdirError, match=r"result.json cannot be read .* remove it"):
+        _run(study, moved)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
