@@ -76,6 +76,10 @@ def read(path: pathlib.Path, *, ask: bool = True) -> list[Found]:
         return [Found(path, {}, "unreadable", 0, 0, {})]
     if "method" not in config or "steps" not in config:  # that of a study, whose runs are below
         return []
+    if result is not None and not (
+        isinstance(result, dict) and {"steps", "metrics", "sparsity"} <= set(result)
+    ):
+        return [Found(path, {}, "unreadable", 0, 0, {})]
     runs = training.runs_of(ConfigDict(config))
     row = _last_row(path / "metrics.jsonl")
     if result is not None:

@@ -9,6 +9,7 @@ import io
 import math
 import pathlib
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from sparsejax.training.figures import new_figure, save_figure
 
 #: Fields that follow `steps` when a configuration leaves them alone.
 _FOLLOWS_STEPS = ("schedule_steps", "warmup_steps", "begin_step", "end_step", "checkpoint_every")
+
+#: Characters of a line that says which group it is.
+_WIDTH = 45
 
 
 class Group(NamedTuple):
@@ -50,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--plot", metavar="PATH", help="the metric of each group, as PNG")
     arguments = parser.parse_args(argv)
     try:
+        _check_places(arguments.csv, arguments.markdown, arguments.plot)
         found = gather(map(pathlib.Path, arguments.directories))
         groups = group(found, arguments.metric)
         text = table(groups, arguments.metric)
@@ -64,6 +69,12 @@ def main(argv: Sequence[str]) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return command.FAILED
     return 0
+
+
+def _check_places(*paths: str | None) -> None:
+    for path in filter(None, paths):
+        if not pathlib.Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"{path} cannot be written: its directory does not exist. Make it first.")
 
 
 def group(found: Sequence[Found], metric: str) -> list[Group]:
@@ -157,7 +168,9 @@ def lines(found: Sequence[Found]) -> str:
 
 def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
     """Draws each group's mean with its interval and its seeds; a group without a finished run says so."""
-    figure = new_figure(8, 1.2 + 0.4 * len(groups))
+    labels = [_label(found) for found in groups]
+    lines = sum(1 + label.count("\n") for label in labels)
+    figure = new_figure(10, 1.2 + 0.2 * len(groups) + 0.2 * lines)
     axes = figure.subplots()
     for row, found in enumerate(groups):
         if found.values:
@@ -165,17 +178,25 @@ def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
             width = mean.half_width if len(found.values) > 1 else 0.0
             axes.plot(found.values, [row] * len(found.values), "|", color="#8a8f98")
             axes.errorbar(mean.mean, row, xerr=width, fmt="o", color="#3568a8", capsize=3)
-    axes.set_yticks(range(len(groups)), [_label(found) for found in groups])
+    axes.set_yticks(range(len(groups)), labels)
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric} (mean, 95 % interval, each seed)")
+    axes.set_xlabel(f"{metric}\n(mean, 95 % interval, each seed)")
+    axes.grid(axis="x", color="#e4e6ea", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(path, figure)
 
 
 def _label(found: Group) -> str:
-    text = ", ".join(f"{name}={value}" for name, value in found.label.items()) or "all runs"
+    """The fields that differ, in lines that leave the panel its room; of a path its end."""
+    parts = []
+    for name, value in found.label.items():
+        words = str(value)
+        parts.append(f"{name}={words if len(words) <= _WIDTH - 15 else f'…{words[15 - _WIDTH :]}'}")
     missing = len(found.runs) - len(found.values)
-    return f"{text} ({missing} not finished)" if missing else text
+    parts = parts or ["all runs"]
+    return textwrap.fill(
+        ", ".join(parts) + (f" ({missing} not finished)" if missing else ""), _WIDTH, break_on_hyphens=False
+    )
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def test_every_state_is_shown_as_what_it_is(tmp_path):
     assert rows[2][:2] == ["0.5000", "1 of 7"]  # the others' accuracies are no part of the mean
     assert "running at 50/5000: running" in rows[2][2]
     assert "failed at 30/5000: failed" in rows[2][2]
+    (tmp_path / "finished" / "result.json").write_text("{}")
+    assert {run.path.name: run.status for run in report.gather([tmp_path])}["finished"] == "unreadable"
     assert rows[3] == ["–", "0 of 1", "unreadable at 0/0: broken"]
 
 
@@ -129,6 +131,23 @@ def test_what_cannot_be_reported_says_why(tmp_path, capsys):
     _write(tmp_path / "a", _config(), 0.5)
     assert report.main([str(tmp_path), "--metric=bits_per_byte"]) == 2
     assert "has no metric 'bits_per_byte'; it has test_accuracy, reached_sparsity" in capsys.readouterr().err
+    for kind in ("csv", "markdown", "plot"):
+        assert report.main([str(tmp_path), f"--{kind}={tmp_path / 'absent' / 'file'}"]) == 2
+        assert "its directory does not exist. Make it first." in capsys.readouterr().err
     # The configuration of a study is none of a run.
     (tmp_path / "config.json").write_text('{"levels": 2}')
     assert len(report.gather([tmp_path])) == 1
+
+
+def test_labels_leave_the_plot_its_room():
+    label = {
+        "init_from": f"/{'a' * 90}/level_01/ticket/start",
+        "method": "fixed",
+        "skip_steps": 10,
+        "steps": 20,
+    }
+    lines = report._label(report.Group(label, (None,), ())).splitlines()
+    assert max(map(len, lines)) <= 45
+    assert lines[0].startswith("init_from=…")
+    assert lines[0].endswith("level_01/ticket/start,")
+    assert " ".join(lines).endswith("steps=20 (1 not finished)")
