@@ -63,6 +63,22 @@ def _train(config, workdir, programs):
         run(config, workdir)
 
 
+def start_lottery(study, workdir, programs):
+    """Runs a lottery study in a process of its own."""
+    process = _CONTEXT.Process(target=_lottery, args=(study, str(workdir), str(programs)), daemon=True)
+    process.start()
+    return process
+
+
+def _lottery(study, workdir, programs):
+    from experiments import lottery
+
+    log = open(pathlib.Path(workdir).with_suffix(".log"), "a")  # noqa: SIM115 (for the life of the process)
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    with shared_programs(programs):
+        lottery.run(study, workdir, Console(file=log, width=200))
+
+
 def command(arguments, output, programs):
     """Gives the command line to `experiments.train` in a process of its own, which writes to a file."""
     process = _CONTEXT.Process(
@@ -97,6 +113,12 @@ def kill(process):
         os.kill(process.pid, signal.SIGKILL)
     process.join(DEADLINE)
     return process.exitcode == -signal.SIGKILL
+
+
+def unfinished_saves(workdir):
+    """Checkpoints that are being written, or were when the process was killed."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return {path.name for path in folder.glob("*") if not path.name.isdigit()}
 
 
 def saved_steps(workdir):
