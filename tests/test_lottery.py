@@ -3,9 +3,11 @@
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sparsejax
@@ -212,3 +214,59 @@ def test_masks_of_different_layers_are_not_compared():
     for look in (sparsejax.layer_densities, lambda masks: sparsejax.jaccard(masks, masks)):
         with pytest.raises(MaskError, match="no prunable leaf"):
             look({"bias": jnp.array(True)})
+
+
+class _Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(16)(x)))
+
+
+def _plain(params, x):
+    return jnp.tanh(x @ params["a"]["kernel"]) @ params["b"]["kernel"]
+
+
+@pytest.mark.parametrize("rewinding", ["initialisation", "step 5", "learning rate"])
+@pytest.mark.parametrize(
+    ("model", "make"),
+    [("linen", lambda: optax.adamw(1e-2)), ("plain", lambda: optax.sgd(0.1, momentum=0.9))],
+    ids=["linen-adamw", "plain-sgd"],
+)
+def test_tickets_of_any_model_under_any_optimizer(model, make, rewinding):
+    x, y = jnp.asarray(RNG.normal(size=(64, 6)), jnp.float32), jnp.asarray(RNG.integers(0, 3, 64))
+    if model == "linen":
+        params, apply = _Linen().init(jax.random.key(0), x), _Linen().apply
+    else:
+        keys, apply = jax.random.split(jax.random.key(0)), _plain
+        shapes = {"a": (6, 16), "b": (16, 3)}
+        params = {
+            name: {"kernel": jax.random.normal(key, shapes[name]) / 4}
+            for name, key in zip(shapes, keys, strict=True)
+        }
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
+
+    def train(params, masks, level, steps=30):
+        tx = sparsejax.sparsify(make(), sparsejax.fixed(masks))
+        params, state = sparsejax.init(tx, params)
+
+        def step(carry, _):
+            updates, state = tx.update(jax.grad(loss)(carry[0]), carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])((params, state))[0], None
+
+    dense = jax.tree.map(lambda w: jnp.ones_like(w, bool) if w.ndim > 1 else jnp.array(True), params)
+    early = train(params, dense, 0, steps=5)[0] if rewinding == "step 5" else None
+    found = _levels(
+        train, params, levels=2, fraction=0.5, rewind=early, keep_weights=rewinding == "learning rate"
+    )
+    for before, level in itertools.pairwise(found):
+        back = {"initialisation": params, "step 5": early, "learning rate": before.trained}[rewinding]
+        _same(level.start, sparsejax.apply_masks(back, level.masks))
+        _same(
+            level.trained, sparsejax.apply_masks(level.trained, level.masks)
+        )  # nothing came back in training
+        assert sparsejax.layer_densities(level.masks)["(all)"] == 0.5**level.number
+        assert loss(level.trained) < loss(level.start)

@@ -86,8 +86,9 @@ def test_a_sweep_runs_everything_once_and_goes_on_after_a_kill(tmp_path, data_di
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("engine", ["ray", "slurm"])
-def test_clusters_go_on_after_their_worker_is_killed(tmp_path, data_dir, shared, engine):
+def test_clusters_go_on_after_their_worker_is_killed(tmp_path, data_dir, shared, engine, monkeypatch):
     pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine])
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by Ray's default: beside other work it gets nowhere
     # Ray's worker dies and leaves the run behind; of SLURM's job the run itself is killed.
     _sweep_and_kill(tmp_path, data_dir, engine, jobs.parent_of if engine == "ray" else lambda pid: pid)
 
