@@ -11,8 +11,10 @@ import numpy as np
 from sparsejax import tree
 from sparsejax.tracing import Groups, group_masks, prunable_groups, shrink, shrink_tree
 
-# Compiling is most of the time of these tests, and they run each program once.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# Compiling is most of the time of these tests, and they run each program once. Not with
+# xla_backend_optimization_level=0: there fusions that compute one value twice round it differently, so that nothing
+# equals the maximum that was taken of it, and the gradient of max divides by a count of 0, in plain JAX too.
+FAST = {"xla_llvm_disable_expensive_passes": True}
 
 
 def random_keep(groups: Mapping[str, Any], seed: int = 0, normalized: bool = False) -> dict[str, np.ndarray]:

@@ -241,6 +241,7 @@ def check(seed: int) -> None:
 
 
 @hypothesis.given(st.integers(0, 10**6))
+@hypothesis.example(489958)  # a gradient of max that only a careless compilation of the test made infinite
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 def test_random_networks(seed):
     check(seed)
