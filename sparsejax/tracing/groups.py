@@ -35,8 +35,9 @@ class Group(NamedTuple):
     Attributes:
       size: how many positions.
       members: where they stand.
-      normalized: True where a norm takes its statistics over them (layer norm over the residual width); the
-        smaller model then differs from the masked one, and is the reference.
+      normalized: True where a norm takes its statistics over them (layer norm over the residual width), or the
+        masked model would divide by their zeros, in value or gradient (a weight over its own norm without an
+        epsilon under the root); the smaller model then differs from the masked one, and is the reference.
       layers: for parameters stacked by a scan, how many layers may each keep their own positions; else None.
       outgoing: True where nothing but weights contracts the units, so that masking those members (of role
         ``"input"``) alone takes a unit out of the function while its other weights live on.

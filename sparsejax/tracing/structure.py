@@ -59,12 +59,12 @@ def analyse_traced(traced: jaxprs.Traced) -> Structure:
 
 
 def normalized_atoms(structure: Structure) -> frozenset[int]:
-    """The prunable atoms that a reduction meets where they are not zero."""
+    """The prunable atoms that a reduction meets where they are not zero, or at whose zeros something is divided."""
     zeros = Zeros(structure.dims, structure.prunable)
     ins = [zeros.atoms(value) for value in structure.leaves]
     ins += [frozenset()] * (len(structure.plan.ins) - len(ins))
     zeros.run(structure.plan, ins)
-    return frozenset(zeros.normalized)
+    return frozenset(zeros.normalized | zeros.divided)
 
 
 def _freeze_repeated(dims: Dims, leaves: list[Value]) -> None:

@@ -3,7 +3,8 @@
 An atom is in a value's zero set when, in the masked model, every element that stands at a pruned position of
 that atom, on any axis, is exactly zero. Parameters start with all their atoms in it; each primitive keeps
 some. A contraction or a sum over an atom that no operand has zeros for, a maximum over it, or a mean, would
-differ between the masked and the smaller model: such atoms are normalized.
+differ between the masked and the smaller model: such atoms are normalized. So are those whose zeros are divided
+by, since there the masked model is not finite.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import Any
 from sparsejax.tracing.dims import Dims
 from sparsejax.tracing.jaxpr import scan_counts
 from sparsejax.tracing.plan import Plan, Step, Value
+from sparsejax.tracing.poles import poles
 from sparsejax.tracing.primitives import REDUCE, UNARY_ZERO, WINDOWS
 
 # Zero everywhere, whatever is pruned.
@@ -20,12 +22,16 @@ Zero = frozenset[int] | None
 
 
 class Zeros:
-    """The pass over one plan; `normalized` collects the atoms, among `candidates`, that reductions meet."""
+    """The pass over one plan; it collects atoms among `candidates`.
+
+    `normalized` are those that reductions meet where they are not zero, `divided` those whose zeros are divided by.
+    """
 
     def __init__(self, dims: Dims, candidates: Iterable[int]) -> None:
         self.dims = dims
         self.candidates = frozenset(candidates)
         self.normalized: set[int] = set()
+        self.divided: set[int] = set()
         self._sets: dict[int, Zero] = {}
         self._axes: dict[int, list[frozenset[int]]] = {}
 
@@ -36,6 +42,7 @@ class Zeros:
         for step in plan.steps:
             if step.mean is not None:
                 self.normalized |= self.candidates & self.dims.all_leaves(step.mean[0])
+            self.divided |= frozenset().union(*(self.of(value) or frozenset() for value in poles(step)))
             for value, zero in zip(step.outs, self._step(step), strict=True):
                 self._sets[id(value)] = zero if zero is ALL else zero & self.atoms(value)
         return [self.of(value) for value in plan.outs]

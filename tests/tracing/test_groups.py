@@ -1,5 +1,7 @@
 """prunable_groups: what is tied, what is left out with which reason, on networks checked by eye."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from sparsejax.tracing import linear_ops, prunable_groups, summarize_groups
+from sparsejax.tracing.structure import analyse
+from sparsejax.tracing.zeros import Zeros
 from tests.tracing.equality import random_params
 from tests.tracing.functions import CASES, normal, weights
 
@@ -181,6 +185,58 @@ def test_normalized_exactly_when_a_reduction_meets_what_is_not_zero(activation, 
     params = weights(a=(5, 6), b=(6, 3))
     groups = prunable_groups(lambda p, x: activation(x @ p["a"]) @ p["b"], params, normal(2, 5))
     assert groups["a:1"].normalized is normalized
+
+
+def _norm(w):
+    return jnp.sqrt(jnp.sum(w * w, 0))
+
+
+@pytest.mark.parametrize(
+    ("scaled", "normalized"),
+    [
+        (lambda w: w / _norm(w), True),
+        (lambda w: w / jnp.linalg.norm(w, axis=0), True),
+        (lambda w: w * jnp.sum(w * w, 0) ** -0.5, True),
+        (lambda w: w * jax.lax.rsqrt(jnp.sum(w * w, 0)), True),
+        # Finite, but the slope of a root at zero is not: 0 · ∞.
+        (lambda w: w / (_norm(w) + 1e-3), True),
+        (lambda w: w / jnp.maximum(_norm(w), 1e-3), True),
+        (lambda w: jnp.where(_norm(w) > 0, w / _norm(w), 0.0), True),
+        (lambda w: w * jax.lax.rsqrt(jnp.sum(w * w, 0) + 1e-6), False),
+        (lambda w: w / (jnp.sum(w * w, 0) + 1e-6), False),
+        (lambda w: w / jnp.sqrt(jnp.where(w.any(0), jnp.sum(w * w, 0), 1.0)), False),
+        (lambda w: w / jnp.exp(w) ** 0.5, False),
+        (lambda w: jnp.abs(w) ** 1.5 + w**2.0, False),
+    ],
+)
+def test_normalized_where_the_masked_model_would_divide_by_its_zeros(scaled, normalized):
+    params = weights(a=(5, 6), b=(6, 3))
+    x = normal(2, 5)
+
+    def fn(p, x):
+        return x @ scaled(p["a"]) @ p["b"]
+
+    groups = prunable_groups(fn, params, x)
+    assert {name: group.normalized for name, group in groups.items()} == {"a:1": normalized}
+    masked = {"a": params["a"].at[:, 3].set(0.0), "b": params["b"].at[3].set(0.0)}
+    grads = jax.grad(lambda p: fn(p, x).sum())(masked)
+    assert normalized != all(bool(jnp.isfinite(leaf).all()) for leaf in (fn(masked, x), *grads.values()))
+
+
+def test_one_round_that_divides_by_zeros_is_enough():
+    params = weights(w=(6, 6), start=(6,))
+
+    def fn(p, x, divide):
+        def body(h, _):
+            return jnp.exp(h @ p["w"]), divide(h).sum()
+
+        return jax.lax.scan(body, x.sum() * p["start"], None, 3)[1]
+
+    for divide, normalized in ((lambda h: 1 / h, True), (lambda h: h / (1 + h), False)):
+        structure = analyse(partial(fn, divide=divide), params, (normal(2),))
+        zeros = Zeros(structure.dims, structure.prunable)
+        zeros.run(structure.plan, [zeros.atoms(value) for value in structure.plan.ins])
+        assert zeros.divided == (structure.prunable if normalized else set())
 
 
 def test_a_carry_loses_its_zeros_only_if_a_round_does():
