@@ -123,6 +123,27 @@ def default_prunable(path: str, leaf: Any) -> bool:
     )
 
 
+def require_arrays(values: Any, what: str) -> None:
+    """Refuses shapes where numbers are needed.
+
+    Args:
+      values: any pytree.
+      what: who needs the numbers, and of what, for the error.
+
+    Raises:
+      ParamsError: a leaf is a `jax.ShapeDtypeStruct`.
+
+    Example:
+      >>> require_arrays({"w": np.ones(2)}, "calibrate reads the parameters")
+    """
+    for path, leaf in zip(*flatten(values)[:2], strict=True):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ParamsError(
+                f"{what}, and {path!r} is a shape without numbers: {leaf.dtype}{list(leaf.shape)}. Pass arrays; "
+                "prunable_groups, linear_ops, model_cost and size_account are those that need shapes only."
+            )
+
+
 def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> dict[str, str]:
     """Finds for each path the first pattern that matches it.
 

@@ -18,6 +18,7 @@ from sparsejax.typing import Array, Params
 #: ``importance(params, groups) -> name -> float64 (size,) or (layers, size)``, higher = kept longer.
 Importances = dict[str, np.ndarray]
 Importance = Callable[[Params, Mapping[str, Group]], Importances]
+_NUMBERS = "The importance of units is read from the parameters"
 
 
 def unit_l1(counted: Counted = weights_only) -> Importance:
@@ -70,6 +71,8 @@ def unit_l2(counted: Counted = weights_only) -> Importance:
 
 def _from_weights(function: Callable[[Array], Array], counted: Counted) -> Importance:
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        tree.require_arrays(params, _NUMBERS)
+
         def pool(p: Params) -> Any:
             values = jax.tree.map(lambda leaf: function(leaf.astype(jnp.float32)), p)
             return pool_units(values, groups, counted)
@@ -108,6 +111,7 @@ def unit_score(
     """
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        tree.require_arrays(params, _NUMBERS)
         values = score.value(score.init(params), params, grads, None, key)
         return normalized(on_host(jax.jit(lambda v: pool_units(v, groups, counted))(values)))
 
@@ -148,6 +152,8 @@ def unit_taylor(
         raise ScoreError("unit_taylor got no batch: pass an iterable of batches that is not used up.")
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        tree.require_arrays(params, _NUMBERS)
+
         @jax.jit
         def saliency(p: Params, batch: tuple[Any, ...]) -> Any:
             grads = jax.grad(loss_fn, allow_int=True)(p, *batch)

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsejax import tree
+
 #: ``measure(fn, params, inputs) -> seconds`` of one call.
 Measure = Callable[[Callable[..., Any], Any, tuple[Any, ...]], float]
 
@@ -31,11 +33,16 @@ def measure_latency(
     Returns:
       Seconds.
 
+    Raises:
+      ParamsError: a parameter or an input is a shape without numbers.
+
     Example:
       >>> import jax.numpy as jnp
       >>> measure_latency(lambda p, x: p * x, jnp.ones(3), (jnp.ones(3),), calls=3) > 0
       True
     """
+    tree.require_arrays(params, "A latency is measured on the parameters")
+    tree.require_arrays(inputs, "A latency is measured on the inputs")
     jitted = jax.jit(fn)
     for _ in range(3):
         jax.block_until_ready(jitted(params, *inputs))

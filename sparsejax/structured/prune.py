@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparsejax import tree
 from sparsejax.errors import ScheduleError
 from sparsejax.masks import apply_masks
 from sparsejax.structured.budget import (
@@ -69,7 +70,7 @@ def prune_structured(
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
-      params: its parameters.
+      params: its parameters; shapes serve where neither the importance nor a latency needs the numbers.
       inputs: one further argument, or a tuple of all; shapes serve unless latency is measured.
       importance: `unit_l2` when None.
       channel_ratio: r of the units of every group, ``round((1 − r)·size)`` stay; or a mapping by group name
@@ -97,6 +98,7 @@ def prune_structured(
       TracingError: no group is left to prune.
       PathError: a pattern matches no group.
       ScoreError: an importance is NaN or infinite.
+      ParamsError: the importance, or a latency, needs numbers and got shapes; or the parameters are empty.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,6 +112,8 @@ def prune_structured(
     exactly are our own.
     """
     budget = Budget(channel_ratio, global_channel_ratio, parameter_ratio, flops_ratio, latency_ratio)
+    if importance is None:
+        tree.require_arrays(params, "The importance of units is read from the parameters")
     task = _task(fn, params, inputs, kinds, only, normalized, limits, round_to)
     importances = (importance or unit_l2())(params, task.groups)
     return _choose(task, params, importances, budget, across, measure)
@@ -160,6 +164,7 @@ def prune_iteratively(
 
     Raises:
       ScheduleError: fewer than one round.
+      ParamsError: a parameter is a shape without numbers.
       SparsityError, TracingError, PathError, ScoreError: as `prune_structured`.
 
     Example:
@@ -175,6 +180,7 @@ def prune_iteratively(
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ScheduleError(f"rounds is {rounds!r}; give at least one.")
     budget = Budget(channel_ratio, global_channel_ratio, parameter_ratio, flops_ratio)
+    tree.require_arrays(params, "prune_iteratively masks and fine-tunes the parameters")
     task = _task(fn, params, inputs, kinds, only, False, limits, round_to)
     found = None
     for number in range(1, rounds + 1):

@@ -72,7 +72,7 @@ def calibrate(
       TracingError: there is no batch, an unknown quantity, or a use that reads only a part of a parameter's
         inputs; or `shard_map`.
       PathError: a pattern of `layers` matches no linear op.
-      ParamsError: the parameters are empty.
+      ParamsError: the parameters are empty; they, or a batch, hold shapes in place of arrays.
 
     Example:
       >>> params = {"w": jnp.ones((2, 3))}
@@ -82,6 +82,7 @@ def calibrate(
       ([[10.0, 2.0], [2.0, 4.0]], [2.0, 1.0], 2)
     """
     wanted = _quantities(collect)
+    tree.require_arrays(params, "calibrate runs the function on its parameters")
     patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     stacked: dict[str, tuple[int | None, ...]] = {}
 
@@ -97,6 +98,7 @@ def calibrate(
     total = None
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
+        tree.require_arrays(inputs, "calibrate runs the function on its batches")
         if total is None:
             total = zeros_like(jax.eval_shape(moments, params, inputs))
         total = add(total, params, inputs)

@@ -217,6 +217,27 @@ def test_a_ratio_of_numpy_is_a_number():
     assert prune("mobile", channel_ratio=np.float32(0.5)).small == prune("mobile", channel_ratio=0.5).small
 
 
+def test_shapes_are_refused_where_numbers_are_needed():
+    fn, params, inputs = case("dense_net")
+    specs = jax.eval_shape(lambda: params)
+    refused = pytest.raises(sparsejax.ParamsError, match=r"'a' is a shape without numbers: float32\[")
+    with refused:
+        sparsejax.prune_structured(fn, specs, inputs, flops_ratio=0.5)
+    rest = {"flops_ratio": 0.5, "fine_tune": lambda p, masks, i: p}
+    with refused:
+        sparsejax.prune_iteratively(fn, specs, inputs, rounds=1, **rest)
+    taylor = sparsejax.unit_taylor(lambda p, x: fn(p, x).sum(), [inputs])
+    for importance in (sparsejax.unit_l1(), sparsejax.unit_score(sparsejax.magnitude()), taylor):
+        with refused:
+            sparsejax.prune_structured(fn, specs, inputs, flops_ratio=0.5, importance=importance)
+    by_position = {"importance": sparsejax.unit_position()}
+    assert sparsejax.prune_structured(fn, specs, inputs, flops_ratio=0.5, **by_position).keep
+    with refused:
+        sparsejax.prune_structured(fn, specs, inputs, latency_ratio=0.5, **by_position)
+    with pytest.raises(sparsejax.ParamsError, match="measured on the inputs, and '0' is a shape"):
+        sparsejax.measure_latency(fn, params, jax.eval_shape(lambda: inputs))
+
+
 def test_measured_latency_is_a_time():
     fn, params, inputs = case("dense_net")
     assert 0 < sparsejax.measure_latency(fn, params, inputs, calls=3) < 60

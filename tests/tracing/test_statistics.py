@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import PathError, TracingError
+from sparsejax.errors import ParamsError, PathError, TracingError
 from sparsejax.tracing import calibrate, linear_ops
 from tests.tracing.equality import random_params
 from tests.tracing.functions import CASES, conv, normal, weights
@@ -226,3 +226,12 @@ def test_what_cannot_be_collected_is_said():
         calibrate(fn, params, [x], collect="hessian")
     with pytest.raises(TracingError, match="no linear op"):
         calibrate(lambda p, x: x * p["v"].sum(), params, [x])
+
+
+def test_shapes_have_no_statistics():
+    params, x = weights(w=(3, 2)), normal(4, 3)
+    shape = jax.eval_shape(lambda: params)
+    with pytest.raises(ParamsError, match=r"'w' is a shape without numbers: float32\[3, 2\]\. Pass arrays"):
+        calibrate(lambda p, x: x @ p["w"], shape, [(x,)])
+    with pytest.raises(ParamsError, match="on its batches, and '0' is a shape without numbers"):
+        calibrate(lambda p, x: x @ p["w"], params, [jax.ShapeDtypeStruct(x.shape, x.dtype)])
