@@ -40,6 +40,13 @@ def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
     if len(set(paths)) < len(paths):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         raise ParamsError(f"Two leaves share a path, so they cannot be told apart: {', '.join(twice[:5])}.")
+    if not callable(fn):
+        raise TracingError(f"The tracer needs a function fn(params, *inputs); it got a {type(fn).__name__}.")
+    for path, leaf in zip(paths, leaves, strict=True):
+        if isinstance(leaf, str | bytes):
+            raise ParamsError(
+                f"{path!r} is the text {leaf!r}, not an array. Close over settings; the parameters are arrays."
+            )
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
     kept = [path for path, leaf in zip(paths, leaves, strict=True) if not tree.is_masked_node(leaf)]
     return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))

@@ -204,12 +204,14 @@ def _keep_atoms(structure: Structure, kept: dict[str, np.ndarray]) -> dict[int, 
 
 def _checked(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, np.ndarray]:
     """The keeps as arrays; those that keep everything are left out."""
+    if not isinstance(keep, Mapping):
+        raise MaskError(f"keep is a {type(keep).__name__}; it needs a dict: group name -> bool[size].")
     found = {}
     for name, given in keep.items():
         if name not in groups:
             known = ", ".join(list(groups)[:8])
             raise TracingError(f"keep names the group {name!r}, which is not there; there are: {known}.")
-        mask, group = np.asarray(given), groups[name]
+        mask, group = _as_array(name, given), groups[name]
         layered = group.layers is not None and mask.shape == (group.layers, group.size)
         if mask.dtype != bool or not (layered or mask.shape == (group.size,)):
             shapes = f"({group.size},)" + (f" or ({group.layers}, {group.size})" if group.layers else "")
@@ -225,6 +227,17 @@ def _checked(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, np.ndarr
         if not mask.all():
             found[name] = mask
     return found
+
+
+def _as_array(name: str, given: Any) -> np.ndarray:
+    if is_tracer(given):
+        raise MaskError(
+            f"keep[{name!r}] is traced, but it decides shapes. Choose it outside jit, and jit the small function."
+        )
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise MaskError(f"keep[{name!r}] is no array: its rows differ in length.") from error
 
 
 def _axis_masks(groups: Mapping[str, Group], keep: KeepMasks) -> _AxisMasks:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.errors import ParamsError, TracingError
 from sparsejax.tracing import linear_ops, prunable_groups, summarize_groups
 from sparsejax.tracing.structure import analyse
 from sparsejax.tracing.zeros import Zeros
@@ -254,6 +255,14 @@ def test_a_carry_loses_its_zeros_only_if_a_round_does():
     )
     assert [g.normalized for g in kept.values()] == [False]
     assert [g.normalized for g in lost.values()] == [True]
+
+
+def test_what_is_no_function_and_no_array_is_refused_by_name():
+    params, x = weights(a=(5, 6)), normal(2, 5)
+    with pytest.raises(TracingError, match=r"needs a function fn\(params, \*inputs\); it got a int"):
+        prunable_groups(3, params, x)
+    with pytest.raises(ParamsError, match="'layer/act' is the text 'relu', not an array"):
+        prunable_groups(lambda p, x: x @ p["a"], {**params, "layer": {"act": "relu"}}, x)
 
 
 def test_results_of_every_kind_freeze():

@@ -238,9 +238,13 @@ def test_keeps_that_make_no_sense_are_refused():
         ({"a:1": np.ones(8)}, MaskError, "type float64"),
         ({"a:1": np.zeros(8, bool)}, MaskError, "keep at least one"),
         ({"a:1": np.ones((2, 8), bool)}, MaskError, r"shape \(2, 8\)"),
+        ({"a:1": [[True], [True, False]]}, MaskError, "rows differ in length"),
+        ([True], MaskError, "keep is a list; it needs a dict"),
     ]:
         with pytest.raises(error, match=match):
             group_masks(params, groups, keep)
+    with pytest.raises(MaskError, match=r"keep\['a:1'\] is traced, but it decides shapes"):
+        jax.jit(lambda kept: shrink(fn, params, x, groups, {"a:1": kept})[1])(HALF["a:1"])
     scanned, stacked, inputs = CASES["gqa_scan"]()
     uneven = np.ones((3, 12), bool)
     uneven[0, 0] = False
