@@ -12,6 +12,7 @@ from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.dims import Dims, Keep
 from sparsejax.tracing.plan import Plan, Step, Value
 from sparsejax.tracing.propagate import new_planner
+from sparsejax.tracing.zeros import Zero, Zeros
 
 Function = Callable[..., tuple[Any, ...]]
 
@@ -21,9 +22,14 @@ class Evaluator(Protocol):
 
     dims: Dims
     keep: Keep
+    zeros: Zeros
+    normalized: frozenset[int]
 
     def run(self, plan: Plan, args: Sequence[Any]) -> list[Any]:
         """Evaluates a plan."""
+
+    def knowing(self, zeros: Zeros) -> "Evaluator":
+        """The same for another plan."""
 
 
 def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:
@@ -60,7 +66,9 @@ def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:
     def pull(operands: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
         given = [cotangents[i] for i in floating]
         values = [*step.ins, *(step.outs[i] for i in floating)]
-        found = iter(_derive(evaluator, step, backward, values, [*operands, *given]))
+        # What comes back to a pruned position depends on what is done with it: nothing is known.
+        zero = [*map(evaluator.zeros.of, step.ins), *(frozenset() for _ in floating)]
+        found = iter(_derive(evaluator, step, backward, values, zero, [*operands, *given]))
         return tuple(next(found) if i in moving else _no_tangent(x) for i, x in enumerate(operands))
 
     result.defvjp(lambda *operands: (function(*operands), operands), pull)
@@ -82,7 +90,9 @@ def _custom_jvp(
     def push(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
         values = [*step.ins, *(step.ins[i] for i in moving)]
         outs = function(*operands)
-        found = iter(_derive(evaluator, step, forward, values, [*operands, *(tangents[i] for i in moving)]))
+        args = [*operands, *(tangents[i] for i in moving)]
+        # What stays zero has tangent zero.
+        found = iter(_derive(evaluator, step, forward, values, list(map(evaluator.zeros.of, values)), args))
         return outs, tuple(next(found) if i in floating else _no_tangent(x) for i, x in enumerate(outs))
 
     return result
@@ -101,19 +111,22 @@ def _derive(
     step: Step,
     function: Callable[..., Any],
     values: Sequence[Value],
+    zero: list[Zero],
     args: Sequence[Any],
 ) -> list[Any]:
     """Runs, smaller, a function that was traced at full size on arrays with the axes of `values`."""
-    plan = step.derivatives.get(step.name)
+    plan, zeros = step.derivatives.get(step.name, (None, None))
     if plan is None:
         specs = [jax.ShapeDtypeStruct(value.shape, value.aval.dtype) for value in values]
         closed = jax.make_jaxpr(function)(*specs)
         planner = new_planner(evaluator.dims)
         plan = planner.plan(closed.jaxpr, closed.consts, [Value(v.dims, v.aval) for v in values])
         _check(evaluator, step)
+        zeros = Zeros(evaluator.dims, evaluator.keep)
+        _check_zeros(evaluator, step, zeros, zeros.run(plan, zero))
         if not any(map(jaxprs.is_tracer, closed.consts)):
-            step.derivatives[step.name] = plan
-    return evaluator.run(plan, args)
+            step.derivatives[step.name] = plan, zeros
+    return evaluator.knowing(zeros).run(plan, args)
 
 
 def _check(evaluator: Evaluator, step: Step) -> None:
@@ -124,7 +137,26 @@ def _check(evaluator: Evaluator, step: Step) -> None:
         reason = next(
             (dims.frozen[a].text for a in broken if dims.frozen[a]), "its axes are cut or tied further"
         )
-        raise TracingError(
-            f"The custom derivative at {jaxprs.source_line(step.eqn)} asks for more than its function does "
-            f"({reason}), so the pruned function cannot be differentiated. Leave its groups whole."
-        )
+        _refuse(step, reason)
+
+
+def _check_zeros(evaluator: Evaluator, step: Step, zeros: Zeros, outs: list[Zero]) -> None:
+    """What is zero at pruned positions has tangent zero there, and nothing is summed over others."""
+    if zeros.summed - evaluator.normalized:
+        _refuse(step, "it sums over pruned positions that need not be zero")
+    if step.name.startswith("custom_jvp"):
+        for tangent, i in zip(outs, _floating(step.outs), strict=True):
+            value = step.outs[i]
+            primal = evaluator.zeros.of(value)
+            there = (
+                zeros.atoms(value) if primal is None else zeros.atoms(value) & primal
+            ) - evaluator.normalized
+            if tangent is not None and there - tangent:
+                _refuse(step, "it moves pruned positions, which are zero")
+
+
+def _refuse(step: Step, reason: str) -> None:
+    raise TracingError(
+        f"The custom derivative at {jaxprs.source_line(step.eqn)} asks for more than its function does "
+        f"({reason}), so the pruned function cannot be differentiated. Leave its groups whole."
+    )

@@ -12,15 +12,26 @@ from sparsejax.tracing.derivatives import custom
 from sparsejax.tracing.dims import Dim, Dims, Keep, Product
 from sparsejax.tracing.jaxpr import bind, scan_counts
 from sparsejax.tracing.plan import Plan, Step, Value, step_atoms
+from sparsejax.tracing.zeros import Zeros
 
 
 class Evaluator:
-    """Runs plans under one keep: which positions of which atoms remain."""
+    """Runs plans under one keep: which positions of which atoms remain.
 
-    def __init__(self, dims: Dims, keep: Keep) -> None:
+    `normalized` are the atoms whose means are those of the smaller model; other means stay those of the masked one.
+    `zeros` knows the values of the plan that runs.
+    """
+
+    def __init__(self, dims: Dims, keep: Keep, zeros: Zeros, normalized: frozenset[int]) -> None:
         self.dims = dims
         self.keep = keep
+        self.zeros = zeros
+        self.normalized = normalized
         self._kept = frozenset(keep)
+
+    def knowing(self, zeros: Zeros) -> "Evaluator":
+        """The same for another plan."""
+        return Evaluator(self.dims, self.keep, zeros, self.normalized)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape of a value when only kept positions remain."""
@@ -68,7 +79,8 @@ class Evaluator:
     def _divisor(self, step: Step, divisor: Any) -> Any:
         """A mean over a pruned axis divides by what remains."""
         summed, less = step.mean
-        remaining = self.dims.new_size(Product(summed), self.keep) - less
+        keep = {atom: kept for atom, kept in self.keep.items() if atom in self.normalized}
+        remaining = self.dims.new_size(Product(summed), keep) - less
         return jnp.full_like(divisor, remaining)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.kinds import kinds
-from sparsejax.tracing.structure import Structure, analyse, normalized_atoms, own_layers
+from sparsejax.tracing.structure import Structure, analyse, find_zeros, own_layers
 from sparsejax.tracing.uses import find_uses, use_roles
 from sparsejax.typing import Params
 
@@ -126,7 +126,7 @@ def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Gro
 
 def read_groups(structure: Structure) -> Groups:
     """The groups of an analysed function."""
-    normalized, layers = normalized_atoms(structure), own_layers(structure)
+    normalized, layers = find_zeros(structure).normalized, own_layers(structure)
     members, kind = _members(structure), kinds(structure)
     groups, excluded = {}, []
     for name, atom in structure.names.items():

@@ -53,7 +53,7 @@ class Step:
         self.inner: tuple[Plan, ...] = ()
         self.mean: tuple[tuple[Dim, ...], float] | None = None  # (summed dimensions, size − divisor)
         self.groups: Dim | None = None  # the groups of a convolution
-        self.derivatives: dict[str, Plan] = {}
+        self.derivatives: dict[str, Any] = {}  # filled when first asked for
 
     @property
     def params(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from sparsejax.tracing.evaluate import Evaluator
 from sparsejax.tracing.groups import Group
 from sparsejax.tracing.jaxpr import is_tracer
 from sparsejax.tracing.owning import owners
-from sparsejax.tracing.structure import Structure, analyse
+from sparsejax.tracing.structure import Structure, analyse, find_zeros
+from sparsejax.tracing.zeros import Zeros
 from sparsejax.typing import MaskTree, Params
 
 #: name -> bool[size], or bool[layers, size] for a group whose scanned layers prune their own positions.
@@ -160,28 +161,29 @@ def shrink(
     """
     kept = _checked(groups, keep)
     specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
-    cache: dict[Any, Structure] = {}
+    cache: dict[Any, tuple[Structure, Zeros]] = {}
 
-    def structure_for(arguments: tuple[Any, ...]) -> Structure:
+    def structure_for(arguments: tuple[Any, ...]) -> tuple[Structure, Zeros]:
         leaves, treedef = jax.tree.flatten(arguments)
         key = (treedef, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
         if key in cache:
             return cache[key]
         structure = analyse(fn, specs, arguments)
+        found = structure, find_zeros(structure)
         if not any(map(is_tracer, structure.traced.closed.consts)):
-            cache[key] = structure
-        return structure
+            cache[key] = found
+        return found
 
     def small_fn(small_params: Params, *arguments: Any) -> Any:
-        structure = structure_for(arguments)
-        evaluator = Evaluator(structure.dims, _keep_atoms(structure, kept))
+        structure, zeros = structure_for(arguments)
+        evaluator = Evaluator(structure.dims, _keep_atoms(structure, kept), zeros, zeros.normalized)
         leaves = jax.tree.leaves(small_params)
         if (shapes := [np.shape(leaf) for leaf in leaves]) != expected:
             raise ParamsError(f"The small function takes parameters of shapes {expected}; it got {shapes}.")
         flat = [*leaves, *jax.tree.leaves(arguments)]
         return jax.tree.unflatten(structure.traced.out_def, evaluator.run(structure.plan, flat))
 
-    first = structure_for(inputs if isinstance(inputs, tuple) else (inputs,))
+    first, _ = structure_for(inputs if isinstance(inputs, tuple) else (inputs,))
     _keep_atoms(first, kept)
     cut = shrink_tree(params, groups, keep)
     expected = [np.shape(leaf) for leaf in jax.tree.leaves(cut)]

@@ -58,13 +58,13 @@ def analyse_traced(traced: jaxprs.Traced) -> Structure:
     return Structure(traced, planner, plan, leaves, names, prunable)
 
 
-def normalized_atoms(structure: Structure) -> frozenset[int]:
-    """The prunable atoms that a reduction meets where they are not zero, or at whose zeros something is divided."""
+def find_zeros(structure: Structure) -> Zeros:
+    """Where pruned positions are zero, and which prunable atoms are normalized."""
     zeros = Zeros(structure.dims, structure.prunable)
     ins = [zeros.atoms(value) for value in structure.leaves]
     ins += [frozenset()] * (len(structure.plan.ins) - len(ins))
     zeros.run(structure.plan, ins)
-    return frozenset(zeros.normalized | zeros.divided)
+    return zeros
 
 
 def _freeze_repeated(dims: Dims, leaves: list[Value]) -> None:

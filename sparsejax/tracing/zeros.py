@@ -24,13 +24,15 @@ Zero = frozenset[int] | None
 class Zeros:
     """The pass over one plan; it collects atoms among `candidates`.
 
-    `normalized` are those that reductions meet where they are not zero, `divided` those whose zeros are divided by.
+    `summed` are those that reductions meet where they are not zero, `averaged` those that means are taken over,
+    `divided` those whose zeros are divided by.
     """
 
     def __init__(self, dims: Dims, candidates: Iterable[int]) -> None:
         self.dims = dims
         self.candidates = frozenset(candidates)
-        self.normalized: set[int] = set()
+        self.summed: set[int] = set()
+        self.averaged: set[int] = set()
         self.divided: set[int] = set()
         self._sets: dict[int, Zero] = {}
         self._axes: dict[int, list[frozenset[int]]] = {}
@@ -41,11 +43,16 @@ class Zeros:
             self._sets[id(value)] = zero
         for step in plan.steps:
             if step.mean is not None:
-                self.normalized |= self.candidates & self.dims.all_leaves(step.mean[0])
+                self.averaged |= self.candidates & self.dims.all_leaves(step.mean[0])
             self.divided |= frozenset().union(*(self.of(value) or frozenset() for value in poles(step)))
             for value, zero in zip(step.outs, self._step(step), strict=True):
                 self._sets[id(value)] = zero if zero is ALL else zero & self.atoms(value)
         return [self.of(value) for value in plan.outs]
+
+    @property
+    def normalized(self) -> frozenset[int]:
+        """The atoms for which the masked and the smaller model differ."""
+        return frozenset(self.summed | self.averaged | self.divided)
 
     def of(self, value: Value) -> Zero:
         """The zero set of a value; nothing where nothing is known."""
@@ -196,7 +203,7 @@ def _reduce(zeros: Zeros, step: Step) -> Zero:
     value = step.ins[0]
     for axis in step.params["axes"]:
         there = zeros.axes(value)[axis]
-        zeros.normalized |= there - zeros.at(value, axis) if step.name == "reduce_sum" else there
+        zeros.summed |= there - zeros.at(value, axis) if step.name == "reduce_sum" else there
     return zeros.of(value)
 
 
@@ -204,7 +211,7 @@ def _dot(zeros: Zeros, step: Step) -> Zero:
     (left_in, right_in), (left_batch, right_batch) = step.params["dimension_numbers"]
     left, right = step.ins
     for a, b in zip(left_in, right_in, strict=True):
-        zeros.normalized |= zeros.axes(left)[a] - zeros.at(left, a) - zeros.at(right, b)
+        zeros.summed |= zeros.axes(left)[a] - zeros.at(left, a) - zeros.at(right, b)
     if zeros.of(left) is ALL or zeros.of(right) is ALL:
         return ALL
     pairs = zip(left_batch, right_batch, strict=True)
@@ -220,7 +227,7 @@ def _convolution(zeros: Zeros, step: Step) -> Zero:
     channels, inputs = numbers.lhs_spec[1], numbers.rhs_spec[1]
     grouped = zeros.candidates & zeros.dims.leaves(step.groups) if step.groups is not None else frozenset()
     summed = zeros.axes(left)[channels] - grouped
-    zeros.normalized |= summed - zeros.at(left, channels) - zeros.at(right, inputs)
+    zeros.summed |= summed - zeros.at(left, channels) - zeros.at(right, inputs)
     good = [frozenset()] * len(step.outs[0].dims)
     good[numbers.out_spec[0]] = zeros.at(left, numbers.lhs_spec[0])
     good[numbers.out_spec[1]] = zeros.at(right, numbers.rhs_spec[0]) | (zeros.at(left, channels) & grouped)

@@ -161,6 +161,26 @@ def test_a_custom_derivative_that_needs_more_than_its_function_is_refused():
         jax.grad(lambda p: small_fn(p, x).sum())(small)
 
 
+def test_a_custom_derivative_may_not_mix_pruned_positions_in():
+    """A mean in it divides by another number when masked than when shrunk; only a normalized group's may."""
+    centre = lambda g: g - g.mean(-1, keepdims=True)  # noqa: E731
+    backward = jax.custom_vjp(lambda x: x)
+    backward.defvjp(lambda x: (x, None), lambda _, g: (centre(g),))
+    forward = jax.custom_jvp(lambda x: x)
+    forward.defjvp(lambda primals, tangents: (primals[0], centre(tangents[0])))
+    scaled = jax.custom_vjp(lambda x: x)
+    scaled.defvjp(lambda x: (x, x), lambda x, g: (g * x.mean(-1, keepdims=True),))
+    params, x = weights(a=(5, 8), c=(8, 3)), normal(4, 5)
+    for odd, match in ((backward, "sums over pruned positions"), (forward, "moves pruned positions")):
+        fn = lambda p, x, odd=odd: odd(x @ p["a"]) @ p["c"]  # noqa: E731
+        groups = prunable_groups(fn, params, x)
+        small_fn, small = shrink(fn, params, x, groups, HALF)
+        assert_close(small_fn(small, x), fn(masked(params, group_masks(params, groups, HALF)), x))
+        with pytest.raises(TracingError, match=rf"custom derivative at .*test_shrink\.py.*{match}"):
+            jax.grad(lambda p, run=small_fn: run(p, x).sum())(small)
+    assert_shrinks(lambda p, x: scaled(x @ p["a"]) @ p["c"], params, x, keep=HALF)
+
+
 def test_training_goes_on_with_the_state_that_was_cut():
     fn, params, x = mlp()
     y = normal(4, 3, seed=9)
