@@ -11,6 +11,8 @@ from sparsejax.typing import Array
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 #: Where log α is kept: beyond it a gate is as good as decided, and its gradient gone for good.
 BOUND = math.log(100.0)
+#: The same where a target counts expected sizes: at ``-BOUND`` a gate is still open with a chance of 5 %.
+TARGET_BOUND = math.log(1e3)
 _SHIFT = BETA * math.log(-LOW / HIGH)
 
 

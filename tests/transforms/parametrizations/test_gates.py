@@ -128,9 +128,9 @@ def test_groups_of_the_tracer():
     params = {"a": {"kernel": jnp.ones((8, 6))}, "b": jnp.ones(6), "c": {"kernel": jnp.ones((6, 4))}}
     fn = lambda p, x: jax.nn.relu(x @ p["a"]["kernel"] + p["b"]) @ p["c"]["kernel"]  # noqa: E731
     groups = sparsejax.prunable_groups(fn, params, jnp.ones((3, 8)))
-    method = sparsejax.hard_concrete(groups, sparsity=0.5)
+    method = sparsejax.hard_concrete(groups, sparsity=1 / 3)
     shut = jnp.array([9.0, -9.0, 9.0, 9.0, -9.0, 9.0])
-    aux = _aux(method, params, lambda i, shape: shut)
+    aux = method.advance(params, _aux(method, params, lambda i, shape: shut), 0)
     effective, masks = method.apply(params, aux, None), method.masks(params, aux)
     np.testing.assert_array_equal(effective["c"]["kernel"][:, 0] == 0, shut < 0)
     assert bool((effective["a"]["kernel"] == 1).all())
@@ -213,3 +213,35 @@ def test_bad_arguments():
     method = sparsejax.hard_concrete(biases, penalty_weight=1.0)
     with pytest.raises(SparsityError, match="block_0/up/bias"):
         method.penalty(PARAMS, method.init(PARAMS, KEY))
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 0.95, 1.0])
+def test_hard_masks_meet_a_target_that_the_gates_have_not(target: float):
+    """Fresh gates expect 17 % zeros, whatever is asked for; the masks are off by half a weight a layer at most."""
+    params = {"first": jnp.ones((20, 30)), "second": jnp.ones((30, 10))}
+    method = sparsejax.hard_concrete(sparsejax.Unstructured(), sparsity=target)
+    aux = method.advance(params, method.init(params, KEY), 0)
+    assert float(sparsejax.expected_sparsity(params, sparsejax.Unstructured(), aux.trained.log_alpha)) < 0.2
+    effective, masks = method.apply(params, aux, None), method.masks(params, aux)
+    assert abs(sum(int(m.sum()) for m in jax.tree.leaves(masks)) - (1 - target) * 900) <= 1
+    jax.tree.map(lambda e, m: np.testing.assert_array_equal(e != 0, m), effective, masks)
+
+
+def test_the_target_is_met_with_gates_of_all_sizes_multiplied():
+    """Layers, neurons and width of two blocks: off by what the smallest of them is, rounded."""
+    wide = {
+        f"block_{i}": {"up": {"kernel": jnp.ones((32, 64))}, "down": {"kernel": jnp.ones((64, 32))}}
+        for i in range(2)
+    }
+    groups = {
+        "ffn": sparsejax.GateGroup((("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)),
+        "width": sparsejax.GateGroup(
+            (("block_*/up/kernel", 0),), follows=(("block_*/down/kernel", 1),), shared=True
+        ),
+    }
+    method = sparsejax.hard_concrete(groups, sparsity=0.6)
+    aux = method.advance(wide, method.init(wide, KEY), 0)
+    masks = jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape), method.masks(wide, aux), wide)
+    assert float(sparsejax.sparsity(masks, wide)) == pytest.approx(
+        0.6, abs=0.02
+    )  # half a width unit is 1.6 %
