@@ -2,6 +2,9 @@
 and random masks.
 
 python -m experiments.lottery --config=configs/lottery/digits_convnet.py --workdir=runs/lottery_digits_convnet
+
+Measured: 378 s on one core of a 2-core CPU, the other busy. Test accuracy dense 0.930 ± 0.011; at 16.8 % left the
+ticket 0.886 ± 0.014, re-initialised 0.785 ± 0.029, random 0.769 ± 0.022 (mean and 95 % interval of 8 seeds).
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,10 @@
 random masks.
 
 python -m experiments.lottery --config=configs/lottery/digits_mlp.py --workdir=runs/lottery_digits_mlp
+
+Measured: 1,091 s on one core of a 2-core CPU, the other busy. Test accuracy dense 0.919 ± 0.003; at 10.7 % left the
+ticket 0.906 ± 0.004, re-initialised 0.896 ± 0.006, random 0.891 ± 0.005, shuffled 0.883 ± 0.011 (mean and 95 %
+interval of 8 seeds).
 """
 
 from ml_collections import ConfigDict
