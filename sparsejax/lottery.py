@@ -111,7 +111,7 @@ def find_tickets(
 
     Raises:
       ScheduleError: fewer than 1 level, or both kinds of rewinding asked for.
-      SparsityError: a fraction outside (0, 1).
+      SparsityError: a fraction outside (0, 1), or so many rounds that no weight is left.
       ScoreError: NaN among the trained weights (without `population`).
 
     Example:
@@ -128,7 +128,6 @@ def find_tickets(
         raise ScheduleError(f"levels is {levels!r}: give at least one round of pruning.")
     if keep_weights and rewind is not None:
         raise ScheduleError("keep_weights rewinds no weights: leave `rewind` out, or set keep_weights=False.")
-    level_sparsity(fraction, levels)
 
     def prune(trained: Params, masks: MaskTree | None, sparsity: float) -> MaskTree:
         return prune_once(
@@ -137,6 +136,7 @@ def find_tickets(
         )[1]  # fmt: skip
 
     masks, start, sparsity = _first_masks(params, prune, population), params, 0.0
+    _refuse_nothing_left(masks, level_sparsity(fraction, levels), levels, population)
     for number in range(levels + 1):
         trained, result = train(start, masks, number)
         yield Level(number, sparsity, masks, start, trained, result)
@@ -154,6 +154,15 @@ def _first_masks(params: Params, prune: Callable[..., MaskTree], population: boo
     return jax.tree.map(
         lambda mask, leaf: jnp.ones(leaf.shape, bool) if is_prunable_mask(mask) else mask, one, params
     )
+
+
+def _refuse_nothing_left(masks: MaskTree, sparsity: float, levels: int, population: bool) -> None:
+    sizes = [mask.size // (len(mask) if population else 1) for mask in jax.tree.leaves(masks) if mask.ndim]
+    if round((1 - sparsity) * sum(sizes)) < 1:
+        raise SparsityError(
+            f"Of {sum(sizes)} prunable weights none is left after {levels} rounds (sparsity {sparsity:.6g}): "
+            "give fewer levels or a smaller fraction."
+        )
 
 
 def _next_masks(

@@ -133,6 +133,8 @@ def test_what_cannot_be_is_refused():
             _levels(fraction=fraction)
     with pytest.raises(ScheduleError, match="keep_weights rewinds no weights"):
         _levels(keep_weights=True, rewind=PARAMS)
+    with pytest.raises(SparsityError, match="none is left after 30 rounds"):
+        _levels(levels=30)
     with pytest.raises(ScheduleError, match="level is -1"):
         sparsejax.level_sparsity(0.2, -1)
     with pytest.raises(ScoreError, match="kernel"):

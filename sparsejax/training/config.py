@@ -91,7 +91,7 @@ def default_config(model: str = "mlp") -> ConfigDict:
 
     config.penalty_weight = 0.0  # soft_movement, l0 (of a weight): λ, which sets the sparsity instead
     config.threshold = 0.1  # soft_movement: of σ(score)
-    config.gates = "input"  # l0: of what each gate is
+    config.gates = "input"  # l0: of what each gate is; "neurons" (mlp, lenet) are tied over two layers
     config.drop_rate = 0.5  # l0, cofi: chance that a gate is below one half at step 0
     config.score_learning_rate = 0.01  # the peak, of movement's scores; Adam, on the weights' schedule
     config.gate_learning_rate = 0.01  # of gates and multipliers; Adam, constant

@@ -6,7 +6,7 @@ from sparsejax.errors import ConfigError
 from sparsejax.training.checks import choice, require
 
 LEARNED_METHODS = ("straight_through", "movement", "soft_movement", "l0", "cofi")
-GATE_KINDS = ("input", "output", "heads", "weights")
+GATE_KINDS = ("input", "output", "heads", "weights", "neurons")
 #: Models that tell their hidden states, whose gates CoFi knows.
 TRANSFORMERS = ("gpt", "encoder")
 
@@ -50,8 +50,20 @@ def check_learned(config: ConfigDict) -> None:
         )
     if method in LEARNED_METHODS:
         require(not config.ema_decay, "ema_decay", config.ema_decay, f"0 with config.method={method!r}")
+    if method == "l0" and config.gates == "neurons":
+        _check_neurons(config)
     if method == "cofi":
         _check_cofi(config)
+
+
+def _check_neurons(config: ConfigDict) -> None:
+    choice(config.model.name, ("mlp", "lenet"), "model.name")
+    require(
+        not config.dense_layers,
+        "dense_layers",
+        config.dense_layers,
+        "() with config.gates='neurons', whose gates are each in two layers",
+    )
 
 
 def _check_cofi(config: ConfigDict) -> None:

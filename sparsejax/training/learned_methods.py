@@ -1,5 +1,6 @@
 """The methods whose masks or gates are trained, from a configuration: straight-through, movement, L0, CoFi."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,38 @@ def gate_groups(config: ConfigDict) -> dict[str, GateGroup]:
     }
 
 
+def neuron_groups(config: ConfigDict) -> dict[str, GateGroup]:
+    """Names the neurons and channels of an `MLP` or a `LeNet` as gates: their input weights fall with them.
+
+    Gates on each layer's inputs alone leave the input weights of a neuron that nothing reads in the count, so
+    that high sparsities take too many of the network's own inputs.
+
+    Args:
+      config: its ``model`` is an mlp or a lenet.
+
+    Returns:
+      The groups by the path of the layer that makes the units; "inputs", the pixels that a dense layer reads.
+
+    Example:
+      >>> from sparsejax.training import default_config
+      >>> list(neuron_groups(default_config("mlp")))
+      ['inputs', 'dense_0', 'dense_1']
+    """
+    channels = config.model.get("channels", ())
+    kernels = [(f"conv_{i}/kernel", 2, 3) for i in range(len(channels))]
+    kernels += [(f"dense_{i}/kernel", 0, 1) for i in range(len(config.model.widths) + 1)]
+    groups = {} if channels else {"inputs": GateGroup(((kernels[0][0], 0),))}
+    for (makes, _, out), (reads, into, _) in itertools.pairwise(kernels):
+        name = makes.removesuffix("/kernel")
+        flat = (
+            bool(channels) and name == f"conv_{len(channels) - 1}"
+        )  # its channels, at each place of the image
+        groups[name] = GateGroup(
+            ((reads, into),), follows=((makes, out),), units=channels[-1] if flat else None, tiled=flat
+        )
+    return groups
+
+
 def _topk(config: ConfigDict, options: dict[str, Any]) -> dict[str, Any]:
     return options | {
         "begin_step": config.begin_step,
@@ -124,7 +157,7 @@ def _l0(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, An
         key=member.mask_key,
         penalty_weight=member.penalty_weight if penalised else None,
         sparsity=None if penalised else target,
-        gates=GATES[config.gates],
+        gates=neuron_groups(config) if config.gates == "neurons" else GATES[config.gates],
         gate_optimizer=optax.adam(config.gate_learning_rate),
         drop_rate=config.drop_rate,
         overrides=options["overrides"],

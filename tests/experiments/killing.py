@@ -51,41 +51,42 @@ def run(config, workdir):
 
 def start(config, workdir, programs):
     """Trains in a process of its own."""
-    process = _CONTEXT.Process(target=_train, args=(config, str(workdir), str(programs)), daemon=True)
-    process.start()
-    return process
+    return _process(_train, config, str(workdir), str(programs))
 
 
 def _train(config, workdir, programs):
-    log = open(pathlib.Path(workdir).with_suffix(".log"), "a")  # noqa: SIM115 (for the life of the process)
-    os.dup2(log.fileno(), sys.stderr.fileno())
-    with shared_programs(programs), contextlib.suppress(Interrupted):
+    with _logged(workdir), shared_programs(programs), contextlib.suppress(Interrupted):
         run(config, workdir)
 
 
 def start_lottery(study, workdir, programs):
     """Runs a lottery study in a process of its own."""
-    process = _CONTEXT.Process(target=_lottery, args=(study, str(workdir), str(programs)), daemon=True)
-    process.start()
-    return process
+    return _process(_lottery, study, str(workdir), str(programs))
 
 
 def _lottery(study, workdir, programs):
     from experiments import lottery
 
-    log = open(pathlib.Path(workdir).with_suffix(".log"), "a")  # noqa: SIM115 (for the life of the process)
-    os.dup2(log.fileno(), sys.stderr.fileno())
-    with shared_programs(programs):
+    with _logged(workdir) as log, shared_programs(programs):
         lottery.run(study, workdir, Console(file=log, width=200))
+
+
+def _process(target, *arguments):
+    process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+@contextlib.contextmanager
+def _logged(workdir):
+    with open(pathlib.Path(workdir).with_suffix(".log"), "a") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        yield log
 
 
 def command(arguments, output, programs):
     """Gives the command line to `experiments.train` in a process of its own, which writes to a file."""
-    process = _CONTEXT.Process(
-        target=_command, args=(list(arguments), str(output), str(programs)), daemon=True
-    )
-    process.start()
-    return process
+    return _process(_command, list(arguments), str(output), str(programs))
 
 
 def _command(arguments, output, programs):

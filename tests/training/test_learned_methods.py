@@ -76,6 +76,49 @@ def test_cofi_gates_every_kernel_of_the_blocks(sizes):
     assert len(gate_groups(config)["neurons"].follows) == 1 + ("mlp" in sizes)
 
 
+def _kept_with(name, shut):
+    """Weights kept in each layer when the first so many gates of each group are shut."""
+    config = training.default_config(name)
+    config.method, config.gates, config.penalty_weight = "l0", "neurons", 1e-3
+    training.validate(config)
+    model = models.build_model(config.model, input_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
+    params = models.functional(model)[1]
+    member, inner = (
+        training.make_member(0, 0.1, penalty_weight=1e-3),
+        training.build_optimizer(config, 0.1),
+    )
+    tx = build_learned(config, inner, member, {"overrides": {}})
+    _, state = sparsejax.init(tx, params)
+    sizes = [gates.size for gates in state.aux.trained.log_alpha]
+    values = [jnp.where(jnp.arange(n) < off, -9.0, 9.0) for n, off in zip(sizes, shut, strict=True)]
+    trained = state.aux.trained._replace(log_alpha=tuple(values))
+    _, masks = sparsejax.finalize(state._replace(aux=state.aux._replace(trained=trained)))
+    whole = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), masks, params)
+    return sizes, {path: mask for path, mask in training.by_path(whole).items() if path.endswith("kernel")}
+
+
+def test_a_shut_neuron_leaves_with_its_input_weights():
+    """LeNet-300-100 with the gates of 250 and 80 neurons shut and of all pixels open: a 50-20 network is left."""
+    sizes, masks = _kept_with("mlp", (0, 250, 80))
+    assert sizes == [64, 300, 100]
+    assert [int(mask.sum()) for mask in masks.values()] == [64 * 50, 50 * 20, 20 * 10]
+
+
+def test_a_shut_channel_leaves_wherever_it_is_flattened_to():
+    sizes, masks = _kept_with("lenet", (10, 30, 100, 80))
+    assert sizes == [16, 32, 120, 84]
+    kept = {path: int(mask.sum()) for path, mask in masks.items()}
+    assert kept == {
+        "conv_0/kernel": 9 * 6,
+        "conv_1/kernel": 9 * 6 * 2,
+        "dense_0/kernel": 4 * 2 * 20,
+        "dense_1/kernel": 20 * 4,
+        "dense_2/kernel": 4 * 10,
+    }
+    # Channels are last in what is flattened: channels 30 and 31 at each of the four places.
+    assert np.flatnonzero(masks["dense_0/kernel"].any(1)).tolist() == [30, 31, 62, 63, 94, 95, 126, 127]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -85,6 +128,11 @@ def test_cofi_gates_every_kernel_of_the_blocks(sizes):
         ({"method": "l0", "penalty_weight": 1.0, "sparsity": 0.5}, "both given"),
         ({"method": "l0", "penalty_weights": (0.0, 1.0), "population": 1}, "numbers above 0"),
         ({"method": "l0", "gates": "inputs"}, "did you mean 'input'"),
+        (
+            {"method": "l0", "gates": "neurons", "model": training.default_config("gpt").model},
+            "of mlp, lenet",
+        ),
+        ({"method": "l0", "gates": "neurons", "dense_layers": ("dense_0/*",)}, "each in two layers"),
         ({"method": "movement", "ema_decay": 0.9}, "config.ema_decay is 0.9"),
         ({"method": "cofi"}, "choose one of gpt, encoder"),
         ({"distill_layers": 1.0}, "the workdir whose hidden states"),

@@ -35,6 +35,8 @@ class GateGroup(NamedTuple):
       units: number of gates along the (last) axis, each for as many consecutive positions: 4 heads in an axis
         of 256. None: one a position.
       shared: True ties all that match together, whatever ``*`` stands for (the residual width).
+      tiled: True gives position p of the axis the gate ``p mod units``: of a dense layer that reads flattened
+        images, channels last.
 
     Example:
       >>> GateGroup(scaled=(("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)).units is None
@@ -45,6 +47,7 @@ class GateGroup(NamedTuple):
     follows: tuple[Place, ...] = ()
     units: int | None = None
     shared: bool = False
+    tiled: bool = False
 
 
 class Factor(NamedTuple):
@@ -150,17 +153,17 @@ def _by_hand(name: str, group: GateGroup, shapes: _Shapes) -> list[Gates]:
                 f"Gates {name!r}: {members[0][0]!r} follows gates that scale nothing where * is {key}. Name the same "
                 "blocks in scaled=, or drop it from follows=."
             )
-    return [_tied("/".join((name, *key)), members, group.units, shapes) for key, members in together.items()]
+    return [_tied("/".join((name, *key)), members, group, shapes) for key, members in together.items()]
 
 
-def _tied(name: str, members: Sequence[tuple[str, Any, bool]], units: int | None, shapes: _Shapes) -> Gates:
+def _tied(name: str, members: Sequence[tuple[str, Any, bool]], group: GateGroup, shapes: _Shapes) -> Gates:
     size: tuple[int, ...] | None = None
     factors = []
     for path, axis, scaled in members:
         leaf, shape = shapes[path]
         axes = _axes(name, path, shape, axis)
         full = tuple(shape[a] for a in axes)
-        own = (*full[:-1], units or full[-1]) if axes else (1,)
+        own = (*full[:-1], group.units or full[-1]) if axes else (1,)
         if full and full[-1] % own[-1]:
             raise PatternError(
                 f"Gates {name!r}: {own[-1]} units do not divide axis {axis} of {path!r} {shape}."
@@ -168,7 +171,8 @@ def _tied(name: str, members: Sequence[tuple[str, Any, bool]], units: int | None
         if size is not None and own != size:
             raise PatternError(f"Gates {name!r}: {path!r} {shape} has {own} along {axis}, the others {size}.")
         size = own
-        index = np.arange(full[-1]) // (full[-1] // own[-1]) if full else np.zeros(1, int)
+        place = np.arange(full[-1] if full else 1)
+        index = place % own[-1] if group.tiled else place // (len(place) // own[-1])
         factors.append(Factor(leaf, partial(_along, axes=axes, index=index, rank=len(shape)), scaled))
     return Gates(name, size or (1,), tuple(factors))
 
