@@ -213,6 +213,19 @@ def test_each_package_is_held_out_by_file(modules):
         assert max(ranks["test"]) < min(ranks["train"])
 
 
+def test_kinds_of_text_are_the_parts_with_what_they_hold_out(directory):
+    kinds = load("python_kinds", data_dir=str(directory), window=WINDOW)
+    for split, held in zip(kinds, ("train", "test"), strict=True):
+        for label, part in enumerate(("code", "headers", "prose", "tables")):
+            files = sources.read_part(part)[held].values()
+            expected = [
+                text[i : i + WINDOW] for text in files for i in range(0, len(text) - WINDOW + 1, WINDOW)
+            ]
+            found = np.asarray(split.arrays["tokens"])[np.asarray(split.arrays["label"]) == label]
+            assert found.tobytes() == b"".join(expected)
+        assert (split.classes, split.input_shape) == (4, (WINDOW,))
+
+
 def test_a_window_longer_than_every_labelled_file(directory):
     with pytest.raises(DatasetError, match="longer than the text"):
         load("python_modules", ("test",), str(directory), window=10**7)

@@ -38,9 +38,9 @@ def load(
 ) -> tuple[Split, ...]:
     """Loads whole splits of a data set onto the device.
 
-    ``digits``, ``python_text`` (or ``python_text/code``, ``/tables``, ``/prose``, ``/headers``) and
-    ``python_modules`` are prepared on first use, offline. Any other name is looked up in the TFDS catalogue and
-    must have been prepared as ArrayRecord; nothing is downloaded here and no TensorFlow is needed.
+    ``digits``, ``python_text`` (or ``python_text/code``, ``/tables``, ``/prose``, ``/headers``),
+    ``python_modules`` and ``python_kinds`` are prepared on first use, offline. Any other name is looked up in the
+    TFDS catalogue and must have been prepared as ArrayRecord; nothing is downloaded here and no TensorFlow is needed.
 
     Labelled images keep their pixels' type; `Split.take` scales them. Text is bytes: documents are joined by
     a zero byte, and an example is `window` bytes with the next byte as each one's target. Labelled text is cut

@@ -42,8 +42,9 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
     """Finds the builder of a data set that can be read at once.
 
     Args:
-      name: ``"digits"``, ``"python_text"``, ``"python_text/PART"`` and ``"python_modules"`` are prepared here
-        on first use, offline; any other name of the TFDS catalogue must have been prepared as ArrayRecord.
+      name: ``"digits"``, ``"python_text"``, ``"python_text/PART"``, ``"python_modules"`` and ``"python_kinds"`` are
+        prepared here on first use, offline; any other name of the TFDS catalogue must have been prepared as
+        ArrayRecord.
       directory: where prepared sets live.
 
     Returns:
@@ -57,7 +58,7 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
       'digits'
     """
     family, _, part = name.partition("/")
-    if family in ("digits", "python_text", "python_modules"):
+    if family in ("digits", "python_text", "python_modules", "python_kinds"):
         return _own(family, part, directory)
     import tensorflow_datasets as tfds  # late: it takes seconds to import
 
@@ -68,9 +69,10 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
         if family in _NEED_TENSORFLOW:
             raise _unprepared(name, directory) from error
         raise DatasetError(
-            f"Unknown data set {name!r}. There are 'digits', 'python_text' and 'python_modules' (prepared "
-            "offline) and the names of the TFDS catalogue (https://www.tensorflow.org/datasets/catalog) that can "
-            "be read without TensorFlow, such as 'mnist' and 'cifar10'; others must lie prepared in "
+            f"Unknown data set {name!r}. There are 'digits', 'python_text', 'python_modules' and 'python_kinds' "
+            "(prepared offline) and the names of the TFDS catalogue "
+            "(https://www.tensorflow.org/datasets/catalog) that can be read without TensorFlow, such as 'mnist' "
+            "and 'cifar10'; others must lie prepared in "
             f"{directory}."
         ) from error
     except ImportError as error:  # prepared, it would have been read from its files
@@ -180,10 +182,10 @@ def _own(family: str, part: str, directory: pathlib.Path) -> Any:
         from sparsejax.training.data.digits import Digits
 
         return _prepare_offline(Digits, directory)
-    if family == "python_modules" and not part:
-        from sparsejax.training.data.text import PythonModules
+    if family in ("python_modules", "python_kinds") and not part:
+        from sparsejax.training.data.text import PythonKinds, PythonModules
 
-        return _prepare_offline(PythonModules, directory)
+        return _prepare_offline(PythonModules if family == "python_modules" else PythonKinds, directory)
     from sparsejax.training.data.sources import PARTS, python_version
 
     part = part or "code"

@@ -124,6 +124,26 @@ def labelled_files() -> tuple[list[str], dict[str, dict[str, bytes]]]:
     return list(large), splits
 
 
+def labelled_parts() -> dict[str, dict[str, bytes]]:
+    """Reads all parts of `python_text` together; a part's name is the class of its files.
+
+    Returns:
+      Files by split as from `read_part`, their paths below the name of the part.
+
+    Raises:
+      DatasetError: a part whose files are not on this machine.
+
+    Example:
+      >>> {path.partition("/")[0] for path in labelled_parts()["train"]} >= {"code", "prose", "tables"}
+      True
+    """
+    splits: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
+    for part in PARTS:
+        for split, files in read_part(part).items():
+            splits[split] |= {f"{part}/{path}": text for path, text in files.items()}
+    return splits
+
+
 def _root(kind: str) -> pathlib.Path:
     return pathlib.Path(sysconfig.get_path(kind))
 

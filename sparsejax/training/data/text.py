@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sparsejax.training.data.sources import PARTS, labelled_files, python_version, read_part
+from sparsejax.training.data.sources import (
+    PARTS,
+    labelled_files,
+    labelled_parts,
+    python_version,
+    read_part,
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,18 +64,36 @@ class PythonModules(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         names, _ = labelled_files()
+        return self._labelled(names)
+
+    def _read(self) -> dict[str, dict[str, bytes]]:
+        return labelled_files()[1]
+
+    def _labelled(self, names: list[str]) -> tfds.core.DatasetInfo:
         label = tfds.features.ClassLabel(names=names)
         return _describe(self, {"path": tfds.features.Text(), "text": tfds.features.Text(), "label": label})
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
-        _, splits = labelled_files()
+        splits = self._read()
         _record(self, splits)
         return {split: self._generate_examples(files) for split, files in splits.items()}
 
     def _generate_examples(self, files: Mapping[str, bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, (path, text) in enumerate(files.items()):
             yield index, {"path": path, "text": text, "label": path.partition("/")[0]}
+
+
+class PythonKinds(PythonModules):
+    """The files of all parts of `PythonText`, labelled with the kind of text: code, headers, prose, tables."""
+
+    RELEASE_NOTES = {"1.0.0": "Held out is what is held out of each part of python_text."}  # noqa: RUF012
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._labelled(sorted(PARTS))
+
+    def _read(self) -> dict[str, dict[str, bytes]]:
+        return labelled_parts()
 
 
 def _describe(builder: Any, features: Mapping[str, Any]) -> tfds.core.DatasetInfo:
