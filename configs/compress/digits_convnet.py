@@ -16,5 +16,6 @@ def get_config() -> ConfigDict:
     base = default_config("lenet")
     base.steps = 2000
     options = default_compression(base)
+    options.seeds = 5
     options.ratio = 0.5
     return options

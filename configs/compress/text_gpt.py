@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     base.learning_rate = 0.01
     base.clip_norm = 1.0
     options = default_compression(base)
+    options.seeds = 3
     options.importances = ("taylor",)
     options.budget = "channel_ratio"
     options.kinds = ("neuron", "head")

@@ -2,7 +2,7 @@
 
 python -m experiments.study --config=configs/studies/cofi.py --workdir=runs/cofi
 
-The encoder tells which standard library package a window of bytes is from; it is its own teacher.
+The encoder tells whether 64 bytes are Python code, prose, tables or C headers; it is its own teacher.
 
 Not measured yet: only tiny runs were made, to see that it works end to end.
 """
@@ -15,7 +15,7 @@ from sparsejax.training import default_config
 def get_config() -> ConfigDict:
     """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
     study = ConfigDict()
-    study.title = "Which package is this from? Two-layer encoder of width 64"
+    study.title = "Code, headers, prose or tables? Two-layer encoder of width 64"
     study.pretrain, study.base = pretrain(), base()
     study.sparsities = (0.6, 0.95)
     study.seeds = 5
@@ -54,7 +54,8 @@ def base() -> ConfigDict:
 
 def _shared() -> ConfigDict:
     config = default_config("encoder")
-    config.dataset = "python_modules"
+    config.dataset = "python_kinds"
+    config.test_split = "test[:25%]"
     config.window, config.batch_size = 64, 16
     config.clip_norm = 1.0
     config.checkpoint_every = 0

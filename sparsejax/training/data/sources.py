@@ -128,7 +128,8 @@ def labelled_parts() -> dict[str, dict[str, bytes]]:
     """Reads all parts of `python_text` together; a part's name is the class of its files.
 
     Returns:
-      Files by split as from `read_part`, their paths below the name of the part.
+      Files by split as from `read_part`, their paths below the name of the part; in the order of the paths'
+      SHA-1, so that a slice of a split has all kinds.
 
     Raises:
       DatasetError: a part whose files are not on this machine.
@@ -141,7 +142,11 @@ def labelled_parts() -> dict[str, dict[str, bytes]]:
     for part in PARTS:
         for split, files in read_part(part).items():
             splits[split] |= {f"{part}/{path}": text for path, text in files.items()}
-    return splits
+    return {split: dict(sorted(files.items(), key=_by_digest)) for split, files in splits.items()}
+
+
+def _by_digest(file: tuple[str, bytes]) -> bytes:
+    return hashlib.sha1(file[0].encode()).digest()
 
 
 def _root(kind: str) -> pathlib.Path:
