@@ -4,7 +4,9 @@ python -m experiments.study --config=configs/studies/movement.py --workdir=runs/
 
 The GPT is pretrained on Python code and then fine-tuned, and pruned, on docstrings and help topics.
 
-Not measured yet: only tiny runs were made, to see that it works end to end.
+Measured: 2,072 s on one core of a 2-core CPU that others shared, 5 seeds. Bits per byte at 3, 10, 15, 50 and 70 % left:
+magnitude 3.742, 3.149, 2.943, 2.600, 2.572; movement 3.493, 3.120, 2.983, 2.660, 2.596; soft movement 3.427, 3.082,
+2.966 (at 14.5 %), 2.619, 2.573; dense 2.564. Movement wins at 10 % and below, magnitude above.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ def get_config() -> ConfigDict:
     return study
 
 
-#: Of soft movement, one for each sparsity: between the six of one run of another seed, not tried themselves.
+#: Of soft movement, one for each sparsity: between the nine of one run of another seed.
 PENALTIES = (370.0, 165.0, 125.0, 24.0, 9.0)
 
 

@@ -19,7 +19,7 @@ def draw_study(path: pathlib.Path, title: str, cells: Sequence[Cell], *, metric:
       cells: of the study; the first one's FLOPs are the unit.
       metric: its name.
     """
-    import matplotlib  # late: it takes a second to import
+    import matplotlib.ticker  # late: it takes a second to import
 
     figure = new_figure(13, 5)
     panels = figure.subplots(1, 3, sharey=True)
@@ -49,8 +49,12 @@ def draw_study(path: pathlib.Path, title: str, cells: Sequence[Cell], *, metric:
         axes.grid(color="#e4e6ea", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(metric)
-    panels[1].set_xscale("log")
-    panels[2].set_xscale("log")
+    for axes in panels[1:]:
+        axes.set_xscale("log")
+        # Shares of the dense network's, often within one decade: its default labels run into each other.
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(title, fontsize=11)
     save_figure(path, figure)
