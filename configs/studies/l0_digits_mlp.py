@@ -2,7 +2,9 @@
 
 python -m experiments.study --config=configs/studies/l0_digits_mlp.py --workdir=runs/l0_digits_mlp
 
-MEASURED
+Measured: 197 s on one core of a 2-core CPU that others shared, 5 seeds. Dense 6.8 ± 0.5 % error; λ left 49.3, 20.0 and
+4.0 % of the weights with 6.7 ± 0.8, 7.8 ± 0.9 and 11.4 ± 1.0 %; the targets of 50, 80 and 95 % came to 49.9, 80.0 and
+95.0 % with 6.7 ± 0.8, 6.8 ± 0.7 and 7.4 ± 1.0 %.
 """
 
 from ml_collections import ConfigDict
