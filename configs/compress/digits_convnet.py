@@ -2,8 +2,9 @@
 
 python -m experiments.compress --config=configs/compress/digits_convnet.py --workdir=runs/compress_digits_convnet
 
-2-core CPU, one core used, which other jobs shared: 120 s. One seed: test accuracy 96.7 % dense, 86.9 % pruned, 96.1 %
-fine-tuned and shrunk; 109,224 → 53,882 multiply-adds, 31,294 → 15,159 parameters.
+2-core CPU, one core used, which other jobs shared: 127 s. Test accuracy in %, mean and 95 % interval of 5 seeds:
+95.9 ± 0.8 dense, 71.5 ± 27.4 pruned, 95.4 ± 1.1 fine-tuned and shrunk; 109,224 → 53,882
+multiply-adds, 31,294 → 15,159 parameters.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,9 @@ python -m experiments.study --config=configs/studies/cofi.py --workdir=runs/cofi
 
 The encoder tells whether 64 bytes are Python code, prose, tables or C headers; it is its own teacher.
 
-Not measured yet: only tiny runs were made, to see that it works end to end.
+Measured: 748 s on one core of a 2-core CPU that others shared, 5 seeds. Test accuracy, where the commonest kind has
+68.7 %: fine-tuned dense 83.3 ± 0.7 %; at 60 % 82.8 ± 0.3 % without and 82.8 ± 0.3 % with distillation; at 95 %
+81.5 ± 0.9 % (came to 95.8 %) and 82.7 ± 0.3 % (94.2 %): a gain of 1.2 ± 1.0 points, paired.
 """
 
 from ml_collections import ConfigDict
