@@ -106,9 +106,8 @@ def neuron_groups(config: ConfigDict) -> dict[str, GateGroup]:
     groups = {} if channels else {"inputs": GateGroup(((kernels[0][0], 0),))}
     for (makes, _, out), (reads, into, _) in itertools.pairwise(kernels):
         name = makes.removesuffix("/kernel")
-        flat = (
-            bool(channels) and name == f"conv_{len(channels) - 1}"
-        )  # its channels, at each place of the image
+        # What the last convolution makes is flattened: its channels, at each place of the image.
+        flat = bool(channels) and name == f"conv_{len(channels) - 1}"
         groups[name] = GateGroup(
             ((reads, into),), follows=((makes, out),), units=channels[-1] if flat else None, tiled=flat
         )

@@ -81,18 +81,20 @@ def _kept_with(name, shut):
     config = training.default_config(name)
     config.method, config.gates, config.penalty_weight = "l0", "neurons", 1e-3
     training.validate(config)
-    model = models.build_model(config.model, input_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
-    params = models.functional(model)[1]
+    model = nnx.eval_shape(
+        lambda: models.build_model(config.model, input_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
+    )
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), models.functional(model)[1])
     member, inner = (
         training.make_member(0, 0.1, penalty_weight=1e-3),
         training.build_optimizer(config, 0.1),
     )
     tx = build_learned(config, inner, member, {"overrides": {}})
-    _, state = sparsejax.init(tx, params)
+    _, state = jax.jit(lambda params: sparsejax.init(tx, params))(params)  # op by op it takes much longer
     sizes = [gates.size for gates in state.aux.trained.log_alpha]
     values = [jnp.where(jnp.arange(n) < off, -9.0, 9.0) for n, off in zip(sizes, shut, strict=True)]
     trained = state.aux.trained._replace(log_alpha=tuple(values))
-    _, masks = sparsejax.finalize(state._replace(aux=state.aux._replace(trained=trained)))
+    _, masks = jax.jit(sparsejax.finalize)(state._replace(aux=state.aux._replace(trained=trained)))
     whole = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), masks, params)
     return sizes, {path: mask for path, mask in training.by_path(whole).items() if path.endswith("kernel")}
 
