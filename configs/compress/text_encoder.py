@@ -2,10 +2,9 @@
 
 python -m experiments.compress --config=configs/compress/text_encoder.py --workdir=runs/compress_text_encoder
 
-2-core CPU, one core used, which other jobs shared: 1,127 s. One seed: test accuracy 31.9 % dense, 31.9 % pruned, 31.9 %
-fine-tuned and shrunk, where the commonest class has 25.3 %: 400 steps teach it too little to tell what pruning costs.
-16.78 → 8.39 million multiply-adds a window, 125,517 → 75,917 parameters. Measured when importances
-and sensitivity still looked at the first windows of a split alone, not all over it.
+2-core CPU, one core used, which other jobs shared for half of the time: 1,719 s. Test accuracy in %, mean and 95 %
+interval of 5 seeds: 83.5 ± 0.9 dense, 81.8 ± 4.0 pruned, 84.2 ± 1.2 fine-tuned and shrunk, where the commonest kind has
+68.7 %; 7.34 → 3.67 million multiply-adds a window, 120,836 → 71,236 parameters.
 """
 
 from ml_collections import ConfigDict

