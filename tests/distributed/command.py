@@ -32,7 +32,7 @@ class Launch:
         command = [sys.executable, "-m", "experiments.train", *SIZES, f"--workdir={workdir}", *fields]
         self.processes = []
         for number, log in enumerate(self._logs):
-            environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+            environment = dict(os.environ)
             environment |= {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": str(devices),

@@ -22,7 +22,7 @@ class Run:
     def __init__(self, module: str, *arguments: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sparsejax-distributed-"))
         self.log = (self.folder / "log").open("w")
-        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        environment = dict(os.environ)
         environment |= {
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
