@@ -19,6 +19,7 @@ def test_it_runs():
     assert all("amortized" in row for row in rows if row["case"] == "movement")
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_wrong_finalize(monkeypatch: pytest.MonkeyPatch):
     def wrong(state: Any) -> Any:
         params, masks = sparsejax.get_masks(state), sparsejax.get_masks(state)
