@@ -207,7 +207,10 @@ def l0(
     There convolutions have gates on output channels: ``gates=Channel("output")``.
     """
     method = hard_concrete(
-        gates or Channel("input"), penalty_weight=penalty_weight, sparsity=sparsity, **options
+        Channel("input") if gates is None else gates,
+        penalty_weight=penalty_weight,
+        sparsity=sparsity,
+        **options,
     )
     return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
 

@@ -136,7 +136,7 @@ def find_tickets(
         )[1]  # fmt: skip
 
     masks, start, sparsity = _first_masks(params, prune, population), params, 0.0
-    _refuse_nothing_left(masks, level_sparsity(fraction, levels), levels, population)
+    _refuse_nothing_left(params, prune, level_sparsity(fraction, levels), levels, population)
     for number in range(levels + 1):
         trained, result = train(start, masks, number)
         yield Level(number, sparsity, masks, start, trained, result)
@@ -156,12 +156,16 @@ def _first_masks(params: Params, prune: Callable[..., MaskTree], population: boo
     )
 
 
-def _refuse_nothing_left(masks: MaskTree, sparsity: float, levels: int, population: bool) -> None:
-    sizes = [mask.size // (len(mask) if population else 1) for mask in jax.tree.leaves(masks) if mask.ndim]
-    if round((1 - sparsity) * sum(sizes)) < 1:
+def _refuse_nothing_left(
+    params: Params, prune: Callable[..., MaskTree], sparsity: float, levels: int, population: bool
+) -> None:
+    one = jax.tree.map(lambda leaf: leaf[0], params) if population else params
+    masks = [mask for mask in jax.tree.leaves(prune(one, None, sparsity)) if is_prunable_mask(mask)]
+    kept = sum(jnp.sum(mask) for mask in masks)
+    if not isinstance(kept, jax.core.Tracer) and not kept:
         raise SparsityError(
-            f"Of {sum(sizes)} prunable weights none is left after {levels} rounds (sparsity {sparsity:.6g}): "
-            "give fewer levels or a smaller fraction."
+            f"Of {sum(mask.size for mask in masks)} prunable weights none is left after {levels} rounds (sparsity "
+            f"{sparsity:.6g}): give fewer levels or a smaller fraction."
         )
 
 

@@ -135,6 +135,12 @@ def test_what_cannot_be_is_refused():
         _levels(keep_weights=True, rewind=PARAMS)
     with pytest.raises(SparsityError, match="none is left after 30 rounds"):
         _levels(levels=30)
+    many = {f"layer_{i}": {"kernel": jnp.ones((3, 4))} for i in range(10)}
+    with pytest.raises(SparsityError, match="Of 120 prunable weights none is left"):
+        _levels(params=many, levels=1, fraction=0.96)  # half a weight of each layer
+    with pytest.raises(SparsityError, match="Of 120 prunable weights none is left"):
+        _levels(params=jax.tree.map(lambda w: w[None], many), levels=1, fraction=0.96, population=True)
+    assert _levels(params=many, levels=1, fraction=0.96, distribution=sparsejax.global_())[1].masks
     with pytest.raises(ScheduleError, match="level is -1"):
         sparsejax.level_sparsity(0.2, -1)
     with pytest.raises(ScoreError, match="kernel"):

@@ -134,6 +134,9 @@ _Shapes = Mapping[str, tuple[int, tuple[int, ...]]]  # path -> (leaf, shape)
 
 def _by_hand(name: str, group: GateGroup, shapes: _Shapes) -> list[Gates]:
     """The gates of a hand-made group: one for each text that ``*`` stands for, or one in all."""
+    units = group.units
+    if units is not None and (not isinstance(units, int) or isinstance(units, bool) or units < 1):
+        raise PatternError(f"Gates {name!r}: units is {units!r}; give a whole number from 1, or None.")
     together: dict[tuple[str, ...], list[tuple[str, Any, bool]]] = {}
     stars = max((pattern.count("*") for pattern, _ in group.scaled), default=0)
     places = [(p, True) for p in group.scaled] + [(p, False) for p in group.follows]
@@ -158,12 +161,17 @@ def _by_hand(name: str, group: GateGroup, shapes: _Shapes) -> list[Gates]:
 
 def _tied(name: str, members: Sequence[tuple[str, Any, bool]], group: GateGroup, shapes: _Shapes) -> Gates:
     size: tuple[int, ...] | None = None
-    factors = []
+    factors, seen = [], set()
     for path, axis, scaled in members:
         leaf, shape = shapes[path]
         axes = _axes(name, path, shape, axis)
+        if (path, axes) in seen:
+            raise PatternError(
+                f"Gates {name!r}: axis {axis} of {path!r} is named twice, so it would count twice."
+            )
+        seen.add((path, axes))
         full = tuple(shape[a] for a in axes)
-        own = (*full[:-1], group.units or full[-1]) if axes else (1,)
+        own = (*full[:-1], full[-1] if group.units is None else group.units) if axes else (1,)
         if full and full[-1] % own[-1]:
             raise PatternError(
                 f"Gates {name!r}: {own[-1]} units do not divide axis {axis} of {path!r} {shape}."

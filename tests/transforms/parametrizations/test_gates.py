@@ -191,12 +191,21 @@ def test_what_falls_with_a_gate_changes_nothing_of_a_transformer():
             "scale nothing",
         ),
         ({}, PathError, "empty"),
+        *[
+            ({"x": sparsejax.GateGroup((("block_*/up/kernel", 1),), units=units)}, PatternError, "units is")
+            for units in (0, -1, 2.0, True)
+        ],
+        (
+            {"x": sparsejax.GateGroup((("block_*/up/kernel", 1),), follows=(("block_*/up/kernel", 1),))},
+            PatternError,
+            "named twice",
+        ),
         ({"x": sparsejax.GateGroup((("block_*/up/kernel", (1, 0)),))}, PatternError, "rise"),
     ],
 )
 def test_bad_groups(gates: Any, error: type[Exception], match: str):
     with pytest.raises(error, match=match):
-        sparsejax.hard_concrete(gates, sparsity=0.5).init(PARAMS, KEY)
+        sparsejax.init(sparsejax.l0(optax.sgd(0.1), sparsity=0.5, gates=gates, key=KEY), PARAMS)
 
 
 def test_bad_arguments():
