@@ -4,7 +4,7 @@ import os
 
 # Read when JAX starts, so before any test imports it. Tests of several devices start processes of their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of a test is compiling: without the costly passes of LLVM it takes four fifths of the time.
+# Most of a test is compiling: without LLVM's costly passes many small programs take four fifths of the time.
 os.environ["XLA_FLAGS"] = "--xla_llvm_disable_expensive_passes=true"
 
 import jax
