@@ -14,7 +14,7 @@ steps, with masks every 100, is chosen here and was not checked against that pap
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

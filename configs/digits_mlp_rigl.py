@@ -10,7 +10,7 @@ Tuned as every method here: 3 learning rates × 2 weight decays, 3 seeds each, o
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config(path: str) -> ConfigDict:

@@ -12,7 +12,7 @@ by 0.1, ΔT = 100, α = 0.3, cosine, masks fixed after 25,000 steps. L2 is on ke
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

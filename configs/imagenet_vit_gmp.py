@@ -13,7 +13,7 @@ arXiv:1710.01878, equation 1: cubic, here from a tenth to three quarters of the 
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ FLOPs beside the dense network: training 1.000×, inference 1.000×.
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from sparsejax import ConfigError, Interrupted, SparsejaxError
+from experiments.errors import ConfigError, Interrupted
+from sparsejax.errors import SparsejaxError
 
 #: Exit status of a command that could not do what was asked.
 FAILED = 2

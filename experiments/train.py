@@ -17,10 +17,30 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.finish import final_of, finish, last_members, verdict
-from experiments.prepare import Setup, prepare
-from sparsejax import Interrupted, TrainingError, training
-from sparsejax.training import files
+from experiments.config.fields import validate_config
+from experiments.data.augment_recipes import build_augment
+from experiments.data.batches import batch_indices
+from experiments.data.streaming import Stream
+from experiments.devices.hosts import join_hosts, together
+from experiments.devices.preemption import stop_requests
+from experiments.errors import Interrupted, TrainingError
+from experiments.record import files
+from experiments.record.finish import final_of, finish, last_members, verdict
+from experiments.record.history import Record, record_chunk
+from experiments.record.log import RunLog, open_log
+from experiments.record.outcome import device_name, to_host
+from experiments.record.progress import ProgressBar
+from experiments.record.workdir import claim, stored_result
+from experiments.run.batch_norm import make_reestimate
+from experiments.run.chunk import RunChunk, compile_chunk, stream_chunk
+from experiments.run.diagnose import blame
+from experiments.run.evaluation import Evaluation, make_evaluate
+from experiments.run.loop import Chunk, NotFinite, train_chunks
+from experiments.run.objective import in_dtype
+from experiments.run.population import MemberGroup
+from experiments.run.prepare import Setup, prepare
+from experiments.run.state import TrainState, member_of
+from experiments.run.step import StepMetrics
 
 
 def main() -> None:
@@ -48,18 +68,16 @@ def run(
     """
     started = time.perf_counter()
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    training.validate(config)
-    training.join_hosts()
+    validate_config(config)
+    join_hosts()
     as_json = json.loads(json.dumps(config.to_dict()))
     leads = jax.process_index() == 0  # the others compute, are silent, and leave the directory alone
     console.quiet = not leads
     with contextlib.ExitStack() as stack:
-        with training.together():
-            directory = (
-                stack.enter_context(training.claim(workdir, as_json)) if leads else pathlib.Path(workdir)
-            )
-        with training.together():
-            result = training.stored_result(directory)
+        with together():
+            directory = stack.enter_context(claim(workdir, as_json)) if leads else pathlib.Path(workdir)
+        with together():
+            result = stored_result(directory)
         if result is not None:
             console.print(f"{directory} holds the finished run of this configuration; nothing to train.")
             if (directory / "summary.txt").exists():
@@ -69,7 +87,7 @@ def run(
             console.print(describe(config, setup))
             states, whole, speed = train(config, setup, directory, console)
             members = last_members(config, setup, states)
-            with training.together():  # nobody leaves, and gives the others up, while the first still draws
+            with together():  # nobody leaves, and gives the others up, while the first still draws
                 result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)
                 result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
                 if leads:  # last: it says that all the rest is there
@@ -83,7 +101,7 @@ def run(
 def describe(config: ConfigDict, setup: Setup) -> str:
     """Says in a few lines what is about to run."""
     member = 0 if config.population else None
-    leaves = jax.tree.leaves(training.member_of(setup.states[0].params, member))
+    leaves = jax.tree.leaves(member_of(setup.states[0].params, member))
     target = "dense" if config.method == "dense" else f"{config.method} to sparsity {config.sparsity}"
     if config.penalty_weight or config.penalty_weights:
         penalties = config.penalty_weights or (config.penalty_weight,)
@@ -95,30 +113,30 @@ def describe(config: ConfigDict, setup: Setup) -> str:
         f"{config.dataset}: {setup.source.size} training and {setup.test.size} test examples\n"
         f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters, "
         f"{sum(setup.meter.sizes):,} of them prunable; {target}\n"
-        f"{who}, {config.steps} steps of {config.batch_size} on {training.device_name()}"
+        f"{who}, {config.steps} steps of {config.batch_size} on {device_name()}"
     )
 
 
 def train(
     config: ConfigDict, setup: Setup, directory: pathlib.Path, console: Console
-) -> tuple[tuple[training.TrainState, ...], training.Record, float]:
+) -> tuple[tuple[TrainState, ...], Record, float]:
     """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
     evaluate = make_test(config, setup)
     seconds, took = 0.0, 0
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(
-            training.open_log(directory, keep=config.keep_checkpoints, every=config.checkpoint_every)
+            open_log(directory, keep=config.keep_checkpoints, every=config.checkpoint_every)
         )
-        requested = stack.enter_context(training.stop_requests())
+        requested = stack.enter_context(stop_requests())
         states = log.resume(setup.states, setup.source)
         if begun := int(states[0].step):
             console.print(f"going on from the checkpoint of step {begun}")
-        bar = stack.enter_context(training.ProgressBar(config.steps, console))
+        bar = stack.enter_context(ProgressBar(config.steps, console))
         try:
             for chunk in chunks(config, setup, states, config.steps):
                 states, done = chunk.states, int(chunk.states[0].step)
-                kept = np.concatenate([np.atleast_2d(training.to_host(state.kept)) for state in states])
-                rows = training.record(chunk.metrics, done, evaluate(states))
+                kept = np.concatenate([np.atleast_2d(to_host(state.kept)) for state in states])
+                rows = record_chunk(chunk.metrics, done, evaluate(states))
                 row = log.add(rows, setup.meter, kept, chunk.seconds)
                 shown = {"loss": "loss", "accuracy": "test_accuracy", "sparsity": "sparsity"}
                 bar.update(done, **{name: float(np.mean(row[of])) for name, of in shown.items()})
@@ -133,32 +151,32 @@ def train(
                         raise Interrupted(
                             f"Stopped at step {done} as asked; the same command goes on {there}."
                         )
-        except training.NotFinite as error:
+        except NotFinite as error:
             raise TrainingError(f"{error} Where: {explain(config, log, error)}.") from error
         return states, log.whole(), took / seconds if seconds else 0.0
 
 
-def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterator[training.Chunk]:
+def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterator[Chunk]:
     """The chunks up to `steps`, batch statistics taken anew where masks have changed."""
 
-    def compile_program(group: training.Group, recipe: Any, state: Any, count: int) -> training.RunChunk:
-        if isinstance(setup.source, training.Stream):
-            return training.stream_chunk(recipe, state, group.members, setup.source, count)
-        return training.compile_chunk(recipe, state, group.members, setup.source, count)
+    def compile_program(group: MemberGroup, recipe: Any, state: Any, count: int) -> RunChunk:
+        if isinstance(setup.source, Stream):
+            return stream_chunk(recipe, state, group.members, setup.source, count)
+        return compile_chunk(recipe, state, group.members, setup.source, count)
 
     refresh, final = None, final_of(config, setup)
     if jax.tree.leaves(states[0].batch_stats) and config.batch_norm_batches and not config.streaming:
-        reestimate = training.make_reestimate(
-            training.in_dtype(setup.apply, config.compute_dtype), setup.source,
+        reestimate = make_reestimate(
+            in_dtype(setup.apply, config.compute_dtype), setup.source,
             batch_size=config.batch_size, batches=config.batch_norm_batches,
-            augment=training.build_augment(config.augment, setup.test.classes, train=False),
+            augment=build_augment(config.augment, setup.test.classes, train=False),
             population=bool(config.population), params_of=lambda state: final(state)[0],
         )  # fmt: skip
 
-        def refresh(group: training.Group, state: Any, metrics: training.StepMetrics) -> Any:
+        def refresh(group: MemberGroup, state: Any, metrics: StepMetrics) -> Any:
             return reestimate(state, metrics.changed.any(axis=0))
 
-    return training.train_chunks(
+    return train_chunks(
         compile_program,
         setup.recipes,
         setup.groups,
@@ -169,25 +187,25 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
     )
 
 
-def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], training.Evaluation]:
+def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], Evaluation]:
     """The evaluation of all groups on the test split, of averaged parameters where there are any."""
     population = bool(config.population)
-    evaluate = training.make_evaluate(
+    evaluate = make_evaluate(
         setup.recipes[0].objective, batch_size=config.eval_batch_size, population=population,
-        augment=training.build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
+        augment=build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
     )  # fmt: skip
     final = final_of(config, setup)
 
-    def test(states: Any) -> training.Evaluation:
+    def test(states: Any) -> Evaluation:
         found = [evaluate(final(state)[0], state.batch_stats, setup.test) for state in states]
-        return training.Evaluation(
+        return Evaluation(
             *(np.concatenate([np.atleast_1d(x) for x in part]) for part in zip(*found, strict=True))
         )
 
     return test
 
 
-def explain(config: ConfigDict, log: training.RunLog, error: training.NotFinite) -> str:
+def explain(config: ConfigDict, log: RunLog, error: NotFinite) -> str:
     """Runs up to the step whose loss is no number once more, to find the layer."""
     setup = prepare(config)
     if config.streaming:
@@ -200,15 +218,13 @@ def explain(config: ConfigDict, log: training.RunLog, error: training.NotFinite)
         index, member = index + 1, member - len(setup.groups[index].runs)
     group, recipe = setup.groups[index], setup.recipes[index]
     inside = member if config.population else None
-    keys = training.member_of(group.members, inside)
-    drawn = training.batch_indices(keys.data_key, error.step, 1, setup.source.size, config.batch_size)
+    keys = member_of(group.members, inside)
+    drawn = batch_indices(keys.data_key, error.step, 1, setup.source.size, config.batch_size)
     batch = setup.source.take(drawn[0])
     if recipe.augment is not None:
         batch = recipe.augment(jax.random.fold_in(keys.augment_key, error.step), batch)
-    params, stats = (
-        training.member_of(part, inside) for part in (states[index].params, states[index].batch_stats)
-    )
-    return training.blame(recipe.objective, params, stats, batch)
+    params, stats = (member_of(part, inside) for part in (states[index].params, states[index].batch_stats))
+    return blame(recipe.objective, params, stats, batch)
 
 
 if __name__ == "__main__":

@@ -1,156 +1,92 @@
 """sparsejax: sparse training and model compression for any JAX model."""
 
-from sparsejax.axes import AxisRoles as AxisRoles
-from sparsejax.axes import flax_axes as flax_axes
-from sparsejax.comparing import jaccard as jaccard
-from sparsejax.comparing import layer_densities as layer_densities
-from sparsejax.distributions import Distribution as Distribution
-from sparsejax.distributions import erdos_renyi as erdos_renyi
-from sparsejax.distributions import erdos_renyi_kernel as erdos_renyi_kernel
-from sparsejax.distributions import explicit as explicit
-from sparsejax.distributions import global_ as global_
-from sparsejax.distributions import uniform as uniform
-from sparsejax.errors import CheckpointError as CheckpointError
-from sparsejax.errors import ConfigError as ConfigError
-from sparsejax.errors import DatasetError as DatasetError
-from sparsejax.errors import HostError as HostError
-from sparsejax.errors import Interrupted as Interrupted
-from sparsejax.errors import MaskError as MaskError
-from sparsejax.errors import ParamsError as ParamsError
-from sparsejax.errors import PathError as PathError
-from sparsejax.errors import PatternError as PatternError
-from sparsejax.errors import RandomKeyError as RandomKeyError
-from sparsejax.errors import ScheduleError as ScheduleError
-from sparsejax.errors import ScoreError as ScoreError
-from sparsejax.errors import SparsejaxError as SparsejaxError
-from sparsejax.errors import SparsityError as SparsityError
-from sparsejax.errors import TracingError as TracingError
-from sparsejax.errors import TrainingError as TrainingError
-from sparsejax.errors import WorkdirError as WorkdirError
-from sparsejax.errors import WrapperError as WrapperError
-from sparsejax.layers import Layer as Layer
-from sparsejax.layers import Override as Override
-from sparsejax.layers import dense as dense
-from sparsejax.layers import describe as describe
-from sparsejax.learned import cofi as cofi
-from sparsejax.learned import l0 as l0
-from sparsejax.learned import movement as movement
-from sparsejax.learned import soft_movement as soft_movement
-from sparsejax.learned import straight_through as straight_through
-from sparsejax.losses import distill_attention as distill_attention
-from sparsejax.losses import distill_hidden as distill_hidden
-from sparsejax.losses import distill_layers as distill_layers
-from sparsejax.losses import distill_logits as distill_logits
-from sparsejax.losses import distilled as distilled
-from sparsejax.lottery import Barrier as Barrier
-from sparsejax.lottery import Level as Level
-from sparsejax.lottery import error_barrier as error_barrier
-from sparsejax.lottery import find_tickets as find_tickets
-from sparsejax.lottery import level_sparsity as level_sparsity
-from sparsejax.lottery import shuffle_masks as shuffle_masks
-from sparsejax.masks import apply_masks as apply_masks
-from sparsejax.masks import density as density
-from sparsejax.masks import overlap as overlap
-from sparsejax.masks import sparsity as sparsity
-from sparsejax.masks import validate as validate
-from sparsejax.packing import pack_tree as pack_tree
-from sparsejax.packing import unpack_tree as unpack_tree
-from sparsejax.patterns import NM as NM
-from sparsejax.patterns import Block as Block
-from sparsejax.patterns import Channel as Channel
-from sparsejax.patterns import Pattern as Pattern
-from sparsejax.patterns import Unstructured as Unstructured
-from sparsejax.pruning import prune_once as prune_once
-from sparsejax.recipes import ac_dc as ac_dc
-from sparsejax.recipes import gmp as gmp
-from sparsejax.recipes import one_shot as one_shot
-from sparsejax.recipes import rigl as rigl
-from sparsejax.recipes import rigl_times as rigl_times
-from sparsejax.recipes import set_ as set_
-from sparsejax.recipes import snip as snip
-from sparsejax.recipes import static_random as static_random
-from sparsejax.schedules import constant as constant
-from sparsejax.schedules import cosine_drop_fraction as cosine_drop_fraction
-from sparsejax.schedules import cubic as cubic
-from sparsejax.schedules import every as every
-from sparsejax.schedules import jump as jump
-from sparsejax.schedules import linear as linear
-from sparsejax.scores import Score as Score
-from sparsejax.scores import gradient_magnitude as gradient_magnitude
-from sparsejax.scores import grasp as grasp
-from sparsejax.scores import lamp as lamp
-from sparsejax.scores import magnitude as magnitude
-from sparsejax.scores import random as random
-from sparsejax.scores import saliency as saliency
-from sparsejax.scores import snip_score as snip_score
-from sparsejax.scores import stateless as stateless
-from sparsejax.scores import synflow as synflow
-from sparsejax.selection import top_k_mask as top_k_mask
-from sparsejax.structured import Branch as Branch
-from sparsejax.structured import StructuredPruning as StructuredPruning
-from sparsejax.structured import branch_influences as branch_influences
-from sparsejax.structured import branch_losses as branch_losses
-from sparsejax.structured import branch_masks as branch_masks
-from sparsejax.structured import cut_branches as cut_branches
-from sparsejax.structured import drop_and_grow_units as drop_and_grow_units
-from sparsejax.structured import drop_branches as drop_branches
-from sparsejax.structured import measure_latency as measure_latency
-from sparsejax.structured import pool_units as pool_units
-from sparsejax.structured import producer_only as producer_only
-from sparsejax.structured import prune_iteratively as prune_iteratively
-from sparsejax.structured import prune_structured as prune_structured
-from sparsejax.structured import prune_units as prune_units
-from sparsejax.structured import read_keep as read_keep
-from sparsejax.structured import residual_branches as residual_branches
-from sparsejax.structured import search_branches as search_branches
-from sparsejax.structured import select_groups as select_groups
-from sparsejax.structured import unit_activation as unit_activation
-from sparsejax.structured import unit_l1 as unit_l1
-from sparsejax.structured import unit_l2 as unit_l2
-from sparsejax.structured import unit_median as unit_median
-from sparsejax.structured import unit_position as unit_position
-from sparsejax.structured import unit_random as unit_random
-from sparsejax.structured import unit_score as unit_score
-from sparsejax.structured import unit_taylor as unit_taylor
-from sparsejax.structured import unit_variance as unit_variance
-from sparsejax.structured import weights_only as weights_only
-from sparsejax.summary import LayerSummary as LayerSummary
-from sparsejax.summary import Summary as Summary
-from sparsejax.summary import summarize as summarize
-from sparsejax.tracing import Group as Group
-from sparsejax.tracing import Groups as Groups
-from sparsejax.tracing import InputStatistics as InputStatistics
-from sparsejax.tracing import LinearOp as LinearOp
-from sparsejax.tracing import Member as Member
-from sparsejax.tracing import ModelCost as ModelCost
-from sparsejax.tracing import Sizes as Sizes
-from sparsejax.tracing import calibrate as calibrate
-from sparsejax.tracing import group_masks as group_masks
-from sparsejax.tracing import linear_ops as linear_ops
-from sparsejax.tracing import model_cost as model_cost
-from sparsejax.tracing import prunable_groups as prunable_groups
-from sparsejax.tracing import shrink as shrink
-from sparsejax.tracing import shrink_tree as shrink_tree
-from sparsejax.tracing import size_account as size_account
-from sparsejax.tracing import summarize_groups as summarize_groups
-from sparsejax.transforms import Aux as Aux
-from sparsejax.transforms import GateGroup as GateGroup
-from sparsejax.transforms import MaskRule as MaskRule
-from sparsejax.transforms import Parametrization as Parametrization
-from sparsejax.transforms import ReparametrizeState as ReparametrizeState
-from sparsejax.transforms import SparsifyState as SparsifyState
-from sparsejax.transforms import drop_and_grow as drop_and_grow
-from sparsejax.transforms import eval_params as eval_params
-from sparsejax.transforms import expected_sparsity as expected_sparsity
-from sparsejax.transforms import finalize as finalize
-from sparsejax.transforms import fixed as fixed
-from sparsejax.transforms import get_masks as get_masks
-from sparsejax.transforms import hard_concrete as hard_concrete
-from sparsejax.transforms import init as init
-from sparsejax.transforms import movement_scores as movement_scores
-from sparsejax.transforms import prune as prune
-from sparsejax.transforms import random_masks as random_masks
-from sparsejax.transforms import reparametrize as reparametrize
-from sparsejax.transforms import soft_movement_scores as soft_movement_scores
-from sparsejax.transforms import sparsify as sparsify
-from sparsejax.transforms import straight_through_masks as straight_through_masks
+from sparsejax import (
+    distillation,
+    distributions,
+    errors,
+    importances,
+    masks,
+    parametrizations,
+    patterns,
+    recipes,
+    rules,
+    schedules,
+    scores,
+    structured,
+    tracing,
+    transforms,
+    typing,
+)
+from sparsejax.masks import Override, apply_masks, dense, summarize
+from sparsejax.recipes import (
+    ac_dc,
+    cofi,
+    find_tickets,
+    gmp,
+    l0,
+    movement,
+    one_shot,
+    prune_params,
+    rigl,
+    set_,
+    snip,
+    soft_movement,
+    static_random,
+    straight_through,
+)
+from sparsejax.structured import prune_structured
+from sparsejax.tracing import calibrate, group_masks, linear_ops, model_cost, prunable_groups, shrink
+from sparsejax.transforms.reparametrize import reparametrize
+from sparsejax.transforms.sparsify import sparsify
+from sparsejax.transforms.state import eval_params, finalize, get_masks, init
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Override",
+    "ac_dc",
+    "apply_masks",
+    "calibrate",
+    "cofi",
+    "dense",
+    "distillation",
+    "distributions",
+    "errors",
+    "eval_params",
+    "finalize",
+    "find_tickets",
+    "get_masks",
+    "gmp",
+    "group_masks",
+    "importances",
+    "init",
+    "l0",
+    "linear_ops",
+    "masks",
+    "model_cost",
+    "movement",
+    "one_shot",
+    "parametrizations",
+    "patterns",
+    "prunable_groups",
+    "prune_params",
+    "prune_structured",
+    "recipes",
+    "reparametrize",
+    "rigl",
+    "rules",
+    "schedules",
+    "scores",
+    "set_",
+    "shrink",
+    "snip",
+    "soft_movement",
+    "sparsify",
+    "static_random",
+    "straight_through",
+    "structured",
+    "summarize",
+    "tracing",
+    "transforms",
+    "typing",
+]

@@ -6,7 +6,7 @@ class SparsejaxError(Exception):
 
     Example:
       >>> import sparsejax
-      >>> issubclass(sparsejax.SparsityError, sparsejax.SparsejaxError)
+      >>> issubclass(sparsejax.errors.SparsityError, sparsejax.errors.SparsejaxError)
       True
     """
 
@@ -51,33 +51,5 @@ class ParamsError(SparsejaxError, ValueError):
     """Parameters that are missing, hold no prunable leaf, or do not fit the optimizer state."""
 
 
-class ConfigError(SparsejaxError, ValueError):
-    """A configuration of `experiments` that cannot be run as written."""
-
-
-class DatasetError(SparsejaxError, ValueError):
-    """A data set that is unknown, empty, or not prepared."""
-
-
-class WorkdirError(SparsejaxError, OSError):
-    """A working directory that cannot be written, or that belongs to another configuration."""
-
-
 class TracingError(SparsejaxError, ValueError):
     """A function that the tracer cannot read, or a request that does not fit what it read."""
-
-
-class TrainingError(SparsejaxError, FloatingPointError):
-    """Training that broke down: a loss that is no finite number."""
-
-
-class CheckpointError(SparsejaxError, OSError):
-    """A checkpoint that cannot be written or trusted."""
-
-
-class Interrupted(SparsejaxError, RuntimeError):
-    """A run that was asked to stop, and did so after writing a checkpoint."""
-
-
-class HostError(SparsejaxError, RuntimeError):
-    """A run of several processes that ends here because another one of them failed."""

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.counts import check_sparsity
 from sparsejax.errors import ScheduleError
+from sparsejax.params.kept_count import check_sparsity
 from sparsejax.typing import Array, ArrayLike, Schedule
 
 
@@ -47,7 +47,7 @@ class UpdateTimes:
         return math.ceil((self.end - self.begin) / self.every) + 1
 
 
-def every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
+def update_every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
     """Masks are due at `begin`, every `steps` steps after it, and at `end`.
 
     Args:
@@ -62,7 +62,7 @@ def every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
       ScheduleError: a number is no integer or out of its range.
 
     Example:
-      >>> every(100, begin=0, end=250).steps().tolist()
+      >>> update_every(100, begin=0, end=250).steps().tolist()
       [0, 100, 200, 250]
     """
     for name, value in (("every", steps), ("begin", begin), ("end", end)):
@@ -178,7 +178,7 @@ def constant(value: ArrayLike) -> Schedule:
     return lambda step: value
 
 
-def jump(final: ArrayLike, *, at: int = 0) -> Schedule:
+def step(final: ArrayLike, *, at: int = 0) -> Schedule:
     """Dense before step `at`, the final sparsity from there on.
 
     Args:
@@ -193,7 +193,7 @@ def jump(final: ArrayLike, *, at: int = 0) -> Schedule:
       ScheduleError: a negative step.
 
     Example:
-      >>> float(jump(0.5, at=10)(9)), float(jump(0.5, at=10)(10))
+      >>> float(step(0.5, at=10)(9)), float(step(0.5, at=10)(10))
       (0.0, 0.5)
     """
     check_sparsity(final, "final sparsity")

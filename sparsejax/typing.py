@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -17,5 +18,7 @@ Scores = Any
 Prunable = Callable[[str, Any], bool]
 #: ``schedule(step) -> value``; optax's own meaning.
 Schedule = Callable[[ArrayLike], ArrayLike]
+#: What every recipe returns.
+Transformation = optax.GradientTransformationExtraArgs
 
-__all__ = ["Array", "ArrayLike", "MaskTree", "Params", "Prunable", "Schedule", "Scores"]
+__all__ = ["Array", "ArrayLike", "MaskTree", "Params", "Prunable", "Schedule", "Scores", "Transformation"]

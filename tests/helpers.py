@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import sparsejax
-from sparsejax import tree
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 
 KEY = jax.random.key(0)
 
@@ -91,8 +91,8 @@ def scan(tx: Any, params: Any, steps: int, grads: Callable[[Any, Any], Any] = ml
 
 def kernels(values: Any) -> dict[str, np.ndarray]:
     """The prunable leaves of a params-like tree, by path, on the host."""
-    paths, leaves, _ = tree.flatten(values)
-    chosen = {p: np.asarray(x) for p, x in zip(paths, leaves, strict=True) if not tree.is_masked_node(x)}
+    paths, leaves, _ = flatten_with_paths(values)
+    chosen = {p: np.asarray(x) for p, x in zip(paths, leaves, strict=True) if not is_masked_node(x)}
     return {path: leaf for path, leaf in chosen.items() if leaf.ndim >= 2}
 
 
@@ -110,9 +110,9 @@ def assert_on_masks(params: Any, masks: dict[str, np.ndarray]) -> None:
             assert not np.any(off.view(f"u{off.dtype.itemsize}")), path
 
 
-def sparsify_state(opt_state: Any) -> sparsejax.SparsifyState:
+def sparsify_state(opt_state: Any) -> sparsejax.transforms.SparsifyState:
     """The one `SparsifyState` in an optimizer state."""
-    is_state = lambda node: isinstance(node, sparsejax.SparsifyState)  # noqa: E731
+    is_state = lambda node: isinstance(node, sparsejax.transforms.SparsifyState)  # noqa: E731
     (found,) = [node for node in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(node)]
     return found
 

@@ -24,6 +24,6 @@ def test_examples_of(name):
 def test_there_are_modules_to_look_at():
     assert {
         "sparsejax.recipes.alternating",
-        "sparsejax.scores.random",
+        "sparsejax.scores.noise",
         "sparsejax.transforms.sparsify",
     } <= set(MODULES)

@@ -22,7 +22,7 @@ BUILTIN = {
 @pytest.mark.parametrize("error", TYPES, ids=lambda t: t.__name__)
 def test_every_error_is_public_documented_and_of_the_family(error):
     assert getattr(sparsejax, error.__name__) is error
-    assert issubclass(error, sparsejax.SparsejaxError)
+    assert issubclass(error, sparsejax.errors.SparsejaxError)
     assert inspect.getdoc(error)
 
 

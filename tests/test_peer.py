@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import Block
+from sparsejax.patterns import Block
 from tests import oracles
 
 KEY = jax.random.key(0)
@@ -97,7 +97,7 @@ def test_all_that_costs_lies_inside_the_cond(recipe):
 
 def test_a_threshold_is_found_without_a_sort():
     """Straight-through sorts every step there; the selection it will use here has no sort to offer."""
-    jaxpr = jax.make_jaxpr(lambda s: sparsejax.top_k_mask(s, 7))(jnp.zeros((8, 4)))
+    jaxpr = jax.make_jaxpr(lambda s: sparsejax.selection.top_k_mask(s, 7))(jnp.zeros((8, 4)))
     assert "sort" not in {equation.primitive.name for equation, _ in _equations(jaxpr.jaxpr)}
 
 
@@ -239,7 +239,7 @@ def test_no_recipe_has_a_default_seed(recipe):
     """There different runs share a mask by default; here a key is asked for, and another gives another mask."""
     options = {} if recipe == "static_random" else {"total_steps": 400}
     build = getattr(sparsejax, recipe)
-    with pytest.raises(sparsejax.RandomKeyError, match="needs key="):
+    with pytest.raises(sparsejax.errors.RandomKeyError, match="needs key="):
         build(optax.sgd(0.1), sparsity=0.5, **options)
     states = [
         build(optax.sgd(0.1), sparsity=0.5, key=jax.random.key(i), **options).init(PARAMS) for i in range(2)
@@ -253,8 +253,8 @@ def test_no_recipe_has_a_default_seed(recipe):
 def test_blocks_of_a_convolution_prune_what_was_asked():
     """There blocks lie over the window, and 0 % goes when asked for 50."""
     params = {"conv": jnp.asarray(RNG.normal(size=(3, 3, 4, 4)), jnp.float32)}
-    pruned, masks = sparsejax.prune_once(params, sparsity=0.5, pattern=Block(2, 2))
-    assert float(sparsejax.sparsity(masks, pruned)) == 0.5
+    pruned, masks = sparsejax.prune_params(params, sparsity=0.5, pattern=Block(2, 2))
+    assert float(sparsejax.masks.sparsity(masks, pruned)) == 0.5
     blocks = np.asarray(masks["conv"]).reshape(9, 2, 2, 2, 2)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
 
@@ -266,7 +266,7 @@ def test_stacked_layers_have_equal_sparsity():
     """There four stacked layers end at 0.45/0.76/0.98/1.00 instead of equal."""
     scales = np.array([1.0, 0.5, 0.2, 0.05]).reshape(4, 1, 1)
     params = {"blocks": jnp.asarray(scales * RNG.normal(size=(4, 8, 4)), jnp.float32)}
-    _, masks = sparsejax.prune_once(params, sparsity=0.75)
+    _, masks = sparsejax.prune_params(params, sparsity=0.75)
     assert masks["blocks"].sum((1, 2)).tolist() == [8] * 4
 
 
@@ -281,7 +281,7 @@ def test_the_final_sparsity_is_met_whatever_the_frequency():
     for step in (90, 100):
         _, state = tx.update(params, state, params, step=step)
     assert int(sparsejax.get_masks(state)["w"].sum()) == 100
-    with pytest.raises(sparsejax.ScheduleError):
+    with pytest.raises(sparsejax.errors.ScheduleError):
         sparsejax.gmp(optax.sgd(0.0), sparsity=0.9, begin_step=10, end_step=5)
 
 
@@ -290,8 +290,8 @@ def test_the_final_sparsity_is_met_whatever_the_frequency():
 
 def test_counts_are_integers():
     """There 24 weights too many at 10⁹, and RigL drifts by 12 in 100 updates."""
-    layer = sparsejax.describe({"w": jax.ShapeDtypeStruct((50_000, 20_000), jnp.float32)})
-    assert int(sparsejax.uniform().plan(layer, 0.9)[0]) == 100_000_000
+    layer = sparsejax.masks.prunable_layers({"w": jax.ShapeDtypeStruct((50_000, 20_000), jnp.float32)})
+    assert int(sparsejax.distributions.uniform().plan(layer, 0.9)[0]) == 100_000_000
 
     tx = sparsejax.rigl(optax.sgd(0.1), sparsity=0.7, total_steps=1000, update_every=2, key=KEY)
     params, state = sparsejax.init(tx, PARAMS)
@@ -378,7 +378,7 @@ def test_embeddings_stay_and_the_summary_shows_both_totals():
         "norm": {"scale": jnp.ones(8)},
         "dense": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)},
     }
-    pruned, masks = sparsejax.prune_once(params, sparsity=0.75)
+    pruned, masks = sparsejax.prune_params(params, sparsity=0.75)
     summary = sparsejax.summarize(pruned, masks)
     assert [row.path for row in summary.rows if row.prunable] == ["dense/kernel"]
     assert summary.sparsity == 0.75

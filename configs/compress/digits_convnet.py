@@ -9,7 +9,8 @@ multiply-adds, 31,294 → 15,159 parameters.
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_compression, default_config
+from experiments.compress.options import default_compression
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

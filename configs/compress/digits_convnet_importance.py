@@ -12,7 +12,8 @@ Ordering 5 does not show: fine-tuned, l2 is 0.3 ± 1.2 points below producer_l1 
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_compression, default_config
+from experiments.compress.options import default_compression
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,8 @@ fine-tuned and shrunk; 763,520 → 377,134 multiply-adds, 77,754 → 39,077 para
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_compression, default_config
+from experiments.compress.options import default_compression
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

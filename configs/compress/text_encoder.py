@@ -9,7 +9,8 @@ interval of 5 seeds: 83.5 ± 0.9 dense, 81.8 ± 4.0 pruned, 84.2 ± 1.2 fine-tun
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_compression, default_config
+from experiments.compress.options import default_compression
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,8 @@ fine-tuned and shrunk; 18.9 → 10.5 million multiply-adds a window, 116,480 →
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_compression, default_config
+from experiments.compress.options import default_compression
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ ticket 0.886 ± 0.014, re-initialised 0.785 ± 0.029, random 0.769 ± 0.022 (mea
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

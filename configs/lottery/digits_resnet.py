@@ -9,7 +9,7 @@ ticket 0.974 ± 0.005, re-initialised 0.944 ± 0.011, random 0.943 ± 0.009 (mea
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

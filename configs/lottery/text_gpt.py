@@ -10,7 +10,7 @@ ticket 3.069 ± 0.013, re-initialised 3.186 ± 0.018, random 3.185 ± 0.014; at 
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

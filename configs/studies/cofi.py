@@ -11,7 +11,7 @@ Measured: 748 s on one core of a 2-core CPU that others shared, 5 seeds. Test ac
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ python -m experiments.study --config=configs/studies/digits_convnet_methods.py -
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 _ERK = "erdos_renyi_kernel"
 METHODS = {

@@ -9,7 +9,8 @@ of it in the README).
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import EXPECTED, default_config, method_grid
+from experiments.config.fields import default_config
+from experiments.study.grid import EXPECTED, method_grid
 
 # Dense networks with about as many parameters as the sparse ones keep.
 SMALL = {0.9: {"widths": (60, 20)}, 0.95: {"widths": (34, 16)}, 0.98: {"widths": (15, 12)}}

@@ -12,7 +12,7 @@ interval of 5 seeds, which differ in the order of the examples); dense fine-tuni
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

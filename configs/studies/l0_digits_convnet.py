@@ -9,7 +9,7 @@ Measured: 730 s on one core of a 2-core CPU that others shared, 5 seeds. Dense 4
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ magnitude 3.742, 3.149, 2.943, 2.600, 2.572; movement 3.493, 3.120, 2.983, 2.660
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:

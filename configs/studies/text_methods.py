@@ -8,7 +8,8 @@ static 2.743 ± 0.051, RigL 2.758 ± 0.049 (mean and 95 % interval of 3 seeds; a
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import EXPECTED, default_config, method_grid
+from experiments.config.fields import default_config
+from experiments.study.grid import EXPECTED, method_grid
 
 # Dense networks with about as many parameters as the sparse ones keep, embedding and norms included.
 SMALL = {

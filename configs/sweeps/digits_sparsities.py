@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 
 
 def get_sweep() -> Iterator[ConfigDict]:

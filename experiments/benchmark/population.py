@@ -11,9 +11,9 @@ import time
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import lottery
 from experiments.benchmark.harness import Row
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
+from experiments.lottery import command as lottery
 
 _ROOT = pathlib.Path(__file__).parents[2]
 

@@ -30,16 +30,16 @@ def _recipes(model: str) -> dict[str, Recipe]:
         ),
         "movement": lambda inner: sparsejax.movement(inner, **gradual),
         "movement, global": lambda inner: sparsejax.movement(
-            inner, **gradual, distribution=sparsejax.global_()
+            inner, **gradual, distribution=sparsejax.distributions.global_threshold()
         ),
         "movement, blocks 32x32": lambda inner: sparsejax.movement(
-            inner, **gradual, pattern=sparsejax.Block(32, 32), overrides=_UNEVEN.get(model)
+            inner, **gradual, pattern=sparsejax.patterns.Block(32, 32), overrides=_UNEVEN.get(model)
         ),
         "soft_movement": lambda inner: sparsejax.soft_movement(inner, end_step=1_000),
         "l0, neurons": lambda inner: sparsejax.l0(inner, penalty_weight=1e-7, key=key),
         "l0, neurons, target": lambda inner: sparsejax.l0(inner, sparsity=0.5, key=key),
         "l0, weights": lambda inner: sparsejax.l0(
-            inner, penalty_weight=1e-7, gates=sparsejax.Unstructured(), key=key
+            inner, penalty_weight=1e-7, gates=sparsejax.patterns.Unstructured(), key=key
         ),
     }
     if model == "transformer":
@@ -57,11 +57,13 @@ _UNEVEN = {"mlp": {"dense_0/*": sparsejax.dense, "dense_2/*": sparsejax.dense}}
 _INTO_HEADS = tuple((f"block_*/{name}/kernel", 1) for name in ("query", "key", "value"))
 _READERS = tuple((f"block_*/{name}/kernel", 0) for name in ("query", "key", "value", "up"))
 _GROUPS = {
-    "heads": sparsejax.GateGroup((("block_*/out/kernel", 0),), follows=_INTO_HEADS, units=4),
-    "ffn": sparsejax.GateGroup((("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)),
-    "attention": sparsejax.GateGroup((("block_*/out/kernel", None),)),
-    "mlp": sparsejax.GateGroup((("block_*/down/kernel", None),)),
-    "width": sparsejax.GateGroup(
+    "heads": sparsejax.parametrizations.GateGroup((("block_*/out/kernel", 0),), follows=_INTO_HEADS, units=4),
+    "ffn": sparsejax.parametrizations.GateGroup(
+        (("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)
+    ),
+    "attention": sparsejax.parametrizations.GateGroup((("block_*/out/kernel", None),)),
+    "mlp": sparsejax.parametrizations.GateGroup((("block_*/down/kernel", None),)),
+    "width": sparsejax.parametrizations.GateGroup(
         _READERS, follows=(("block_*/out/kernel", 1), ("block_*/down/kernel", 1)), shared=True
     ),
 }
@@ -108,7 +110,7 @@ def _noise_rows(quick: bool) -> list[Row]:
     """A draw of one uniform number a weight: JAX's generators, and the gates of `l0, weights` with their noise."""
     shape = (12, 256, 1024) if not quick else (12, 32, 32)
     key = jax.random.key(0)
-    gate = sparsejax.hard_concrete(sparsejax.Unstructured(), penalty_weight=0.0)
+    gate = sparsejax.parametrizations.hard_concrete(sparsejax.patterns.Unstructured(), penalty_weight=0.0)
     weights = {"kernel": jnp.ones(shape)}
     aux = gate.init(weights, key)
     cases = {
@@ -154,5 +156,5 @@ def check(quick: bool) -> list[str]:
         for got, want in zip(*map(jax.tree.leaves, (params, landed)), strict=True):
             if not bool(jnp.isfinite(got).all() & (got == want).all()):
                 raise RuntimeError(f"{name}: final parameters are not finite, or not zero off their masks.")
-        done.append(f"{name}: final sparsity {float(sparsejax.sparsity(masks, params)):.4f}")
+        done.append(f"{name}: final sparsity {float(sparsejax.masks.sparsity(masks, params)):.4f}")
     return done

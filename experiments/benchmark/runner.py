@@ -16,7 +16,20 @@ import optax
 import sparsejax
 from experiments.benchmark import models
 from experiments.benchmark.harness import Row, interleaved
-from sparsejax import training
+from experiments.data.split import Batch, Split
+from experiments.run.chunk import ChunkRecipe, compile_chunk
+from experiments.run.mask_meter import make_meter
+from experiments.run.methods import Method
+from experiments.run.objective import make_objective
+from experiments.run.state import (
+    STATE_AXES,
+    Member,
+    TrainState,
+    copy_state,
+    make_member,
+    over_members,
+    stack_members,
+)
 
 _MEMBERS = 8
 
@@ -26,7 +39,7 @@ class Problem(NamedTuple):
 
     apply: Callable[..., Any]
     draw: Callable[[jax.Array], Any]
-    split: training.Split
+    split: Split
     batch_size: int
 
 
@@ -72,7 +85,7 @@ def mlp(batch_size: int) -> Problem:
     source = np.random.default_rng(0)
     images = jnp.asarray(source.random((4096, 784), np.float32))
     labels = jnp.asarray(source.integers(0, 10, 4096, np.int32))
-    return Problem(apply, draw, training.Split({"image": images, "label": labels}, 4096, 10), batch_size)
+    return Problem(apply, draw, Split({"image": images, "label": labels}, 4096, 10), batch_size)
 
 
 def transformer() -> Problem:
@@ -84,11 +97,11 @@ def transformer() -> Problem:
         del train
         return models.transformer_logits(params, x), stats
 
-    split = training.Split({"tokens": tokens}, 512, 256, window=64)
+    split = Split({"tokens": tokens}, 512, 256, window=64)
     return Problem(apply, lambda key: task.params, split, 16)
 
 
-def _method(member: training.Member, steps: int) -> training.Method:
+def _method(member: Member, steps: int) -> Method:
     tx = sparsejax.gmp(
         optax.adamw(member.learning_rate),
         sparsity=0.9,
@@ -97,41 +110,41 @@ def _method(member: training.Member, steps: int) -> training.Method:
         update_every=100,
         packed=True,
     )
-    times = sparsejax.every(100, begin=0, end=steps)
-    return training.Method(
+    times = sparsejax.schedules.update_every(100, begin=0, end=steps)
+    return Method(
         tx, lambda params: sparsejax.init(tx, params), lambda params, state: sparsejax.get_masks(state), times
     )
 
 
-def _recipe(problem: Problem, steps: int, population: bool) -> training.Recipe:
-    member = training.make_member(0, 1e-3)
+def _recipe(problem: Problem, steps: int, population: bool) -> ChunkRecipe:
+    member = make_member(0, 1e-3)
     method = _method(member, steps)
     abstract = jax.eval_shape(problem.draw, member.model_key)
     masks = jax.eval_shape(lambda params: method.masks(*method.init(params)), abstract)
-    return training.Recipe(
-        training.make_objective(problem.apply),
+    return ChunkRecipe(
+        make_objective(problem.apply),
         lambda member: _method(member, steps),
-        training.make_meter(abstract, masks, method.times),
+        make_meter(abstract, masks, method.times),
         problem.batch_size,
         population=population,
     )
 
 
-def _begin(problem: Problem, recipe: training.Recipe, members: training.Member) -> training.TrainState:
-    def begin(member: training.Member) -> training.TrainState:
+def _begin(problem: Problem, recipe: ChunkRecipe, members: Member) -> TrainState:
+    def begin(member: Member) -> TrainState:
         method = recipe.build(member)
         params, opt_state = method.init(problem.draw(member.model_key))
         kept = recipe.meter.kept(method.masks(params, opt_state))
-        return training.TrainState(params, {}, opt_state, (), kept, jnp.int32(0))
+        return TrainState(params, {}, opt_state, (), kept, jnp.int32(0))
 
-    axes = training.STATE_AXES
-    return training.copy_state(jax.jit(training.over_members(begin, recipe.population, 0, axes))(members))
+    axes = STATE_AXES
+    return copy_state(jax.jit(over_members(begin, recipe.population, 0, axes))(members))
 
 
 def _loop_rows(name: str, problem: Problem, count: int) -> list[Row]:
     """The same steps as chunks and as the loop that everybody writes."""
-    recipe, member = _recipe(problem, 10_000, False), training.make_member(0, 1e-3)
-    chunk = training.compile_chunk(recipe, _begin(problem, recipe, member), member, problem.split, count)
+    recipe, member = _recipe(problem, 10_000, False), make_member(0, 1e-3)
+    chunk = compile_chunk(recipe, _begin(problem, recipe, member), member, problem.split, count)
     cases = {
         "plain loop": _PlainLoop(problem, recipe, member, count),
         "chunks": _Chunks(chunk, problem, recipe, member),
@@ -141,9 +154,7 @@ def _loop_rows(name: str, problem: Problem, count: int) -> list[Row]:
 
 
 class _Chunks:
-    def __init__(
-        self, chunk: Any, problem: Problem, recipe: training.Recipe, member: training.Member
-    ) -> None:
+    def __init__(self, chunk: Any, problem: Problem, recipe: ChunkRecipe, member: Member) -> None:
         self._chunk, self._member, self._state = chunk, member, _begin(problem, recipe, member)
 
     def __call__(self) -> Any:
@@ -154,12 +165,10 @@ class _Chunks:
 class _PlainLoop:
     """NumPy batches, one jitted step a call, the loss read once at the end."""
 
-    def __init__(
-        self, problem: Problem, recipe: training.Recipe, member: training.Member, count: int
-    ) -> None:
+    def __init__(self, problem: Problem, recipe: ChunkRecipe, member: Member, count: int) -> None:
         method = recipe.build(member)
 
-        def step(params: Any, opt_state: Any, batch: training.Batch) -> Any:
+        def step(params: Any, opt_state: Any, batch: Batch) -> Any:
             (loss, _), grads = jax.value_and_grad(recipe.objective.train, has_aux=True)(params, {}, batch)
             updates, opt_state = method.tx.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, loss
@@ -175,9 +184,9 @@ class _PlainLoop:
         for indices in self._random.integers(0, split.size, (self._count, self._problem.batch_size)):
             if split.window:
                 found = self._arrays["tokens"][indices[:, None] * split.window + np.arange(split.window + 1)]
-                batch = training.Batch(found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32))
+                batch = Batch(found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32))
             else:
-                batch = training.Batch(self._arrays["image"][indices], self._arrays["label"][indices])
+                batch = Batch(self._arrays["image"][indices], self._arrays["label"][indices])
             *self._carry, loss = self._step(*self._carry, batch)
         return float(loss)
 
@@ -217,12 +226,12 @@ def _process(mode: str, batch_size: int, members: int, steps: int, seed: int) ->
     """One of the processes of `_population_rows`."""
     problem, chunk = mlp(batch_size), 100 if steps >= 100 else steps
     recipe = _recipe(problem, steps, mode == "population")
-    everyone = [training.make_member(i, 1e-3) for i in range(members)]
-    runs = {"population": [training.stack(everyone)], "serial": everyone, "single": [everyone[seed]]}[mode]
+    everyone = [make_member(i, 1e-3) for i in range(members)]
+    runs = {"population": [stack_members(everyone)], "serial": everyone, "single": [everyone[seed]]}[mode]
     program = None
     for member in runs:
         state = _begin(problem, recipe, member)
-        program = program or training.compile_chunk(recipe, state, member, problem.split, chunk)
+        program = program or compile_chunk(recipe, state, member, problem.split, chunk)
         for _ in range(steps // chunk):
             state, metrics = program(state, member)
             jax.block_until_ready(metrics)

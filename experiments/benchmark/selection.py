@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from experiments.benchmark.harness import Jitted, Row, interleaved
-from sparsejax import top_k_mask
+from sparsejax.selection import top_k_mask
 
 _DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: np.abs(rng.standard_normal(n, np.float32)),

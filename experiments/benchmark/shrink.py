@@ -9,7 +9,11 @@ from flax import nnx
 
 import sparsejax
 from experiments.benchmark.harness import Jitted, Row, interleaved
-from sparsejax.models import GPT, LeNet, ResNet, rebuild, stateful
+from experiments.models.gpt import GPT
+from experiments.models.lenet import LeNet
+from experiments.models.rebuilding import rebuild
+from experiments.models.resnet import ResNet
+from sparsejax.interop.flax import stateful
 
 _BATCH = 32
 

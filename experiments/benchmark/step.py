@@ -22,15 +22,21 @@ def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
     dynamic = {"sparsity": _SPARSITY, "total_steps": 10_000, "update_every": 100, "key": key}
     return {
         "gmp": lambda inner: sparsejax.gmp(inner, **gradual),
-        "gmp, global": lambda inner: sparsejax.gmp(inner, **gradual, distribution=sparsejax.global_()),
+        "gmp, global": lambda inner: sparsejax.gmp(
+            inner, **gradual, distribution=sparsejax.distributions.global_threshold()
+        ),
         "gmp, packed": lambda inner: sparsejax.gmp(inner, **gradual, packed=True),
         "rigl": lambda inner: sparsejax.rigl(inner, **dynamic),
         "rigl, packed": lambda inner: sparsejax.rigl(inner, **dynamic, packed=True),
         "set": lambda inner: sparsejax.set_(inner, **dynamic),
         "ac_dc": lambda inner: sparsejax.ac_dc(
-            inner, sparsity=_SPARSITY, total_steps=10_000, phase_steps=100, distribution=sparsejax.uniform()
+            inner,
+            sparsity=_SPARSITY,
+            total_steps=10_000,
+            phase_steps=100,
+            distribution=sparsejax.distributions.uniform(),
         ),
-        "snip": lambda inner: sparsejax.gmp(inner, **gradual, score=sparsejax.snip_score()),
+        "snip": lambda inner: sparsejax.gmp(inner, **gradual, score=sparsejax.scores.snip()),
         "static": lambda inner: sparsejax.static_random(inner, sparsity=_SPARSITY, key=key),
     }
 
@@ -118,7 +124,7 @@ def _model_rows(task: models.Task, recipes: dict[str, Callable], rounds: int) ->
 
 def _mask_bytes(program: Step) -> float:
     params, opt_state = program.state
-    weights = sum(layer.size * layer.depth for layer in sparsejax.describe(params))
+    weights = sum(layer.size * layer.depth for layer in sparsejax.masks.prunable_layers(params))
     return round(sum(leaf.nbytes for leaf in jax.tree.leaves(opt_state.masks)) / weights, 4)
 
 

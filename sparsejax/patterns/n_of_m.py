@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from sparsejax import wide
-from sparsejax.axes import AxisRoles, sizes
 from sparsejax.errors import PatternError
-from sparsejax.patterns.base import Units, input_output_last
-from sparsejax.selection import rank_keys, top_k_mask
+from sparsejax.params.axis_roles import AxisRoles, sizes
+from sparsejax.patterns.pattern import Units, input_output_last
+from sparsejax.selection import uint64
+from sparsejax.selection.rank_keys import rank_keys
+from sparsejax.selection.top_k import top_k_mask
 from sparsejax.typing import Array, ArrayLike
 
 
@@ -65,8 +66,8 @@ class NM(Units):
         best = self._best_of_groups(scores, axes, self.n)
         stacked = axes.stacked
         quota = self.units(scores.shape, axes) * self.n // self.m
-        among = wide.minimum(wide.widen(kept), wide.widen(quota))
-        beyond = wide.subtract(wide.widen(kept), among)
+        among = uint64.minimum(uint64.widen(kept), uint64.widen(quota))
+        beyond = uint64.subtract(uint64.widen(kept), among)
         return top_k_mask(scores, among, stacked=stacked, where=best) | top_k_mask(
             scores, beyond, stacked=stacked, where=~best
         )

@@ -6,15 +6,14 @@ from typing import Any
 import optax
 
 from sparsejax import schedules, scores
-from sparsejax.distributions import Distribution, Sparsity, global_, target_and_shares
+from sparsejax.distributions.shares import Distribution, Sparsity, global_threshold, target_and_shares
 from sparsejax.errors import ScheduleError
-from sparsejax.layers import Override
-from sparsejax.patterns import Pattern
-from sparsejax.recipes.common import Transformation
-from sparsejax.scores.base import Score
-from sparsejax.transforms.prune import prune
+from sparsejax.masks.prunable import Override
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.rules.keep_highest import prune
+from sparsejax.scores.score import Score
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, Prunable, Transformation
 
 
 def ac_dc(
@@ -76,8 +75,8 @@ def ac_dc(
         raise ScheduleError(
             f"total_steps={total_steps} leaves no room for {begin} dense steps and a last sparse phase of {final}."
         )
-    target, shares = target_and_shares(sparsity, distribution, global_)
-    times = schedules.every(phase_steps, begin=begin, end=begin + 2 * pairs * phase_steps)
+    target, shares = target_and_shares(sparsity, distribution, global_threshold)
+    times = schedules.update_every(phase_steps, begin=begin, end=begin + 2 * pairs * phase_steps)
     rule = prune(
         score or scores.magnitude(),
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),

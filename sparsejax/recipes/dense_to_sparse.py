@@ -6,14 +6,19 @@ from typing import Any
 import optax
 
 from sparsejax import schedules, scores
-from sparsejax.distributions import Distribution, Sparsity, global_, target_and_shares, uniform
-from sparsejax.layers import Override
-from sparsejax.patterns import Pattern
-from sparsejax.recipes.common import Transformation
-from sparsejax.scores.base import Score
-from sparsejax.transforms.prune import prune
+from sparsejax.distributions.shares import (
+    Distribution,
+    Sparsity,
+    global_threshold,
+    target_and_shares,
+    uniform,
+)
+from sparsejax.masks.prunable import Override
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.rules.keep_highest import prune
+from sparsejax.scores.score import Score
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, Prunable, Transformation
 
 
 def gmp(
@@ -66,7 +71,7 @@ def gmp(
     follows the weight update of its step, here it precedes it.
     """
     target, shares = target_and_shares(sparsity, distribution, uniform)
-    times = schedules.every(update_every, begin=begin_step, end=end_step)
+    times = schedules.update_every(update_every, begin=begin_step, end=end_step)
     schedule = schedules.cubic(target, begin=begin_step, end=end_step, initial=initial_sparsity)
     rule = prune(
         score or scores.magnitude(),
@@ -128,7 +133,7 @@ def one_shot(
         end_step=at_step,
         update_every=1,
         score=score,
-        distribution=_own_or(sparsity, distribution, global_),
+        distribution=_own_or(sparsity, distribution, global_threshold),
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
@@ -160,7 +165,7 @@ def snip(optimizer: optax.GradientTransformation, *, sparsity: Sparsity, **optio
 
     Source: Lee et al., "SNIP", arXiv 1810.02340, algorithm 1.
     """
-    return one_shot(optimizer, sparsity=sparsity, **{"score": scores.snip_score(), **options})
+    return one_shot(optimizer, sparsity=sparsity, **{"score": scores.snip(), **options})
 
 
 def _own_or(sparsity: Sparsity, distribution: Distribution | None, default: Any) -> Distribution | None:

@@ -6,17 +6,23 @@ from typing import Any
 import optax
 
 from sparsejax import schedules, scores
-from sparsejax.counts import check_sparsity
-from sparsejax.distributions import Distribution, Sparsity, erdos_renyi_kernel, target_and_shares, uniform
+from sparsejax.distributions.shares import (
+    Distribution,
+    Sparsity,
+    erdos_renyi_kernel,
+    target_and_shares,
+    uniform,
+)
 from sparsejax.errors import ScheduleError
-from sparsejax.layers import Override
-from sparsejax.patterns import Pattern
-from sparsejax.recipes.common import Transformation, need_key
-from sparsejax.scores.base import Score
-from sparsejax.transforms.drop_and_grow import drop_and_grow
-from sparsejax.transforms.fixed import random_masks
+from sparsejax.masks.prunable import Override
+from sparsejax.params.kept_count import check_sparsity
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.rules.constant import random_masks
+from sparsejax.rules.exchange import drop_and_grow
+from sparsejax.scores.score import Score
+from sparsejax.transforms.rng import need_key
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, Prunable, Transformation
 
 
 def static_random(
@@ -152,14 +158,14 @@ def rigl_times(
     if not 0.0 < stop_fraction <= 1.0:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
     end = int(total_steps * stop_fraction)
-    schedules.every(update_every, end=max(end, 0))  # refuses an update_every that is no step count
+    schedules.update_every(update_every, end=max(end, 0))  # refuses an update_every that is no step count
     last = (end - 1) // update_every * update_every  # at T_end itself the fraction is 0
     if last < update_every:
         raise ScheduleError(
             f"Masks would never be updated: total_steps={total_steps} · stop_fraction={stop_fraction} ends at step "
             f"{end}, before the first update at step {update_every}. Lower update_every."
         )
-    return schedules.every(update_every, begin=update_every, end=last)
+    return schedules.update_every(update_every, begin=update_every, end=last)
 
 
 def set_(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsejax import tree
+from sparsejax.params.paths import require_arrays
 
 #: ``measure(fn, params, inputs) -> seconds`` of one call.
 Measure = Callable[[Callable[..., Any], Any, tuple[Any, ...]], float]
@@ -41,8 +41,8 @@ def measure_latency(
       >>> measure_latency(lambda p, x: p * x, jnp.ones(3), (jnp.ones(3),), calls=3) > 0
       True
     """
-    tree.require_arrays(params, "A latency is measured on the parameters")
-    tree.require_arrays(inputs, "A latency is measured on the inputs")
+    require_arrays(params, "A latency is measured on the parameters")
+    require_arrays(inputs, "A latency is measured on the inputs")
     jitted = jax.jit(fn)
     for _ in range(3):
         jax.block_until_ready(jitted(params, *inputs))

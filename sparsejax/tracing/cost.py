@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from sparsejax import tree
 from sparsejax.errors import MaskError
+from sparsejax.params.paths import map_with_path
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.contractions import CONTRACTIONS, multiply_adds, valid_multiply_adds
 from sparsejax.tracing.primitives import ELEMENTWISE, REDUCE, SAME, WINDOWS, names
-from sparsejax.tracing.uses import Site, Use, find_uses
+from sparsejax.tracing.uses.contractions import CONTRACTIONS, multiply_adds, valid_multiply_adds
+from sparsejax.tracing.uses.find import Site, Use, find_uses
 from sparsejax.typing import MaskTree, Params
 
 # XLA counts these apart from FLOPs, as transcendentals.
@@ -153,7 +153,7 @@ def _densities(params: Params, masks: MaskTree | None) -> list[float]:
             )
         found.append(float(kept.mean(dtype=np.float64)))
 
-    tree.map_with_path(density, params, masks)
+    map_with_path(density, params, masks)
     return found
 
 

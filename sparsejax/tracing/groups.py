@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.kinds import kinds
-from sparsejax.tracing.structure import Structure, analyse, find_zeros, own_layers
-from sparsejax.tracing.uses import find_uses, use_roles
+from sparsejax.tracing.axes.kinds import kinds
+from sparsejax.tracing.axes.structure import Structure, analyse, find_zeros, own_layers
+from sparsejax.tracing.uses.find import find_uses, use_roles
 from sparsejax.typing import Params
 
 

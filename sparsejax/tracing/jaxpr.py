@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core, source_info_util
 
-from sparsejax import tree
 from sparsejax.errors import ParamsError, TracingError
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.typing import Params
 
 # Frames inside these packages are not where the user would look.
@@ -34,7 +34,7 @@ class Traced(NamedTuple):
 
 def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
     """Traces ``fn(params, *inputs)``; nothing is computed, and `ShapeDtypeStruct`s serve as arguments."""
-    paths, leaves, params_def = tree.flatten(params)
+    paths, leaves, params_def = flatten_with_paths(params)
     if not leaves:
         raise ParamsError("The tracer needs parameters: the tree given has no leaf.")
     if len(set(paths)) < len(paths):
@@ -48,7 +48,7 @@ def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
                 f"{path!r} is the text {leaf!r}, not an array. Close over settings; the parameters are arrays."
             )
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
-    kept = [path for path, leaf in zip(paths, leaves, strict=True) if not tree.is_masked_node(leaf)]
+    kept = [path for path, leaf in zip(paths, leaves, strict=True) if not is_masked_node(leaf)]
     return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import tree
 from sparsejax.errors import ParamsError
-from sparsejax.masks import apply_masks
-from sparsejax.transforms.keys import split_key, step_key
-from sparsejax.transforms.parametrizations.base import Aux, Parametrization
+from sparsejax.masks.mask_trees import apply_masks
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.transforms.parametrization import Aux, Parametrization
+from sparsejax.transforms.rng import split_key, step_key
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 _INIT = 2**32 - 1  # folded into the key for `Parametrization.init`; steps fold their own number in
@@ -97,7 +97,7 @@ def reparametrize(
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, sparsejax
-      >>> tx = reparametrize(optax.sgd(1.0), sparsejax.straight_through_masks(0.5))
+      >>> tx = reparametrize(optax.sgd(1.0), sparsejax.parametrizations.straight_through(0.5))
       >>> params, state = sparsejax.init(tx, {"w": jnp.array([[3.0, 2.0]])})
       >>> params["w"].tolist()
       [[3.0, 0.0]]
@@ -213,8 +213,8 @@ def _wide(dtype: Any) -> Any:
 
 
 def _narrow(values: Params, dtypes: tuple[Any, ...]) -> Params:
-    _, leaves, treedef = tree.flatten(values)
+    _, leaves, treedef = flatten_with_paths(values)
     each = iter(dtypes)
     return jax.tree.unflatten(
-        treedef, [leaf if tree.is_masked_node(leaf) else leaf.astype(next(each)) for leaf in leaves]
+        treedef, [leaf if is_masked_node(leaf) else leaf.astype(next(each)) for leaf in leaves]
     )

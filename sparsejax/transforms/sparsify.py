@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsejax import tree
-from sparsejax.counts import is_concrete
 from sparsejax.errors import ParamsError, ScheduleError
-from sparsejax.masks import apply_masks
-from sparsejax.packing import pack_tree, unpack_tree
-from sparsejax.transforms.keys import split_key, step_key
-from sparsejax.transforms.moments import reset_off_mask
-from sparsejax.transforms.rule import MaskRule
+from sparsejax.masks.mask_trees import apply_masks
+from sparsejax.masks.packed import pack_tree, unpack_tree
+from sparsejax.params.kept_count import is_concrete
+from sparsejax.params.paths import map_with_path
+from sparsejax.transforms.mask_rule import MaskRule
+from sparsejax.transforms.reset_moments import reset_off_mask
+from sparsejax.transforms.rng import split_key, step_key
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
@@ -78,7 +78,7 @@ def sparsify(
 
     Example:
       >>> import jax.numpy as jnp, optax, sparsejax
-      >>> tx = sparsify(optax.sgd(0.5), sparsejax.fixed({"w": jnp.array([[True, False]])}))
+      >>> tx = sparsify(optax.sgd(0.5), sparsejax.rules.fixed_masks({"w": jnp.array([[True, False]])}))
       >>> params, state = sparsejax.init(tx, {"w": jnp.ones((1, 2))})
       >>> updates, state = tx.update({"w": jnp.ones((1, 2))}, state, params)
       >>> optax.apply_updates(params, updates)["w"].tolist()
@@ -131,7 +131,7 @@ def sparsify(
         inner_state = reset_off_mask(inner, state.inner_state, keep, _on(keep, params), warm=warm)
         updates, inner_state = inner.update(_on(keep, grads), inner_state, params, **extra)
         hold = due if rule.replaces_step and rule.times is not None else None
-        updates = tree.map_with_path(_land(hold), updates, params, keep)
+        updates = map_with_path(_land(hold), updates, params, keep)
         return updates, SparsifyState(
             optax.safe_increment(state.count), state.key, new, rule_state, inner_state
         )
@@ -153,7 +153,7 @@ def _on(keep: MaskTree, values: Params) -> Params:
         del path
         return value if mask.ndim == 0 else jnp.where(mask, value, jnp.zeros((), value.dtype))
 
-    return tree.map_with_path(put, values, keep)
+    return map_with_path(put, values, keep)
 
 
 def _land(hold: Array | None) -> Any:

@@ -35,17 +35,17 @@ _BIAS = "mlp/Dense_0/bias"
 _OPTIMIZER = optax.sgd(2.0**-4, momentum=1.0)  # exact on the values of `values`: sums and powers of two
 # Each pattern meets several layouts; leaves that are not named here are unstructured.
 _PRUNED = {
-    _FULLY: (sparsejax.NM(2, 4), 0.5),
-    _TENSOR: (sparsejax.Block(4, 4), 0.75),
-    _CONV: (sparsejax.Block(4, 8), 0.5),
-    _QUERY: (sparsejax.NM(1, 4), 0.75),
-    _OUT: (sparsejax.Channel("output"), 0.5),
+    _FULLY: (sparsejax.patterns.NM(2, 4), 0.5),
+    _TENSOR: (sparsejax.patterns.Block(4, 4), 0.75),
+    _CONV: (sparsejax.patterns.Block(4, 8), 0.5),
+    _QUERY: (sparsejax.patterns.NM(1, 4), 0.75),
+    _OUT: (sparsejax.patterns.Channel("output"), 0.5),
 }
 _EXCHANGED = {
-    _FULLY: (sparsejax.Block(4, 4), 0.75),
-    _TENSOR: (sparsejax.NM(2, 4), 0.5),
-    _CONV: (sparsejax.NM(2, 4), 0.5),
-    _OUT: (sparsejax.Block(4, 8), 0.5),
+    _FULLY: (sparsejax.patterns.Block(4, 4), 0.75),
+    _TENSOR: (sparsejax.patterns.NM(2, 4), 0.5),
+    _CONV: (sparsejax.patterns.NM(2, 4), 0.5),
+    _OUT: (sparsejax.patterns.Block(4, 8), 0.5),
 }
 
 
@@ -66,8 +66,8 @@ def recipes() -> dict[str, Recipe]:
     key = jax.random.key(KEY_SEED)
     exchange = {"sparsity": 0.9, "total_steps": 12, "update_every": 2, "key": key}
     gradual = {"sparsity": 0.9, "end_step": 5, "update_every": 2}
-    compete = {"distribution": sparsejax.global_(), **gradual}
-    blocks = {_TENSOR: sparsejax.Override(pattern=sparsejax.Block(2, 2, "max"))}
+    compete = {"distribution": sparsejax.distributions.global_threshold(), **gradual}
+    blocks = {_TENSOR: sparsejax.Override(pattern=sparsejax.patterns.Block(2, 2, "max"))}
     return {
         "gmp": Recipe(sparsejax.gmp(_OPTIMIZER, overrides=_patterns(_PRUNED), **gradual)),
         "gmp_global": Recipe(

@@ -60,7 +60,9 @@ def main() -> None:
     params = {f"layer_{i}/kernel": _leaf(jnp.uint32(i + 1)) for i in range(_LEAVES)}
 
     def prune(params: dict) -> dict:
-        return sparsejax.prune_once(params, sparsity=SPARSITY, distribution=sparsejax.global_())[1]
+        return sparsejax.prune_params(
+            params, sparsity=SPARSITY, distribution=sparsejax.distributions.global_threshold()
+        )[1]
 
     began = time.perf_counter()
     compiled = jax.jit(prune).lower(params).compile()

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import sparsejax
-from sparsejax.packing import PackedTree
+from sparsejax.masks.packed import PackedTree
 from tests.distributed import hlo, layouts
 from tests.distributed.launch import save
 from tests.distributed.population import run_population

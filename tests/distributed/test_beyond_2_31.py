@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import wide
-from sparsejax.transforms.budget import constant_units, kept_units
+from sparsejax.distributions.kept_counts import constant_units, kept_units
+from sparsejax.selection import uint64
 from tests.distributed.launch import Run, finish
 
 #: A language model's kernels; the first alone has 2³³ weights, the stack 96 layers of 2.4·10⁹.
@@ -32,13 +32,13 @@ def _exact(size: int, sparsity: float) -> int:
 
 
 def _number(count) -> int:
-    return wide.to_int(count) if isinstance(count, wide.Wide) else int(count)
+    return uint64.to_int(count) if isinstance(count, uint64.Wide) else int(count)
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_uniform_counts_are_exact_integers(sparsity):
-    layers = sparsejax.describe(_abstract())
-    counts = constant_units(layers, sparsejax.uniform(), sparsity)
+    layers = sparsejax.masks.prunable_layers(_abstract())
+    counts = constant_units(layers, sparsejax.distributions.uniform(), sparsity)
     for layer, count in zip(layers, counts, strict=True):
         assert np.asarray(count).dtype == np.int64
         assert int(count) == _exact(layer.size, sparsity), layer.path
@@ -46,16 +46,18 @@ def test_uniform_counts_are_exact_integers(sparsity):
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_the_global_budget_is_an_exact_integer(sparsity):
-    layers = sparsejax.describe(_abstract())
+    layers = sparsejax.masks.prunable_layers(_abstract())
     weights = sum(layer.size * layer.depth for layer in layers)
     assert weights > 2**37
-    (budget,) = sparsejax.global_().plan(layers, sparsity)
+    (budget,) = sparsejax.distributions.global_threshold().plan(layers, sparsity)
     assert int(budget) == _exact(weights, sparsity)
 
 
-@pytest.mark.parametrize("distribution", [sparsejax.erdos_renyi(), sparsejax.erdos_renyi_kernel()])
+@pytest.mark.parametrize(
+    "distribution", [sparsejax.distributions.erdos_renyi(), sparsejax.distributions.erdos_renyi_kernel()]
+)
 def test_erdos_renyi_meets_the_total(distribution):
-    layers = sparsejax.describe(_abstract())
+    layers = sparsejax.masks.prunable_layers(_abstract())
     counts = constant_units(layers, distribution, 0.9)
     kept = sum(int(count) * layer.depth for count, layer in zip(counts, layers, strict=True))
     weights = sum(layer.size * layer.depth for layer in layers)
@@ -63,12 +65,15 @@ def test_erdos_renyi_meets_the_total(distribution):
 
 
 def test_a_schedule_s_counts_are_exact_at_every_step_under_jit():
-    layers = sparsejax.describe(_abstract())
-    schedule, times = sparsejax.cubic(0.9, begin=0, end=30), sparsejax.every(10, begin=0, end=30)
+    layers = sparsejax.masks.prunable_layers(_abstract())
+    schedule, times = (
+        sparsejax.schedules.cubic(0.9, begin=0, end=30),
+        sparsejax.schedules.update_every(10, begin=0, end=30),
+    )
 
     @jax.jit
     def counts(step):
-        return kept_units(layers, sparsejax.uniform(), schedule, times, step, ())
+        return kept_units(layers, sparsejax.distributions.uniform(), schedule, times, step, ())
 
     for step in (0, 10, 20, 30):
         for layer, count in zip(layers, counts(step), strict=True):
@@ -78,10 +83,14 @@ def test_a_schedule_s_counts_are_exact_at_every_step_under_jit():
 RECIPES = {
     "gmp": lambda: sparsejax.gmp(optax.adam(1e-3), sparsity=0.9, end_step=100),
     "gmp global": lambda: sparsejax.gmp(
-        optax.adam(1e-3), sparsity=0.9, end_step=100, distribution=sparsejax.global_(), packed=True
+        optax.adam(1e-3),
+        sparsity=0.9,
+        end_step=100,
+        distribution=sparsejax.distributions.global_threshold(),
+        packed=True,
     ),
     "gmp 2:4": lambda: sparsejax.gmp(
-        optax.adam(1e-3), sparsity=0.5, end_step=100, pattern=sparsejax.NM(2, 4)
+        optax.adam(1e-3), sparsity=0.5, end_step=100, pattern=sparsejax.patterns.NM(2, 4)
     ),
     "rigl": lambda: sparsejax.rigl(
         optax.adam(1e-3), sparsity=0.9, total_steps=1000, key=jax.random.key(0), packed=True
@@ -108,10 +117,10 @@ def test_channels_of_many_weights_share_a_global_budget_beyond_2_31():
     """Pooled scores are small, so the resolution really runs: 2³⁷ weights in some thousand channels."""
     shapes = {"a/kernel": (1 << 26, 1024), "b/kernel": (3 << 24, 1280)}
     params = {path: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for path, shape in shapes.items()}
-    layers = sparsejax.describe(params, pattern=sparsejax.Channel("output"))
+    layers = sparsejax.masks.prunable_layers(params, pattern=sparsejax.patterns.Channel("output"))
     source = np.random.default_rng(0)
     scores = [source.integers(0, 50, (1, shape[1])).astype(np.float32) for shape in shapes.values()]
-    distribution = sparsejax.global_()
+    distribution = sparsejax.distributions.global_threshold()
     planned = distribution.plan(layers, 0.7)
     counts = distribution.resolve(layers, planned, [jnp.asarray(s) for s in scores])
 

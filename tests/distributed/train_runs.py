@@ -11,10 +11,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from experiments.prepare import Setup, prepare
+from experiments.config.fields import default_config
+from experiments.record.checkpoint import checksums
+from experiments.run.chunk import stream_step
+from experiments.run.prepare import Setup, prepare
+from experiments.run.state import TrainState
 from experiments.train import chunks
-from sparsejax import training, tree
-from sparsejax.training.checkpoint import checksums
+from sparsejax.params.paths import flatten_with_paths
 from tests.distributed import hlo, layouts
 from tests.distributed.launch import save
 
@@ -25,7 +28,7 @@ MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 
 def config_of(case: str, data: str) -> ConfigDict:
     """The configuration of ``MODEL_METHOD_MESH``: few steps, at least three mask updates."""
     model, method, mesh = case.split("_")
-    config = training.default_config(model)
+    config = default_config(model)
     config.steps, config.eval_every, config.batch_size = 12, 6, 32
     config.update_every, config.begin_step, config.end_step, config.warmup_steps = 3, 3, 10, 2
     config.method, config.sparsity = method, 0.8
@@ -54,14 +57,14 @@ def run_case(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         facts["losses"] += chunk.metrics.loss[:, 0].tolist()
         facts["updates"] += int((chunk.metrics.changed > 0).sum())
         masks = layouts.to_host(setup.method.masks(state.params, state.opt_state))
-        paths, leaves, _ = tree.flatten(masks)
+        paths, leaves, _ = flatten_with_paths(masks)
         kept = {path: mask for path, mask in zip(paths, leaves, strict=True) if mask.ndim}
         arrays |= {f"{int(state.step)}/{path}": mask for path, mask in kept.items()}
     facts["after"] = places(setup, state)
     return facts, arrays
 
 
-def places(setup: Setup, state: training.TrainState) -> dict[str, dict[str, int]]:
+def places(setup: Setup, state: TrainState) -> dict[str, dict[str, int]]:
     """Of each kernel and embedding: into how many parts its parameter, moments, mask and average are cut."""
     found: dict[str, dict[str, int]] = {}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state.params)[0]]
@@ -89,7 +92,7 @@ def operations(config: ConfigDict) -> dict[str, Any]:
         lambda leaf: jax.device_put(np.asarray(leaf), recipe.batch_sharding),
         setup.source.take(np.arange(config.batch_size)),
     )
-    program = training.stream_step(recipe, state).lower(state, setup.groups[0].members, batch).compile()
+    program = stream_step(recipe, state).lower(state, setup.groups[0].members, batch).compile()
     text = program.as_text()
     return {"operations": hlo.operations(text), "conditionals": text.count(" conditional(")}
 

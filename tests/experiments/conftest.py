@@ -5,7 +5,7 @@ import pytest
 from tests.compile_cache import shared_programs
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(autouse=True, scope="package")
 def programs(tmp_path_factory):
     """A directory of compiled programs."""
     directory = tmp_path_factory.mktemp("programs")

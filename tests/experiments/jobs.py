@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from experiments import engines
+from experiments.sweep import engines
 
 _JOB = pathlib.Path(__file__).with_name("job.py")
 DEADLINE = 300

@@ -12,8 +12,8 @@ import time
 
 from rich.console import Console
 
-from sparsejax import Interrupted
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
+from experiments.errors import Interrupted
 from tests.compile_cache import shared_programs
 
 #: Forks what has imported JAX but not yet used it, so that twenty starts do not cost twenty imports.
@@ -65,7 +65,7 @@ def start_lottery(study, workdir, programs):
 
 
 def _lottery(study, workdir, programs):
-    from experiments import lottery
+    from experiments.lottery import command as lottery
 
     with _logged(workdir) as log, shared_programs(programs):
         lottery.run(study, workdir, Console(file=log, width=200))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sparsejax.training import validate
+from experiments.config.fields import validate_config
 from tests.configurations import read_config
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
@@ -16,7 +16,7 @@ MODELS = {"digits_mlp": "mlp", "digits_convnet": "lenet", "digits_resnet": "resn
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config(path):
     config = read_config(path)
-    validate(config)
+    validate_config(config)
     kind, method = path.stem.rsplit("_", 1)
     assert config.model.name == MODELS[kind]
     assert config.method == method

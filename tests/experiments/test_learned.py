@@ -5,8 +5,11 @@ import contextlib
 import numpy as np
 import pytest
 
-from experiments import prepare, teach, train
-from sparsejax import Interrupted, WorkdirError, training
+from experiments import train
+from experiments.config.fields import default_config
+from experiments.errors import Interrupted, WorkdirError
+from experiments.run import prepare
+from experiments.run import teacher as teach
 from tests.experiments import killing
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -20,7 +23,7 @@ def test_gates_and_their_noise_go_on_to_the_bit_and_the_saved_weights_have_none(
     )
     result, _ = killing.run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_requests", _stops_at(20))
+        patch.setattr("experiments.train.stop_requests", _stops_at(20))
         with pytest.raises(Interrupted):
             killing.run(config, tmp_path / "run")
     _, said = killing.run(config, tmp_path / "run")
@@ -46,7 +49,7 @@ def _stops_at(step):
 
 def test_convolutions_run_member_by_member_in_one_program(data_dir):
     config = killing.make_config(data_dir, "movement", steps=2, eval_every=2, population=2, sparsity=0.5)
-    config.model = training.default_config("lenet").model
+    config.model = default_config("lenet").model
     config.model.channels, config.model.widths, config.begin_step, config.end_step = (2, 3), (8,), 0, 1
     setup = prepare.prepare(config)
     assert len(setup.groups) == 2

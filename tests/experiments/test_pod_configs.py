@@ -8,9 +8,9 @@ import sys
 import jax
 import pytest
 
-from experiments.abstract import abstract_step
-from sparsejax import tree
-from sparsejax.training import validate
+from experiments.config.fields import validate_config
+from experiments.run.abstract import abstract_step
+from sparsejax.params.paths import flatten_with_paths
 from tests.configurations import read_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,11 +37,11 @@ def test_header_says_command_hardware_and_that_it_was_not_run(name):
 )
 def test_the_whole_step_traces_from_shapes(name):
     config = read_config(ROOT / "configs" / f"{name}.py")
-    validate(config)
+    validate_config(config)
     shape, classes, count = SIZES[name]
     made = abstract_step(config, shape, classes)
     state, metrics = jax.eval_shape(made.program, made.state, made.member, made.batch)
-    leaves = tree.flatten(state.params)[1]
+    leaves = flatten_with_paths(state.params)[1]
     assert sum(leaf.size for leaf in leaves) == count
     assert {str(leaf.dtype) for leaf in leaves} == {"float32"}  # masters; products are bfloat16
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(

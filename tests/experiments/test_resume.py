@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import command
-from sparsejax import Interrupted, training
-from sparsejax.errors import CheckpointError
+from experiments.errors import CheckpointError, Interrupted
+from experiments.run.population import Run
 from tests.experiments import killing
 
 ARRAYS = ("params.npz", "masks.npz", "history.npz")
@@ -62,7 +62,7 @@ def _interrupted(monkeypatch, at, words="goes on from there"):
         yield lambda step: step >= at
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_requests", stop_requests)
+        patch.setattr("experiments.train.stop_requests", stop_requests)
         with pytest.raises(Interrupted, match=words):
             yield
 
@@ -163,7 +163,7 @@ def test_a_population_goes_on_to_the_bit(tmp_path, data_dir, monkeypatch):
     again, _ = killing.run(config, tmp_path / "run")
     _assert_same_end(tmp_path / "run", tmp_path / "whole", ())
     for run in result["members"]:
-        name = training.Run(**run).name
+        name = Run(**run).name
         _assert_member(tmp_path / "run" / name, tmp_path / "whole" / name)
     assert again["metrics"] == result["metrics"]
 

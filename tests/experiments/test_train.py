@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import prepare, train
-from sparsejax import TrainingError, training
-from sparsejax.errors import ConfigError, DatasetError, WorkdirError
+from experiments import train
+from experiments.config.fields import default_config
+from experiments.data.loading import load_splits
+from experiments.data.split import Split
+from experiments.errors import ConfigError, DatasetError, TrainingError, WorkdirError
+from experiments.run import prepare
+from experiments.run.batch_norm import make_reestimate
 from tests.experiments import killing
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -160,15 +164,15 @@ def test_a_member_that_blows_up_is_named_and_metrics_before_it_stay(tmp_path, da
 
 
 def test_input_that_is_no_number_is_named(tmp_path, data_dir, monkeypatch):
-    whole = training.load
+    whole = load_splits
 
     def broken(*arguments, **options):
         source, test = whole(*arguments, **options)
         images = source.arrays["image"].astype(jnp.float32).at[5].set(jnp.nan)
         arrays = source.arrays | {"image": images}
-        return training.Split(arrays, source.size, source.classes, source.window, source.scale), test
+        return Split(arrays, source.size, source.classes, source.window, source.scale), test
 
-    monkeypatch.setattr(training, "load", broken)
+    monkeypatch.setattr("experiments.run.prepare.load_splits", broken)
     with pytest.raises(
         TrainingError, match=r"nan at step \d+ .*Where: the inputs of that batch are no numbers"
     ):
@@ -230,12 +234,12 @@ def test_a_population_leaves_what_each_member_would(tmp_path, data_dir):
 
 
 def test_batch_statistics_are_taken_anew_after_the_masks_changed(tmp_path, data_dir, monkeypatch):
-    config = training.default_config("resnet")
+    config = default_config("resnet")
     config.data_dir, config.steps, config.eval_every, config.batch_size = data_dir, 8, 4, 32
     config.model.stages, config.model.width = (1,), 4
     config.method, config.sparsity, config.begin_step, config.checkpoint_every = "one_shot", 0.5, 2, 0
     config.compute_dtype, config.accumulate, config.ema_decay = "bfloat16", 2, 0.5
-    whole, seen = training.make_reestimate, []
+    whole, seen = make_reestimate, []
 
     def spying(*arguments, **options):
         refresh = whole(*arguments, **options)
@@ -248,7 +252,7 @@ def test_batch_statistics_are_taken_anew_after_the_masks_changed(tmp_path, data_
 
         return spy
 
-    monkeypatch.setattr(training, "make_reestimate", spying)
+    monkeypatch.setattr("experiments.train.make_reestimate", spying)
     result, _ = _run(config, tmp_path)
     assert seen == [([True], False), ([False], True)]
     assert result["sparsity"] == pytest.approx(0.5, abs=1e-2)
@@ -261,6 +265,6 @@ def test_batch_statistics_are_taken_anew_after_the_masks_changed(tmp_path, data_
 
 
 def test_a_stream_is_shared_by_all_members_however_the_model_would_be_cut(data_dir):
-    config = training.default_config("lenet")
+    config = default_config("lenet")
     config.population, config.data_dir, config.streaming, config.image_size = 2, data_dir, True, 8
     assert [len(group.runs) for group in prepare.prepare(config).groups] == [2]

@@ -138,9 +138,9 @@ def test_the_group_magnitude_importance_is_the_same(both):
     _, names, theirs, params, ours = both
     # It leaves depthwise kernels out.
     counted = lambda name, member, leaf: (  # noqa: E731
-        sparsejax.weights_only(name, member, leaf) and not member.path.startswith("depth/")
+        sparsejax.importances.weights_only(name, member, leaf) and not member.path.startswith("depth/")
     )
-    found = sparsejax.unit_l2(counted)(params, ours)
+    found = sparsejax.importances.l2(counted)(params, ours)
     by_weights = {
         frozenset((m.path, m.axis) for m in group.members if m.path.endswith("weight")): name
         for name, group in ours.items()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import tree
+from sparsejax.params.paths import map_with_path
 from sparsejax.tracing import Groups, group_masks, prunable_groups, shrink, shrink_tree
 
 # Compiling is most of the time of these tests, and they run each program once. Not with
@@ -47,7 +47,7 @@ def random_params(params: Any, seed: int = 1) -> Any:
         fan_in = max(1, int(np.prod(leaf.shape[:-1]))) if len(leaf.shape) > 1 else 1
         return jnp.asarray(rng.uniform(0.2, 1.0, leaf.shape) * sign * fan_in**-0.5, leaf.dtype)
 
-    return tree.map_with_path(draw, params)
+    return map_with_path(draw, params)
 
 
 @jax.jit

@@ -10,8 +10,8 @@ import pytest
 
 from sparsejax.errors import ParamsError, TracingError
 from sparsejax.tracing import linear_ops, prunable_groups, summarize_groups
-from sparsejax.tracing.structure import analyse
-from sparsejax.tracing.zeros import Zeros
+from sparsejax.tracing.axes.structure import analyse
+from sparsejax.tracing.axes.zeros import Zeros
 from tests.tracing.equality import random_params
 from tests.tracing.functions import CASES, normal, weights
 

@@ -81,17 +81,19 @@ def _rigl(recipe: Any = sparsejax.rigl, *, update_every: int = 3, **options: Any
     return partial(recipe, sparsity=0.5, total_steps=20, update_every=update_every, key=KEY, **options)
 
 
-_nm = {"pattern": sparsejax.NM(2, 4), "distribution": sparsejax.uniform()}
+_nm = {"pattern": sparsejax.patterns.NM(2, 4), "distribution": sparsejax.distributions.uniform()}
 _erk = _kernel_counts(84, 60)
 _changing = {"changes": 4, "regrows": True, "replaces_step": True}
 
 RECIPES: dict[str, Recipe] = {
     "gmp": Recipe(_gmp(), _gmp_counts, 4),
-    "gmp_global": Recipe(_gmp(distribution=sparsejax.global_()), _total(_gmp_sparsity), 4),
+    "gmp_global": Recipe(
+        _gmp(distribution=sparsejax.distributions.global_threshold()), _total(_gmp_sparsity), 4
+    ),
     "gmp_packed": Recipe(_gmp(packed=True), _gmp_counts, 4),
-    "gmp_nm": Recipe(_gmp(pattern=sparsejax.NM(1, 4)), _gmp_counts, 4),
-    "gmp_block": Recipe(_gmp(pattern=sparsejax.Block(2, 2)), lambda s, p: _gmp_counts(s, p, 4), 4),
-    "gmp_channel": Recipe(_gmp(pattern=sparsejax.Channel("output")), _gmp_channels, 3),
+    "gmp_nm": Recipe(_gmp(pattern=sparsejax.patterns.NM(1, 4)), _gmp_counts, 4),
+    "gmp_block": Recipe(_gmp(pattern=sparsejax.patterns.Block(2, 2)), lambda s, p: _gmp_counts(s, p, 4), 4),
+    "gmp_channel": Recipe(_gmp(pattern=sparsejax.patterns.Channel("output")), _gmp_channels, 3),
     "one_shot": Recipe(
         partial(sparsejax.one_shot, sparsity=0.5, at_step=3),
         _total(lambda step: HALF if step > 3 else Fraction(0)),
@@ -112,9 +114,9 @@ RECIPES: dict[str, Recipe] = {
     "rigl": Recipe(_rigl(), _erk, **_changing),
     "rigl_packed": Recipe(_rigl(packed=True, second_moment="mean"), _erk, **_changing),
     "rigl_nm": Recipe(_rigl(**_nm), _same(HALF), **_changing | {"changes": 3}),
-    "rigl_block": Recipe(_rigl(pattern=sparsejax.Block(2, 2)), _erk, **_changing | {"changes": 3}),
+    "rigl_block": Recipe(_rigl(pattern=sparsejax.patterns.Block(2, 2)), _erk, **_changing | {"changes": 3}),
     "rigl_channel": Recipe(
-        _rigl(pattern=sparsejax.Channel("output"), drop_fraction=0.8, update_every=1),
+        _rigl(pattern=sparsejax.patterns.Channel("output"), drop_fraction=0.8, update_every=1),
         _kernel_counts(80, 60),  # 5.25 and 5 of the 12 and 8 channels, of 16 and 12 weights
         changes=3,
         regrows=True,

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import tree
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from tests.helpers import assert_on_masks, full_masks, kernels, mlp_grads, mlp_params, sparsify_state, train
 from tests.transforms.cases import BAD_STEPS, RECIPES, SETUPS, STEPS, Recipe, Setup, inside
 
@@ -139,11 +139,11 @@ def _assert_fresh(inner: Any, old: dict, grown: dict, leaves: dict) -> None:
     `second_moment="mean"` gives has its own tests; here it only must be one value a layer.
     """
     found = 0
-    for path, leaf in zip(*tree.flatten(inner)[:2], strict=True):
+    for path, leaf in zip(*flatten_with_paths(inner)[:2], strict=True):
         own = [
             name for name in old if path.endswith(name) and leaves[name].shape == getattr(leaf, "shape", None)
         ]
-        if tree.is_masked_node(leaf) or not own:
+        if is_masked_node(leaf) or not own:
             continue
         found += 1
         values = np.asarray(leaf, np.float32)[~old[own[0]]]

@@ -123,9 +123,9 @@ def test_growth_follows_the_dense_gradients_that_are_given():
 
 
 def test_a_score_observes_dense_gradients_at_every_step():
-    def accumulated() -> sparsejax.Score:
+    def accumulated() -> sparsejax.scores.Score:
         add = lambda grads, state, params: jax.tree.map(lambda s, g: s + jnp.abs(g), state, grads)  # noqa: E731
-        return sparsejax.Score(
+        return sparsejax.scores.Score(
             init=lambda params: jax.tree.map(jnp.zeros_like, params),
             update=add,
             value=lambda state, params, grads, stats, key: state,

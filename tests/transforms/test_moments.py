@@ -30,12 +30,12 @@ def rigl(optimizer: Any, **options: Any) -> Any:
 
 
 def _late_exchange(second_moment: str) -> Any:
-    rule = sparsejax.drop_and_grow(
-        sparsejax.magnitude(),
-        sparsejax.gradient_magnitude(),
+    rule = sparsejax.rules.drop_and_grow(
+        sparsejax.scores.magnitude(),
+        sparsejax.scores.gradient_magnitude(),
         0.5,
         lambda step: 0.3,
-        sparsejax.every(1, begin=UPDATE_AT, end=UPDATE_AT),
+        sparsejax.schedules.update_every(1, begin=UPDATE_AT, end=UPDATE_AT),
         overrides=BODY_ONLY,
     )
     return sparsejax.sparsify(optax.adam(1e-3), rule, key=KEY, second_moment=second_moment)

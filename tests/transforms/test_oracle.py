@@ -134,7 +134,7 @@ def test_rigl():
 @pytest.mark.parametrize("competing", [False, True], ids=["uniform", "global"])
 def test_gmp(competing: bool):
     """To 80 % from step 10 to step 60; the layers ranked one by one, or all together."""
-    shares = sparsejax.global_() if competing else None
+    shares = sparsejax.distributions.global_threshold() if competing else None
     tx = sparsejax.gmp(
         _adamw(), sparsity=0.8, begin_step=10, end_step=STOP, update_every=EVERY, distribution=shares
     )

@@ -41,7 +41,7 @@ def _gmp_global(sparsity: Any, key: Any) -> Any:
         begin_step=2,
         end_step=11,
         update_every=3,
-        distribution=sparsejax.global_(),
+        distribution=sparsejax.distributions.global_threshold(),
         overrides=BODY_ONLY,
     )
 

@@ -11,38 +11,58 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax import tree
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.transforms.reparametrize import effective_params
 from tests.helpers import KEY, kernels, mlp_loss, mlp_params
 from tests.transforms.cases import SETUPS
 
 GROUPS = {
-    "neurons": sparsejax.GateGroup(
+    "neurons": sparsejax.parametrizations.GateGroup(
         scaled=(("head/kernel", 0),), follows=(("body/kernel", 1), ("body/bias", 0))
     ),
-    "blocks": sparsejax.GateGroup(scaled=(("body/kernel", 0),), units=4),
-    "layer": sparsejax.GateGroup(scaled=(("body/kernel", None),)),
+    "blocks": sparsejax.parametrizations.GateGroup(scaled=(("body/kernel", 0),), units=4),
+    "layer": sparsejax.parametrizations.GateGroup(scaled=(("body/kernel", None),)),
 }
-METHODS: dict[str, Callable[[], sparsejax.Parametrization]] = {
-    "straight_through": partial(sparsejax.straight_through_masks, 0.6, update_every=3, end_step=10),
+METHODS: dict[str, Callable[[], sparsejax.parametrizations.Parametrization]] = {
+    "straight_through": partial(
+        sparsejax.parametrizations.straight_through, 0.6, update_every=3, end_step=10
+    ),
     "straight_through_nm": partial(
-        sparsejax.straight_through_masks, 0.5, pattern=sparsejax.NM(2, 4), update_every=2, decay=2e-4
+        sparsejax.parametrizations.straight_through,
+        0.5,
+        pattern=sparsejax.patterns.NM(2, 4),
+        update_every=2,
+        decay=2e-4,
     ),
     "movement": partial(
-        sparsejax.movement_scores, 0.7, end_step=10, update_every=2, distribution=sparsejax.global_()
+        sparsejax.parametrizations.movement,
+        0.7,
+        end_step=10,
+        update_every=2,
+        distribution=sparsejax.distributions.global_threshold(),
     ),
     "movement_block": partial(
-        sparsejax.movement_scores, 0.5, begin_step=2, end_step=10, pattern=sparsejax.Block(2, 2)
+        sparsejax.parametrizations.movement,
+        0.5,
+        begin_step=2,
+        end_step=10,
+        pattern=sparsejax.patterns.Block(2, 2),
     ),
     "soft_movement": partial(
-        sparsejax.soft_movement_scores, 0.4, penalty_weight=sparsejax.cubic(1.0, begin=0, end=9)
+        sparsejax.parametrizations.soft_movement,
+        0.4,
+        penalty_weight=sparsejax.schedules.cubic(1.0, begin=0, end=9),
     ),
-    "l0_weights": partial(sparsejax.hard_concrete, sparsejax.Unstructured(), penalty_weight=1e-3),
-    "l0_neurons": partial(sparsejax.hard_concrete, sparsejax.Channel("output"), sparsity=0.5),
+    "l0_weights": partial(
+        sparsejax.parametrizations.hard_concrete, sparsejax.patterns.Unstructured(), penalty_weight=1e-3
+    ),
+    "l0_neurons": partial(
+        sparsejax.parametrizations.hard_concrete, sparsejax.patterns.Channel("output"), sparsity=0.5
+    ),
     "cofi": partial(
-        sparsejax.hard_concrete,
+        sparsejax.parametrizations.hard_concrete,
         GROUPS,
-        sparsity=sparsejax.linear(0.6, begin=0, end=9),
+        sparsity=sparsejax.schedules.linear(0.6, begin=0, end=9),
         drop_rate={"lay*": 0.05},
     ),
 }
@@ -54,7 +74,7 @@ def _noise(count: Any) -> Any:
     return jax.random.fold_in(KEY, count)
 
 
-def plain(optimizer: Any, method: sparsejax.Parametrization, params: Any) -> tuple[Any, Any]:
+def plain(optimizer: Any, method: sparsejax.parametrizations.Parametrization, params: Any) -> tuple[Any, Any]:
     """The same training with the parametrization written into the loss: ``(carry, step)``."""
     optimizer = optax.with_extra_args_support(optimizer)
     dtypes = jax.tree.map(lambda p: p.dtype, params)
@@ -87,7 +107,7 @@ def plain(optimizer: Any, method: sparsejax.Parametrization, params: Any) -> tup
     return carry, step
 
 
-def ours(optimizer: Any, method: sparsejax.Parametrization, params: Any) -> tuple[Any, Any]:
+def ours(optimizer: Any, method: sparsejax.parametrizations.Parametrization, params: Any) -> tuple[Any, Any]:
     """The unchanged training loop: ``(carry, step)``."""
     tx = sparsejax.reparametrize(optimizer, method, aux_optimizer=SECOND, key=KEY)
 
@@ -126,8 +146,8 @@ def test_equals_plain_autodiff_in_float64(name: str):
         assert (zeros[1:] != zeros[:-1]).any(axis=(1, 2)).sum() >= 3, "masks or gates changed"
 
 
-def _states(opt_state: Any) -> list[sparsejax.ReparametrizeState]:
-    is_state = lambda node: isinstance(node, sparsejax.ReparametrizeState)  # noqa: E731
+def _states(opt_state: Any) -> list[sparsejax.transforms.ReparametrizeState]:
+    is_state = lambda node: isinstance(node, sparsejax.transforms.ReparametrizeState)  # noqa: E731
     return [node for node in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(node)]
 
 
@@ -214,14 +234,14 @@ def test_lands_on_the_effective_parameters(setup: str, dtype: Any):
 
 
 def test_apply_if_finite_outside_bfloat16_parameters_fails_at_once():
-    tx = sparsejax.reparametrize(optax.sgd(0.1), sparsejax.straight_through_masks(0.5))
+    tx = sparsejax.reparametrize(optax.sgd(0.1), sparsejax.parametrizations.straight_through(0.5))
     tx = optax.apply_if_finite(tx, 5)
     params, state = sparsejax.init(tx, mlp_params(jnp.bfloat16))
     with pytest.raises(TypeError, match="float32"):
         tx.update(params, state, params)
 
 
-def _of_part(params: Any, part: sparsejax.ReparametrizeState) -> tuple[list[Any], list[Any]]:
-    new = tree.flatten(effective_params(part))[1]
-    pairs = [(p, e) for p, e in zip(jax.tree.leaves(params), new, strict=True) if not tree.is_masked_node(e)]
+def _of_part(params: Any, part: sparsejax.transforms.ReparametrizeState) -> tuple[list[Any], list[Any]]:
+    new = flatten_with_paths(effective_params(part))[1]
+    pairs = [(p, e) for p, e in zip(jax.tree.leaves(params), new, strict=True) if not is_masked_node(e)]
     return [p for p, _ in pairs], [e for _, e in pairs]

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import sparsejax
-from sparsejax import tree
 from sparsejax.errors import ParamsError, RandomKeyError, WrapperError
+from sparsejax.params.paths import is_masked_node
 from tests.helpers import KEY, batch, conds, full_masks, kernels, mlp_grads, mlp_params, train
 
 ADAM = optax.adam(1e-2)
@@ -22,7 +22,7 @@ def _half(**options: Any) -> Any:
 
 
 def _gates(optimizer: Any = ADAM, key: Any = KEY) -> Any:
-    return sparsejax.l0(optimizer, penalty_weight=1e-3, gates=sparsejax.Unstructured(), key=key)
+    return sparsejax.l0(optimizer, penalty_weight=1e-3, gates=sparsejax.patterns.Unstructured(), key=key)
 
 
 def test_init_makes_the_given_parameters_latents():
@@ -44,7 +44,7 @@ def test_what_is_read_has_the_parameters_types():
     for values in (sparsejax.eval_params(state), final):
         same = jax.tree.map(lambda a, b: (a.dtype, a.shape) == (b.dtype, b.shape), values, params)
         assert all(jax.tree.leaves(same))
-    sparsejax.validate(masks, params)
+    sparsejax.masks.validate(masks, params)
 
 
 def test_evaluation_draws_nothing_and_training_draws_anew():
@@ -171,7 +171,7 @@ def test_beside_sparsify_under_partition():
         }
         assert all(not leaf[~masks[path]].any() for path, leaf in kernels(params).items())
         values = sparsejax.eval_params(state)
-        assert tree.is_masked_node(values["head"]["kernel"])
+        assert is_masked_node(values["head"]["kernel"])
         np.testing.assert_allclose(values["body"]["kernel"], params["body"]["kernel"], rtol=1e-6)
     _, state = sparsejax.init(tx, given)
     first = state.inner_states["body"].inner_state

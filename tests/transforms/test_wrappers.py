@@ -159,7 +159,7 @@ def test_old_and_new_keys_agree():
 
 
 def test_a_random_score_without_a_key():
-    tx = sparsejax.one_shot(optax.sgd(0.1), sparsity=0.5, score=sparsejax.random())
+    tx = sparsejax.one_shot(optax.sgd(0.1), sparsity=0.5, score=sparsejax.scores.random())
     params, state = sparsejax.init(tx, mlp_params())
     with pytest.raises(RandomKeyError):
         tx.update(mlp_grads(params, 0), state, params)

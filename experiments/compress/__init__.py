@@ -1,0 +1,1 @@
+"""`python -m experiments.compress`: structured pruning, fine-tuning, shrinking, measuring."""

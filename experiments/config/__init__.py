@@ -1,0 +1,1 @@
+"""Configurations: their fields, declared once, and the checks that they make sense together."""

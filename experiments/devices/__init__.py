@@ -1,0 +1,1 @@
+"""Many devices, many hosts: the mesh, the processes, and stopping when asked."""

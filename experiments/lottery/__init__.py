@@ -1,0 +1,1 @@
+"""`python -m experiments.lottery`: lottery tickets and their controls."""

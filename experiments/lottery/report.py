@@ -1,0 +1,117 @@
+"""What a lottery study shows: its table, and accuracy over the weights that remain."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.record.figures import log_percent, new_figure, save_figure
+from experiments.report.statistics import interval
+
+_COLORS = {"ticket": "#3568a8", "reinit": "#d9742b", "shuffled": "#3b8f5a", "random": "#8a8f98"}
+
+
+def lottery_table(arms: Sequence[Mapping[str, Any]], *, metric: str, lower: bool) -> str:
+    """Renders a markdown row for each level: every arm's mean, and the ticket's gain over each control.
+
+    Args:
+      arms: ``level``, ``arm``, ``remaining``, ``values`` (one a seed) and ``early_stop`` of each.
+      metric: its name.
+      lower: whether lower is better.
+
+    Returns:
+      The table.
+    """
+    names = list(dict.fromkeys(arm["arm"] for arm in arms))
+    controls = [name for name in names if name != "ticket"]
+    head = ["weights left", *(f"{name}: {metric}" for name in names), "early stop (step)"]
+    head += [f"ticket − {name}, paired" for name in controls]
+    lines = [head, ["---"] * len(head)]
+    for level in sorted({arm["level"] for arm in arms}):
+        found = {arm["arm"]: arm for arm in arms if arm["level"] == level}
+        ticket, sign = found["ticket"], -1.0 if lower else 1.0
+        line = [f"{100 * ticket['remaining']:.1f} %"]
+        line += [_text(found[name]["values"]) if name in found else "" for name in names]
+        line.append(_text(ticket["early_stop"], 0))
+        for name in controls:
+            if name in found:
+                gains = [sign * (a - b) for a, b in zip(ticket["values"], found[name]["values"], strict=True)]
+                line.append(_text(gains, signed=True))
+            else:
+                line.append("")
+        lines.append(line)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    seeds = len(arms[0]["values"])
+    return f"{text}\n\nMean ± 95 % interval of {seeds} seeds; gains are positive where the ticket is better."
+
+
+def lottery_verdicts(arms: Sequence[Mapping[str, Any]], *, lower: bool) -> dict[str, dict[str, list[float]]]:
+    """Says where the ticket is better than a control, where it is worse, and where the seeds do not tell.
+
+    Args:
+      arms: as `lottery_table` takes them.
+      lower: whether lower is better.
+
+    Returns:
+      Control to the shares of weights left at which the ticket is ``"better"``, ``"worse"`` or ``"undecided"``,
+      by the 95 % interval of the paired differences.
+
+    Example:
+      >>> ticket = {"level": 1, "arm": "ticket", "remaining": 0.5, "values": [0.9, 0.91]}
+      >>> lottery_verdicts([ticket, {**ticket, "arm": "reinit", "values": [0.8, 0.81]}], lower=False)
+      {'reinit': {'better': [0.5], 'worse': [], 'undecided': []}}
+    """
+    tickets = {arm["level"]: arm for arm in arms if arm["arm"] == "ticket"}
+    found: dict[str, dict[str, list[float]]] = {}
+    for arm in arms:
+        if arm["arm"] == "ticket":
+            continue
+        sign = -1.0 if lower else 1.0
+        pairs = zip(tickets[arm["level"]]["values"], arm["values"], strict=True)
+        gain = interval([sign * (a - b) for a, b in pairs])
+        says = "undecided" if abs(gain.mean) <= gain.half_width else ("better" if gain.mean > 0 else "worse")
+        empty: dict[str, list[float]] = {"better": [], "worse": [], "undecided": []}
+        found.setdefault(arm["arm"], empty)[says].append(arm["remaining"])
+    return found
+
+
+def draw_lottery(path: pathlib.Path, title: str, arms: Sequence[Mapping[str, Any]], *, metric: str) -> None:
+    """Draws the metric and the early-stopping step over the weights that remain.
+
+    Args:
+      path: the PNG file.
+      title: says which study this is.
+      arms: as `lottery_table` takes them.
+      metric: its name.
+    """
+    figure = new_figure(11, 4.5)
+    panels = figure.subplots(1, 2)
+    names = list(dict.fromkeys(arm["arm"] for arm in arms))
+    for index, name in enumerate(names):
+        # A little apart, so that no arm's interval hides another's.
+        aside = 1 + 0.012 * (index - (len(names) - 1) / 2)
+        rows = [arm for arm in arms if arm["arm"] == name]
+        for axes, field in zip(panels, ("values", "early_stop"), strict=True):
+            means = [interval(arm[field]) for arm in rows]
+            widths = [m.half_width if len(rows[0][field]) > 1 else 0.0 for m in means]
+            axes.errorbar(
+                [100 * arm["remaining"] * aside for arm in rows], [m.mean for m in means], yerr=widths, marker="o",
+                markersize=4, capsize=2, linewidth=1.2, color=_COLORS[name], label=name,
+            )  # fmt: skip
+    for axes, label in zip(panels, (metric, "step of the lowest test loss"), strict=True):
+        log_percent(axes, "x", [100 * arm["remaining"] for arm in arms])
+        axes.invert_xaxis()
+        axes.set_xlabel("weights left (%)")
+        axes.set_ylabel(label)
+        axes.grid(color="#e4e6ea", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, loc="lower left")
+    seeds = len(arms[0]["values"])
+    figure.suptitle(f"{title} (mean and 95 % interval of {seeds} seeds)", fontsize=11)
+    save_figure(path, figure)
+
+
+def _text(values: Sequence[float], digits: int = 4, *, signed: bool = False) -> str:
+    mean = interval(values)
+    shown = f"{mean.mean:{'+' if signed else ''}.{digits}f}"
+    return shown if math.isinf(mean.half_width) else f"{shown} ± {mean.half_width:.{digits}f}"

@@ -1,0 +1,146 @@
+"""The working directory of a run: one configuration, one process, one result."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.errors import WorkdirError
+from experiments.record import files
+from sparsejax.errors import SparsejaxError
+
+_ABSENT = "absent"
+
+
+@contextlib.contextmanager
+def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+    """Takes a directory for a run of `config`, before anything is computed.
+
+    ``config.json`` in it says whose it is. An unfinished run of the same configuration may be taken up.
+
+    Args:
+      directory: made when absent.
+      config: the run's configuration, as JSON would hold it.
+
+    Yields:
+      The directory, locked against other processes until the block ends.
+
+    Raises:
+      WorkdirError: it cannot be written, another process runs in it, it holds another configuration, or
+        what it holds cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> with claim(tempfile.mkdtemp(), {"seed": 0}) as path:
+      ...     stored_result(path) is None
+      True
+    """
+    path = pathlib.Path(directory).absolute()
+    if not os.fspath(directory) or "\0" in os.fspath(directory):
+        raise WorkdirError(
+            f"The workdir is {directory!r}, which names no directory: give one with --workdir=…."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / ".lock", "w")  # noqa: SIM115 (closed by the stack below)
+    except OSError as error:
+        raise WorkdirError(
+            f"The workdir {path} cannot be written ({error.strerror}): choose another with --workdir=…."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WorkdirError(
+                f"Another process is running in {path}: wait for it or choose another --workdir."
+            ) from error
+        _check_owner(path, config)
+        files.remove_leftovers(path)
+        is_new = not (path / "config.json").exists()
+        files.write_json(path / "config.json", config)
+        try:
+            yield path
+        except SparsejaxError:
+            # A run that was refused before its first step claims nothing.
+            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", "config.json"}:
+                (path / "config.json").unlink()
+            raise
+
+
+def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Reads the result of a finished run.
+
+    Args:
+      directory: a workdir that this process, or another host's, has claimed.
+
+    Returns:
+      What ``result.json`` holds; None where there is none.
+
+    Raises:
+      WorkdirError: it is no JSON, or the directory is none that this host sees.
+    """
+    if not (directory / "config.json").exists():
+        raise WorkdirError(
+            f"This host does not see {directory / 'config.json'}, which the first one wrote: give a --workdir that "
+            "all hosts share."
+        )
+    return _read_json(directory / "result.json")
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names the fields in which two configurations differ.
+
+    Args:
+      stored: the configuration that is there.
+      wanted: the one that came.
+      prefix: put before each name.
+
+    Returns:
+      One ``"field: stored there, wanted here"`` for each, in order of the names.
+
+    Example:
+      >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+      ['a.b: 1 there, 3 here']
+    """
+    found = []
+    for name in sorted(set(stored) | set(wanted)):
+        there, here = stored.get(name, _ABSENT), wanted.get(name, _ABSENT)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            found += differences(there, here, f"{prefix}{name}.")
+        elif there != here:
+            found.append(f"{prefix}{name}: {there} there, {here} here")
+    return found
+
+
+def _check_owner(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+    stored = _read_json(path / "config.json")
+    if stored is None:
+        result = _read_json(path / "result.json")
+        stored = None if result is None else result.get("config", {})
+    if stored is not None and (found := differences(stored, json.loads(json.dumps(config)))):
+        raise WorkdirError(
+            f"The workdir {path} belongs to another configuration; {'; '.join(found)}. "
+            f"Choose another --workdir, or remove {path}."
+        )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict | None):
+            raise ValueError(f"it holds a {type(found).__name__}, no fields")
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise WorkdirError(
+            f"{path} cannot be read ({error}): remove it, or choose another --workdir."
+        ) from error
+
+
+def was_killed(status: int) -> bool:
+    """Whether a process was killed, or stopped as SIGTERM asks, rather than failing on its own."""
+    return status < 0 or status in (137, 143)

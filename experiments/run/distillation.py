@@ -1,0 +1,119 @@
+"""Learning from a teacher: what a finished run left, and its part of a training step's loss."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from experiments.errors import WorkdirError
+from sparsejax.distillation import distill_layers, distill_logits
+from sparsejax.params.paths import flatten_with_paths
+from sparsejax.typing import Params
+
+#: ``(params, batch_stats, inputs, train) -> ((logits, hidden), batch_stats)``; hidden: (layers, batch, …, width).
+ApplyHidden = Callable[[Params, Any, jax.Array, bool], tuple[tuple[jax.Array, jax.Array], Any]]
+
+
+class Distillation(NamedTuple):
+    """A teacher and its share of the loss.
+
+    Attributes:
+      teacher: ``inputs -> (logits, hidden)``; hidden is None where `layers` is 0.
+      weight: of the logits' divergence, in [0, 1]; the labels have the rest.
+      temperature: T of the softened logits.
+      layers: weight of the layer-wise loss, which is added.
+      hidden: the student that tells its hidden states; None where `layers` is 0.
+    """
+
+    teacher: Callable[[jax.Array], tuple[jax.Array, jax.Array | None]]
+    weight: float = 0.5
+    temperature: float = 2.0
+    layers: float = 0.0
+    hidden: ApplyHidden | None = None
+
+    def mix(
+        self, loss: jax.Array, params: Params, logits: jax.Array, hidden: jax.Array | None, inputs: jax.Array
+    ) -> jax.Array:
+        """Mixes a loss with the distance to the teacher on the same inputs.
+
+        ``(1 − w)·L + w·T²·KL(teacher ‖ student) + v·Σ_i MSE(student layer m(i), teacher layer i)``
+
+        Args:
+          loss: L, of the labels.
+          params: the student's; a block whose kernels are all zero is matched with nothing.
+          logits: the student's.
+          hidden: its hidden states, or None.
+          inputs: what it saw.
+
+        Returns:
+          The loss. The teacher gets no gradient.
+
+        Source: Hinton et al., arXiv 1503.02531, section 2; layers: Xia et al., arXiv 2204.00408, equations 4 and 5.
+        """
+        known, layers = jax.lax.stop_gradient(self.teacher(inputs))
+        soft = distill_logits(logits, known.astype(jnp.float32), temperature=self.temperature)
+        loss = (1 - self.weight) * loss + self.weight * soft
+        if hidden is None:
+            return loss
+        apart, _ = distill_layers(hidden, layers.astype(jnp.float32), alive=alive_blocks(params))
+        return loss + self.layers * apart
+
+
+def alive_blocks(params: Params) -> jax.Array | None:
+    """Tells which blocks of a transformer still add anything: ``out`` or ``down`` is not all zero.
+
+    Args:
+      params: effective parameters of a transformer of `sparsejax.models`.
+
+    Returns:
+      bool (blocks,); None where the blocks are stacked.
+
+    Example:
+      >>> one = {"attention": {"out": {"kernel": jnp.zeros(2)}}, "mlp": {"down": {"kernel": jnp.ones(2)}}}
+      >>> alive_blocks({"block_0": one, "block_1": jax.tree.map(jnp.zeros_like, one)}).tolist()
+      [True, False]
+    """
+    paths, leaves, _ = flatten_with_paths(params)
+    found: dict[int, list[jax.Array]] = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        block, _, rest = path.partition("/")
+        if block.startswith("block_") and rest in ("attention/out/kernel", "mlp/down/kernel"):
+            found.setdefault(int(block.removeprefix("block_")), []).append(jnp.any(leaf != 0))
+    if not found:
+        return None
+    return jnp.stack([jnp.any(jnp.stack(found[block])) for block in sorted(found)])
+
+
+def teacher_config(directory: str) -> ConfigDict:
+    """Reads the configuration that a finished run was made of.
+
+    Args:
+      directory: its workdir; of a population, one member's directory in it.
+
+    Returns:
+      The configuration, whose ``model`` says how to build the teacher.
+
+    Raises:
+      WorkdirError: no finished run is there.
+    """
+    place = pathlib.Path(directory)
+    if not (place / "params.npz").is_file():
+        members = sorted(path.parent.name for path in place.glob("seed_*/params.npz"))
+        advice = f"one of its members, such as {place / members[0]}" if members else "that of a finished run"
+        raise WorkdirError(f"config.teacher is {directory!r}, which holds no params.npz: give {advice}.")
+    for path in (place / "config.json", place.parent / "config.json"):
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f"{path} cannot be read ({error}): give another config.teacher.") from error
+        if "model" in found:
+            # JSON has lists where sizes were tuples.
+            sizes = {name: tuple(x) if isinstance(x, list) else x for name, x in found["model"].items()}
+            return ConfigDict(found | {"model": sizes})
+    raise WorkdirError(f"config.teacher is {directory!r}, where no config.json names its model.")

@@ -1,0 +1,1 @@
+"""`python -m experiments.study`: a grid of methods, sparsities and seeds."""

@@ -1,0 +1,167 @@
+"""How many units each layer keeps at each mask update, worked out on the host wherever possible."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.distributions.shares import Counts, Distribution
+from sparsejax.errors import ParamsError, SparsityError
+from sparsejax.masks.prunable import Layer
+from sparsejax.params.kept_count import check_sparsity, is_concrete, kept_count
+from sparsejax.schedules import UpdateTimes
+from sparsejax.selection.uint64 import widen
+from sparsejax.typing import Array, ArrayLike, Schedule
+
+#: The vmap axis whose index picks a member's row where `sparsity` is an array.
+POPULATION = "population"
+
+
+def kept_units(
+    layers: tuple[Layer, ...],
+    distribution: Distribution,
+    schedule: Schedule,
+    times: UpdateTimes,
+    step: ArrayLike,
+    scores: Sequence[Array],
+) -> Counts:
+    """The kept count of every layer at a mask update.
+
+    A schedule of concrete sparsities becomes a table of integers, computed in float64 on the host and
+    indexed by the update's number; a traced one is counted at the step.
+
+    Args:
+      layers: the prunable layers.
+      distribution: shares the sparsity among those without an override.
+      schedule: ``step -> sparsity``; of shape (members,) for a population.
+      times: the update steps.
+      step: the present step, usually traced.
+      scores: the pooled scores, for a distribution that reads them.
+
+    Returns:
+      One count a layer, in units of its pattern: scalars, or shaped like the layer's stacked axes.
+
+    Raises:
+      SparsityError: the schedule leaves [0, 1].
+    """
+    shared = tuple(layer for layer in layers if layer.sparsity is None)
+
+    def plan(sparsity: ArrayLike, progress: ArrayLike) -> list[ArrayLike]:
+        own = [kept_count(x.units, x.sparsity * progress) for x in layers if x.sparsity is not None]
+        return [*(distribution.plan(shared, sparsity) if shared else []), *own]
+
+    values = host_values(schedule, times.steps())
+    if values is None:
+        final = schedule(times.end)
+        sparsity = schedule(step)
+        planned = plan(sparsity, jnp.where(final > 0, sparsity / jnp.where(final > 0, final, 1.0), 1.0))
+    else:
+        check_sparsity(values, "the schedule's sparsity")
+        final = values[-1:]
+        progress = np.where(final > 0, values / np.where(final > 0, final, 1.0), 1.0)
+        planned = [table_row(column, times.index(step)) for column in plan(values, progress)]
+    return _resolved(layers, shared, distribution, planned, scores)
+
+
+def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsity: ArrayLike) -> Counts:
+    """The kept count of every layer where the sparsity stays the same, from shapes alone.
+
+    Args:
+      layers: the prunable layers.
+      distribution: one without `resolve`.
+      sparsity: the total's sparsity in [0, 1]; shape (members,) for a population.
+
+    Returns:
+      One count a layer: int64 NumPy, or int32 traced where the sparsity is.
+
+    Raises:
+      SparsityError: outside [0, 1].
+      ParamsError: a distribution that reads scores: at random there is nothing to compare.
+    """
+    check_sparsity(sparsity, "sparsity")
+    if distribution.resolve is not None:
+        raise ParamsError(
+            "Random masks need a distribution by shape: uniform, erdos_renyi, erdos_renyi_kernel or explicit. "
+            "global_ compares scores between layers, and random scores say nothing of them."
+        )
+    shared = tuple(layer for layer in layers if layer.sparsity is None)
+    planned = iter(distribution.plan(shared, sparsity) if shared else [])
+    return [next(planned) if x.sparsity is None else kept_count(x.units, x.sparsity) for x in layers]
+
+
+def _resolved(
+    layers: tuple[Layer, ...],
+    shared: tuple[Layer, ...],
+    distribution: Distribution,
+    planned: list[ArrayLike],
+    scores: Sequence[Array],
+) -> Counts:
+    own_count = len(layers) - len(shared)
+    split = len(planned) - own_count
+    counts, own = planned[:split], iter(planned[split:])
+    if distribution.resolve is not None and shared:
+        chosen = [s for s, layer in zip(scores, layers, strict=True) if layer.sparsity is None]
+        counts = distribution.resolve(shared, counts, chosen)
+    counts = iter(counts)
+    return [next(counts) if layer.sparsity is None else next(own) for layer in layers]
+
+
+def host_values(schedule: Schedule, steps: np.ndarray) -> np.ndarray | None:
+    """Evaluates a schedule on the host in float64.
+
+    Args:
+      schedule: ``step -> value``, from here, from optax or the user's own.
+      steps: the steps to evaluate.
+
+    Returns:
+      float64 values, shape (steps,) or (steps, members); None where the schedule closes over a tracer.
+    """
+    with jax.ensure_compile_time_eval():
+        values = [schedule(step) for step in steps]
+    if not all(is_concrete(value) for value in values):
+        return None
+    return np.stack([np.asarray(value, np.float64) for value in values])
+
+
+def table_row(table: np.ndarray, index: ArrayLike) -> ArrayLike:
+    """Looks a row of an integer table up at a traced index, and the member's column where it has one.
+
+    Args:
+      table: int64, shape (updates,) or (updates, members).
+      index: the update's number.
+
+    Returns:
+      An int32 scalar, or a `Wide` one where a count needs more bits.
+
+    Raises:
+      SparsityError: a table of members outside ``vmap(…, axis_name="population")``.
+    """
+    place = (index, _member()) if table.ndim > 1 else (index,)
+    if table.max() < 2**31:
+        return jnp.asarray(table.astype(np.int32))[place]
+    return jax.tree.map(lambda limb: limb[place], widen(table))
+
+
+def member_value(count: ArrayLike) -> ArrayLike:
+    """A member's own entry of a concrete array of counts; a scalar or traced count passes.
+
+    Args:
+      count: from `constant_units`.
+
+    Returns:
+      A scalar count.
+    """
+    if is_concrete(count) and np.ndim(count) > 0:
+        return table_row(np.asarray(count)[None], 0)
+    return count
+
+
+def _member() -> Array:
+    try:
+        return jax.lax.axis_index(POPULATION)
+    except NameError as error:
+        raise SparsityError(
+            "sparsity is an array, one value a member of a population: call init and update under "
+            f"jax.vmap(…, axis_name={POPULATION!r}), or give one number."
+        ) from error

@@ -1,0 +1,183 @@
+"""How important each unit is, from its weights and gradients: norms, Taylor, random, any score."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.errors import ScoreError
+from sparsejax.importances.importance import Importance, Importances, normalized
+from sparsejax.importances.pooling import Counted, on_host, pool_units, weights_only
+from sparsejax.params.paths import map_with_path, require_arrays
+from sparsejax.scores.score import Score
+from sparsejax.tracing.groups import Group
+from sparsejax.typing import Array, Params
+
+_NUMBERS = "The importance of units is read from the parameters"
+
+
+def l1(counted: Counted = weights_only) -> Importance:
+    """The sum of the magnitudes of a unit's weights.
+
+    ``I_i = Σ_members Σ |w|``, divided by its mean over the group
+
+    Args:
+      counted: which members count: `weights_only`, or `producer_only` for the single-layer baseline.
+
+    Returns:
+      The importance.
+
+    Example:
+      >>> from sparsejax import prunable_groups
+      >>> params = {"a": jnp.array([[1.0, -3.0]]), "c": jnp.array([[1.0], [3.0]])}
+      >>> groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((2, 1)))
+      >>> l1()(params, groups)["a:1"].tolist()
+      [0.5, 1.5]
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", arXiv 1608.08710, section 3.1, for one layer;
+    the sum over coupled layers is DepGraph's (Fang et al., arXiv 2301.12900, section 3.3).
+    """
+    return _from_weights(jnp.abs, counted)
+
+
+def l2(counted: Counted = weights_only) -> Importance:
+    """The sum of the squares of a unit's weights.
+
+    ``I_i = mean_members Σ w²``, divided by its mean over the group; the number of members cancels
+
+    Args:
+      counted: which members count: `weights_only`, or `producer_only`.
+
+    Returns:
+      The importance. It is torch-pruning's ``GroupMagnitudeImportance(p=2)``: squares are not rooted, biases
+      do not count; but depthwise kernels do, which are left out there.
+
+    Example:
+      >>> from sparsejax import prunable_groups
+      >>> params = {"a": jnp.array([[1.0, -3.0]]), "c": jnp.array([[1.0], [3.0]])}
+      >>> groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((2, 1)))
+      >>> l2()(params, groups)["a:1"].tolist()
+      [0.2, 1.8]
+
+    Source: Fang et al., "DepGraph", arXiv 2301.12900, section 3.3.
+    """
+    return _from_weights(jnp.square, counted)
+
+
+def _from_weights(function: Callable[[Array], Array], counted: Counted) -> Importance:
+    def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        require_arrays(params, _NUMBERS)
+
+        def pool(p: Params) -> Any:
+            values = jax.tree.map(lambda leaf: function(leaf.astype(jnp.float32)), p)
+            return pool_units(values, groups, counted)
+
+        return normalized(on_host(jax.jit(pool)(_floating(params))))
+
+    return importance
+
+
+def from_score(
+    score: Score, *, grads: Params | None = None, key: Array | None = None, counted: Counted = weights_only
+) -> Importance:
+    """Any score of weights, added up over a unit.
+
+    ``I_i = Σ_members Σ score(w)``, divided by its mean over the group
+
+    Args:
+      score: of the grammar: `magnitude`, `saliency`, `gradient_magnitude` …
+      grads: gradients like the parameters, where the score needs them.
+      key: where it is random.
+      counted: which members count.
+
+    Returns:
+      The importance.
+
+    Raises:
+      ScoreError: the score needs gradients and has none; or, when it is used, NaN.
+
+    Example:
+      >>> import sparsejax
+      >>> from sparsejax import prunable_groups
+      >>> params = {"a": jnp.array([[1.0, -3.0]]), "c": jnp.array([[1.0], [3.0]])}
+      >>> groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((2, 1)))
+      >>> from_score(sparsejax.scores.magnitude())(params, groups)["a:1"].tolist()
+      [0.5, 1.5]
+    """
+
+    def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        require_arrays(params, _NUMBERS)
+        values = score.value(score.init(params), params, grads, None, key)
+        return normalized(on_host(jax.jit(lambda v: pool_units(v, groups, counted))(values)))
+
+    return importance
+
+
+def taylor(
+    loss_fn: Callable[..., Array], batches: Iterable[Any], counted: Counted = weights_only
+) -> Importance:
+    """First-order Taylor: what the loss would change by without the unit, weight by weight.
+
+    ``I_i = mean_batches Σ_members Σ |w·∂L/∂w|``, divided by its mean over the group
+
+    Args:
+      loss_fn: ``loss_fn(params, *batch) -> scalar``.
+      batches: tuples of arguments; what is not a tuple is the only one. Kept, to be read at each use.
+      counted: which members count; norms' scales do.
+
+    Returns:
+      The importance.
+
+    Raises:
+      ScoreError: no batch.
+
+    Example:
+      >>> from sparsejax import prunable_groups
+      >>> params = {"a": jnp.array([[1.0, -3.0]]), "c": jnp.array([[1.0], [3.0]])}
+      >>> fn = lambda p, x: x @ p["a"] @ p["c"]
+      >>> groups = prunable_groups(fn, params, jnp.ones((2, 1)))
+      >>> taylor(lambda p, x: fn(p, x).sum(), [jnp.ones((2, 1))])(params, groups)["a:1"].tolist()
+      [0.2, 1.8]
+
+    Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
+    arXiv 1611.06440, equation 7, there for feature maps; here the absolute values of single weights add up.
+    """
+    kept = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    if not kept:
+        raise ScoreError("taylor got no batch: pass an iterable of batches that is not used up.")
+
+    def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
+        require_arrays(params, _NUMBERS)
+
+        @jax.jit
+        def saliency(p: Params, batch: tuple[Any, ...]) -> Any:
+            grads = jax.grad(loss_fn, allow_int=True)(p, *batch)
+            values = jax.tree.map(_product, p, grads)
+            return pool_units(values, groups, counted)
+
+        total = on_host(saliency(params, kept[0]))
+        for batch in kept[1:]:
+            more = on_host(saliency(params, batch))
+            total = {name: total[name] + more[name] for name in total}
+        return normalized({name: value / len(kept) for name, value in total.items()})
+
+    return importance
+
+
+def _product(weight: Array, grad: Array) -> Array:
+    if not jnp.issubdtype(weight.dtype, jnp.floating):
+        return jnp.zeros(weight.shape, jnp.float32)
+    return jnp.abs(weight.astype(jnp.float32) * grad.astype(jnp.float32))
+
+
+def _floating(params: Params) -> Params:
+    """Leaves that are no numbers (random keys) would not be squared; zero stands for them."""
+
+    def number(path: str, leaf: Any) -> Any:
+        del path
+        ok = jnp.issubdtype(jnp.result_type(leaf), jnp.number)
+        return jnp.asarray(leaf) if ok else jnp.zeros(np.shape(leaf), jnp.float32)
+
+    return map_with_path(number, params)

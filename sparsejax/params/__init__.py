@@ -1,0 +1,1 @@
+"""Parameter trees: paths, what each axis is for, and how many weights a sparsity keeps."""

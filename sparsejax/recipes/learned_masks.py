@@ -1,0 +1,261 @@
+"""Methods whose masks or gates are trained, each a line over `reparametrize`, with its paper's defaults."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from sparsejax import parametrizations, schedules
+from sparsejax.distributions.shares import Distribution, Sparsity
+from sparsejax.masks.prunable import Override
+from sparsejax.patterns.block_and_channel import Channel
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.transforms.reparametrize import reparametrize
+from sparsejax.typing import Array, Prunable, Schedule, Transformation
+
+
+def straight_through(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    update_every: int = 16,
+    **options: Any,
+) -> Transformation:
+    """Straight-through top-k: trains all weights, uses the largest.
+
+    ``W' = W ⊙ top-k(|W|)``, ``∂L/∂W = ∂L/∂W'``
+
+    Args:
+      optimizer: any optax optimizer.
+      sparsity: in [0, 1].
+      update_every: steps between exact selections; in between their threshold is reused.
+      **options: as of `parametrizations.straight_through`: begin_step, end_step, decay (SR-STE), distribution, pattern,
+        prunable, overrides.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: outside [0, 1].
+
+    Example:
+      >>> import optax
+      >>> tx = straight_through(optax.adamw(1e-3), sparsity=0.9)
+
+    Source: Bengio et al., arXiv 1308.3432, section 4.
+    """
+    method = parametrizations.straight_through(sparsity, update_every=update_every, **options)
+    return reparametrize(optimizer, method)
+
+
+def movement(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    end_step: int,
+    begin_step: int = 0,
+    update_every: int = 16,
+    score_optimizer: optax.GradientTransformation | None = None,
+    initial_sparsity: float = 0.0,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+) -> Transformation:
+    """Movement pruning: keeps the weights that fine-tuning moves away from zero.
+
+    ``W' = W ⊙ top-k(S)``, ``∂L/∂S = ∂L/∂W' ⊙ W``, k on the cubic schedule
+
+    Args:
+      optimizer: any optax optimizer, of the weights.
+      sparsity: final, in [0, 1].
+      end_step: from there on the final sparsity; the paper leaves the last third of the steps.
+      begin_step: dense before it; the paper's warm-up.
+      update_every: steps between exact selections; the paper selects at every step, here the threshold of the
+        last selection is reused in between. 1 does as the paper.
+      score_optimizer: of the scores; ``optax.adam(1e-2)`` when None, as in the paper's code.
+      initial_sparsity: at `begin_step`.
+      distribution: `uniform` when None: each matrix ranked by itself; `global_` lets them compete.
+      pattern: `Unstructured` when None; `Block(32, 32)` and the like score whole blocks.
+      prunable: which leaves.
+      overrides: what differs by path.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: outside [0, 1].
+      ScheduleError: end before begin.
+
+    Example:
+      >>> import optax
+      >>> tx = movement(optax.adamw(3e-5), sparsity=0.85, begin_step=500, end_step=8_000)
+
+    Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv 2005.07683; blocks:
+    Lagunas et al., "Block Pruning For Faster Transformers", arXiv 2109.04838.
+    """
+    method = parametrizations.movement(
+        sparsity,
+        begin_step=begin_step,
+        end_step=end_step,
+        update_every=update_every,
+        initial_sparsity=initial_sparsity,
+        distribution=distribution,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
+
+
+def soft_movement(
+    optimizer: optax.GradientTransformation,
+    *,
+    end_step: int,
+    begin_step: int = 0,
+    threshold: float = 0.1,
+    penalty_weight: float = 400.0,
+    score_optimizer: optax.GradientTransformation | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+) -> Transformation:
+    """Soft movement pruning: a threshold on trained scores; the penalty, not the user, sets the sparsity.
+
+    ``W' = W ⊙ [σ(S) > τ]``, penalty ``λ·mean σ(S)``; τ and λ rise together on the cubic schedule
+
+    Args:
+      optimizer: any optax optimizer, of the weights.
+      end_step: from there on τ and λ are at their final values.
+      begin_step: both are zero before it.
+      threshold: final τ in [0, 1].
+      penalty_weight: final λ: more of it, fewer weights. The sparsity that results is read off `get_masks`.
+      score_optimizer: of the scores; ``optax.adam(1e-2)`` when None.
+      pattern: which weights share a score; `Unstructured` when None.
+      prunable: which leaves.
+      overrides: what differs by path.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: τ outside [0, 1].
+      ScheduleError: end before begin.
+
+    Example:
+      >>> import optax
+      >>> tx = soft_movement(optax.adamw(3e-5), begin_step=500, end_step=8_000, penalty_weight=250.0)
+
+    Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv 2005.07683, section 4.2;
+    the schedules, and λ relative to τ, as in its code.
+    """
+    share = schedules.cubic(1.0, begin=begin_step, end=end_step)
+    schedules.constant(threshold)  # refuses what is no share
+    method = parametrizations.soft_movement(
+        lambda step: threshold * share(step),
+        penalty_weight=lambda step: penalty_weight * share(step),
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+    )
+    return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
+
+
+def l0(
+    optimizer: optax.GradientTransformation,
+    *,
+    key: Array,
+    penalty_weight: float | Schedule | None = None,
+    sparsity: float | Schedule | None = None,
+    gates: Pattern | Mapping[str, Any] | None = None,
+    gate_optimizer: optax.GradientTransformation | None = None,
+    **options: Any,
+) -> Transformation:
+    """L0 regularization by hard-concrete gates.
+
+    ``W' = W ⊙ z``, penalty ``λ·Σ P(z ≠ 0)`` over the weights; or the Lagrangian that meets a target sparsity
+
+    Args:
+      optimizer: any optax optimizer, of the weights.
+      key: a jax random key.
+      penalty_weight: λ per weight (the paper's λ/N for N training examples), or its schedule.
+      sparsity: a target in [0, 1] instead, or its schedule.
+      gates: ``Channel("input")`` when None: one for each input neuron of a dense layer, each input channel
+        of a convolution; `Unstructured()` for one a weight, ``Channel("heads")``, groups.
+      gate_optimizer: of the gates, and by ascent of the Lagrangian's multipliers; ``optax.adam(1e-2)`` when
+        None (the paper trains gates with the weights' Adam, for many more steps).
+      **options: as of `hard_concrete`: drop_rate, counted, prunable, overrides.
+
+    Returns:
+      The optax transformation.
+
+    Raises:
+      SparsityError: both or none of λ and target, or a target outside [0, 1].
+
+    Example:
+      >>> import jax, optax
+      >>> tx = l0(optax.adam(1e-3), penalty_weight=1e-6, key=jax.random.key(0))
+
+    Source: Louizos et al., "Learning Sparse Neural Networks through L0 Regularization", arXiv 1712.01312.
+    There convolutions have gates on output channels: ``gates=Channel("output")``.
+    """
+    method = parametrizations.hard_concrete(
+        Channel("input") if gates is None else gates,
+        penalty_weight=penalty_weight,
+        sparsity=sparsity,
+        **options,
+    )
+    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
+
+
+def cofi(
+    optimizer: optax.GradientTransformation,
+    *,
+    groups: Mapping[str, Any],
+    sparsity: float,
+    warmup_steps: int,
+    key: Array,
+    begin_step: int = 0,
+    gate_optimizer: optax.GradientTransformation | None = None,
+    drop_rate: float | Mapping[str, float] = 0.5,
+    **options: Any,
+) -> Transformation:
+    """CoFi: coarse and fine gates multiplied, and a Lagrangian that meets the target sparsity.
+
+    ``W' = W ⊙ Π z``, penalty ``λ₁·(ŝ − t) + λ₂·(ŝ − t)²``, t rising linearly, λ₁ and λ₂ by ascent
+
+    Args:
+      optimizer: any optax optimizer, of the weights.
+      groups: by name, `GateGroup`s or groups of `sparsejax.prunable_groups`: sublayers, heads, head dims,
+        FFN neurons, residual width. Where a norm reads a gated axis (`Group.normalized`), zeroed channels
+        still count in its statistics: the smaller model then differs from the gated one.
+      sparsity: the target in [0, 1], of the gated kernels.
+      warmup_steps: over which the target rises from 0.
+      key: a jax random key.
+      begin_step: the target is 0 before it.
+      gate_optimizer: of the gates and, by ascent, of λ₁ and λ₂; ``optax.adam(1e-2)`` when None.
+      drop_rate: as of `hard_concrete`; the paper's code starts gates of layers and width open (0.01).
+      **options: as of `hard_concrete`: counted.
+
+    Returns:
+      The optax transformation. Distillation is a matter of the loss: see `sparsejax.losses`.
+
+    Raises:
+      SparsityError: a target outside [0, 1].
+      ScheduleError: a negative begin or warm-up.
+      PathError, PatternError: when the groups meet the parameters.
+
+    Example:
+      >>> import jax, optax
+      >>> from sparsejax.parametrizations import GateGroup
+      >>> groups = {
+      ...     "ffn": GateGroup((("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)),
+      ...     "ffn_layer": GateGroup((("block_*/down/kernel", None),)),
+      ... }
+      >>> tx = cofi(optax.adamw(2e-5), groups=groups, sparsity=0.6, warmup_steps=1_000, key=jax.random.key(0))
+
+    Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", arXiv 2204.00408.
+    """
+    target = schedules.linear(sparsity, begin=begin_step, end=begin_step + warmup_steps)
+    method = parametrizations.hard_concrete(groups, sparsity=target, drop_rate=drop_rate, **options)
+    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)

@@ -1,0 +1,134 @@
+"""Sparse-to-sparse rules: drop some active weights, grow as many others (SET, RigL)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.distributions.kept_counts import constant_units, host_values, table_row
+from sparsejax.distributions.shares import Counts, Distribution, uniform
+from sparsejax.errors import ScheduleError, SparsityError
+from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
+from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.select_masks import exchange_masks
+from sparsejax.params.kept_count import is_concrete
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.rules.constant import draw_masks
+from sparsejax.schedules import UpdateTimes
+from sparsejax.scores.score import Score
+from sparsejax.transforms.mask_rule import MaskRule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
+
+
+def drop_and_grow(
+    drop: Score,
+    grow: Score,
+    sparsity: ArrayLike,
+    drop_fraction: Schedule,
+    times: UpdateTimes,
+    *,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+) -> MaskRule:
+    """Starts from random masks; at each update exchanges a fraction of the active units, layer by layer.
+
+    ``d = ⌊f(t)·k⌋``; the d active units with the lowest drop score go; of all that are now inactive, the d
+    with the highest grow score come. The count k of a layer never changes.
+
+    A unit that went in this very update may come back, with its value. Others begin at zero with fresh
+    optimizer moments. The update takes the place of the weight update at its step.
+
+    Args:
+      drop: ranks the active units, the lowest are dropped.
+      grow: ranks the inactive ones, the highest are grown; it reads the dense gradients.
+      sparsity: the total's sparsity in [0, 1].
+      drop_fraction: ``step -> f in [0, 1]``, the share of the active units.
+      times: the update steps.
+      distribution: shares the sparsity among the layers, by shape; `uniform` when None.
+      pattern: what is kept or dropped together; `NM(n, m)` needs sparsity 1 − n/m.
+      prunable: which leaves are pruned.
+      overrides: what differs by path.
+
+    Returns:
+      The rule; its `init` needs a key.
+
+    Raises:
+      ScheduleError: a drop fraction outside [0, 1].
+      SparsityError: an N:M layer at another density than n/m.
+
+    Example:
+      >>> import sparsejax
+      >>> drop_and_grow(sparsejax.scores.magnitude(), sparsejax.scores.random(), 0.9, lambda step: 0.3,
+      ...               sparsejax.schedules.update_every(100, begin=100, end=1000)).replaces_step
+      True
+
+    Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, algorithm 1; Mocanu et al.,
+    arXiv 1707.04780, algorithm 1. RigL's published code takes the same exchange; there the layer's count
+    is floor(s·n) zeros, here round((1 − s)·n) kept.
+    """
+    distribution = distribution or uniform()
+
+    def layers_of(params: Params) -> tuple[Layer, ...]:
+        return prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
+
+    def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
+        layers = layers_of(params)
+        _check_fixed_densities(layers, distribution, sparsity)
+        return draw_masks(params, layers, sparsity, distribution, key), (drop.init(params), grow.init(params))
+
+    def observe(grads: Params, state: Any, params: Params) -> Any:
+        return drop.update(grads, state[0], params), grow.update(grads, state[1], params)
+
+    def update(
+        grads: Params, state: Any, masks: MaskTree, params: Params, step: ArrayLike, key: Array | None
+    ) -> tuple[MaskTree, Any]:
+        layers = layers_of(params)
+        drop_key, grow_key = (None, None) if key is None else jax.random.split(key)
+        drop_scores = pooled(drop.value(state[0], params, grads, None, drop_key), layers)
+        grow_scores = pooled(grow.value(state[1], params, grads, None, grow_key), layers)
+        counts = constant_units(layers, distribution, sparsity)
+        exchanged = _survivors_and_grown(counts, drop_fraction, times, step)
+        active = layer_leaves(masks, layers)
+        new = exchange_masks(layers, active, drop_scores, grow_scores, exchanged)
+        return mask_tree(params, layers, new), state
+
+    return MaskRule(init, observe, update, times, replaces_step=True)
+
+
+def _survivors_and_grown(
+    counts: Counts, drop_fraction: Schedule, times: UpdateTimes, step: ArrayLike
+) -> list[tuple[ArrayLike, ArrayLike]]:
+    """(k − ⌊f·k⌋, ⌊f·k⌋) of every layer: tables over the updates, or counted now where k or f is traced."""
+    fractions = host_values(drop_fraction, times.steps())
+    if fractions is None or not all(is_concrete(count) for count in counts):
+        grown = [jnp.floor(drop_fraction(step) * count).astype(jnp.int32) for count in counts]
+        return [(count - d, d) for count, d in zip(counts, grown, strict=True)]
+    if fractions.ndim > 1 or not np.all((fractions >= 0) & (fractions <= 1)):
+        raise ScheduleError(
+            f"The drop fraction takes values like {fractions.ravel()[:4]}; give one in [0, 1]."
+        )
+    tables = [np.floor(np.multiply.outer(fractions, count)).astype(np.int64) for count in counts]
+    index = times.index(step)
+    return [
+        (table_row(np.asarray(count) - table, index), table_row(table, index))
+        for count, table in zip(counts, tables, strict=True)
+    ]
+
+
+def _check_fixed_densities(
+    layers: tuple[Layer, ...], distribution: Distribution, sparsity: ArrayLike
+) -> None:
+    """N:M can only exchange inside its groups when every group is exactly full."""
+    for layer, count in zip(layers, constant_units(layers, distribution, sparsity), strict=True):
+        density = layer.pattern.fixed_density
+        if density is None or not is_concrete(count):
+            continue
+        if np.any(np.asarray(count) != round(density * layer.units)):
+            raise SparsityError(
+                f"{layer.path!r}: exchanging weights in the pattern {layer.pattern} needs sparsity {1 - density:g} "
+                f"in every layer; here it keeps {count} of {layer.units}. Use uniform() at that sparsity."
+            )

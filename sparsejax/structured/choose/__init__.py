@@ -1,0 +1,1 @@
+"""From importances and a budget to the units that stay."""

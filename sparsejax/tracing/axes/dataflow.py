@@ -1,0 +1,58 @@
+"""A walk over a plan's steps, through inner jaxprs too, that carries one fact per value along the data flow."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
+from sparsejax.tracing.jaxpr import scan_counts
+
+# What is known of one value; joined where two rounds or two branches meet.
+Fact = frozenset[Any]
+Visit = Callable[[Step, list[Fact]], Fact]
+NOTHING: Fact = frozenset()
+
+
+class Flow:
+    """Facts of all values of a plan; `visit(step, facts of its operands)` gives those of its results."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._facts: dict[int, Fact] = {}
+
+    def of(self, value: Value) -> Fact:
+        """What is known of a value; nothing of a constant."""
+        return self._facts.get(id(value), NOTHING)
+
+    def run(self, plan: Plan, ins: list[Fact]) -> list[Fact]:
+        """Walks a plan and gives the facts of its results."""
+        for value, fact in zip(plan.ins, ins, strict=True):
+            self._facts[id(value)] = fact
+        for step in plan.steps:
+            facts = [self.of(value) for value in step.ins]
+            outs = self._inside(step, facts) if step.inner else [self._visit(step, facts)] * len(step.outs)
+            for value, fact in zip(step.outs, outs, strict=True):
+                self._facts[id(value)] = fact
+        return [self.of(value) for value in plan.outs]
+
+    def _inside(self, step: Step, facts: list[Fact]) -> list[Fact]:
+        if step.name == "scan":
+            consts, carries = scan_counts(step.params)
+            return self._rounds(step.inner[0], facts, consts, carries)
+        if step.name == "while":
+            skipped, consts = step.params["cond_nconsts"], step.params["body_nconsts"]
+            count = len(facts) - skipped - consts
+            return self._rounds(step.inner[1], facts[skipped:], consts, count)
+        if step.name == "cond":
+            branches = [self.run(plan, facts[1:]) for plan in step.inner]
+            return [frozenset().union(*column) for column in zip(*branches, strict=True)]
+        return self.run(step.inner[0], facts)
+
+    def _rounds(self, plan: Plan, facts: list[Fact], consts: int, carries: int) -> list[Fact]:
+        """Facts only grow from round to round, so it ends."""
+        while True:
+            outs = self.run(plan, facts)
+            carried = slice(consts, consts + carries)
+            new = [a | b for a, b in zip(facts[carried], outs[:carries], strict=True)]
+            if new == facts[carried]:
+                return outs
+            facts = [*facts[:consts], *new, *facts[consts + carries :]]

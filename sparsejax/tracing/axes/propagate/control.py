@@ -1,0 +1,69 @@
+"""Dimensions through inner jaxprs: calls, scan, while and cond."""
+
+from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.axes.planned_jaxpr import Context, Planner, Step, Value
+
+
+def plan_inner(planner: Planner, step: Step, context: Context) -> list[Value] | None:
+    """Plans what a step runs inside; None where it runs nothing."""
+    called = jaxprs.called_jaxpr(step.eqn)
+    if called is not None:
+        step.inner = (planner.plan(*called, step.ins, context),)
+        return step.inner[0].outs
+    rule = {"scan": _scan, "while": _while, "cond": _cond}.get(step.name)
+    return None if rule is None else rule(planner, step, context)
+
+
+def _bare(value: Value) -> Value:
+    """The same axes without facts about elements, which another round may break."""
+    return Value(value.dims, value.aval)
+
+
+def _scan(planner: Planner, step: Step, context: Context) -> list[Value]:
+    p = step.params
+    (consts, carries), length = jaxprs.scan_counts(p), p["length"]
+    jaxpr, closed = jaxprs.open_jaxpr(p["jaxpr"])
+    reason = step.reason("the axis that is scanned over")
+    here = (*context, len(planner.scans))
+    ins = [Value(value.dims, value.aval, known=value.known) for value in step.ins[:consts]]
+    ins += [_bare(value) for value in step.ins[consts : consts + carries]]
+    scanned = step.ins[consts + carries :]
+    planner.scans[here] = (scanned, length)
+    for value, var in zip(scanned, jaxpr.invars[consts + carries :], strict=True):
+        planner.dims.freeze(value.dims[0], reason)
+        ins.append(Value(value.dims[1:], var.aval))
+    planner.seen += [(value, here) for value in ins]
+    plan = planner.plan(jaxpr, closed, ins, here)
+    step.inner = (plan,)
+    outs = []
+    for before, after in zip(ins[consts : consts + carries], plan.outs[:carries], strict=True):
+        planner.unify(before, after, step.reason("carried from round to round"))
+        outs.append(_bare(after))
+    for after, var in zip(plan.outs[carries:], step.eqn.outvars[carries:], strict=True):
+        outs.append(Value((planner.dims.atom(length, reason), *after.dims), var.aval))
+    return outs
+
+
+def _while(planner: Planner, step: Step, context: Context) -> list[Value]:
+    p = step.params
+    skipped, consts = p["cond_nconsts"], p["body_nconsts"]
+    carry = [_bare(value) for value in step.ins[skipped + consts :]]
+    test, test_consts = jaxprs.open_jaxpr(p["cond_jaxpr"])
+    body, body_consts = jaxprs.open_jaxpr(p["body_jaxpr"])
+    tests = planner.plan(test, test_consts, [*step.ins[:skipped], *carry], context)
+    rounds = planner.plan(body, body_consts, [*step.ins[skipped : skipped + consts], *carry], context)
+    step.inner = (tests, rounds)
+    for before, after in zip(carry, rounds.outs, strict=True):
+        planner.unify(before, after, step.reason("carried from round to round"))
+    return [_bare(value) for value in rounds.outs]
+
+
+def _cond(planner: Planner, step: Step, context: Context) -> list[Value]:
+    branches = [jaxprs.open_jaxpr(branch) for branch in step.params["branches"]]
+    step.inner = tuple(
+        planner.plan(*branch, [_bare(v) for v in step.ins[1:]], context) for branch in branches
+    )
+    for other in step.inner[1:]:
+        for a, b in zip(step.inner[0].outs, other.outs, strict=True):
+            planner.unify(a, b, step.reason("results of the branches of a cond"))
+    return [_bare(value) for value in step.inner[0].outs]

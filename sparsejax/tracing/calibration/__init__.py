@@ -1,0 +1,1 @@
+"""Statistics of what flows into each weight, gathered while the function runs."""

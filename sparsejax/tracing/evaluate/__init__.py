@@ -1,0 +1,1 @@
+"""The same jaxpr at smaller sizes, its custom derivatives included."""

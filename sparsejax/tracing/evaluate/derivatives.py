@@ -1,0 +1,162 @@
+"""Custom derivatives at smaller sizes: the user's rule is traced at full size and run smaller."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.errors import TracingError
+from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.axes.dims import Dims, Keep
+from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
+from sparsejax.tracing.axes.propagate import new_planner
+from sparsejax.tracing.axes.zeros import Zero, Zeros
+
+Function = Callable[..., tuple[Any, ...]]
+
+
+class Evaluator(Protocol):
+    """What runs plans at the sizes that remain."""
+
+    dims: Dims
+    keep: Keep
+    zeros: Zeros
+    normalized: frozenset[int]
+
+    def run(self, plan: Plan, args: Sequence[Any]) -> list[Any]:
+        """Evaluates a plan."""
+
+    def knowing(self, zeros: Zeros) -> "Evaluator":
+        """The same for another plan."""
+
+
+def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:
+    """Gives `function`, the smaller body of `step`, the derivative that the user wrote for the full size."""
+    moving = [i for i, value in enumerate(step.ins) if jnp.issubdtype(value.aval.dtype, jnp.inexact)]
+    count = len(step.ins)
+
+    def dense(*operands: Any) -> tuple[Any, ...]:
+        return tuple(jaxprs.bind(step.eqn, operands))
+
+    def with_moving(operands: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
+        """`dense` as a function of what can be differentiated."""
+
+        def partial(*active: Any) -> tuple[Any, ...]:
+            full = list(operands)
+            for i, operand in zip(moving, active, strict=True):
+                full[i] = operand
+            return tuple(out for out in dense(*full) if jnp.issubdtype(out.dtype, jnp.inexact))
+
+        return partial, [operands[i] for i in moving]
+
+    if not moving:
+        return function
+    if step.name.startswith("custom_jvp"):
+        return _custom_jvp(evaluator, step, function, with_moving, moving)
+
+    def backward(*operands: Any) -> tuple[Any, ...]:
+        partial, active = with_moving(operands[:count])
+        return jax.vjp(partial, *active)[1](tuple(operands[count:]))
+
+    result = jax.custom_vjp(lambda *operands: function(*operands))
+    floating = _floating(step.outs)
+
+    def pull(operands: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = [cotangents[i] for i in floating]
+        values = [*step.ins, *(step.outs[i] for i in floating)]
+        # What comes back to a pruned position depends on what is done with it: nothing is known.
+        zero = [*map(evaluator.zeros.of, step.ins), *(frozenset() for _ in floating)]
+        found = iter(_derive(evaluator, step, backward, values, zero, [*operands, *given]))
+        return tuple(next(found) if i in moving else _no_tangent(x) for i, x in enumerate(operands))
+
+    result.defvjp(lambda *operands: (function(*operands), operands), pull)
+    return result
+
+
+def _custom_jvp(
+    evaluator: Evaluator, step: Step, function: Function, with_moving: Callable[..., Any], moving: list[int]
+) -> Function:
+    count, floating = len(step.ins), _floating(step.outs)
+
+    def forward(*operands: Any) -> tuple[Any, ...]:
+        partial, active = with_moving(operands[:count])
+        return jax.jvp(partial, tuple(active), tuple(operands[count:]))[1]
+
+    result = jax.custom_jvp(lambda *operands: function(*operands))
+
+    @result.defjvp
+    def push(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        values = [*step.ins, *(step.ins[i] for i in moving)]
+        outs = function(*operands)
+        args = [*operands, *(tangents[i] for i in moving)]
+        # What stays zero has tangent zero.
+        found = iter(_derive(evaluator, step, forward, values, list(map(evaluator.zeros.of, values)), args))
+        return outs, tuple(next(found) if i in floating else _no_tangent(x) for i, x in enumerate(outs))
+
+    return result
+
+
+def _floating(values: Sequence[Value]) -> list[int]:
+    return [i for i, value in enumerate(values) if jnp.issubdtype(value.aval.dtype, jnp.inexact)]
+
+
+def _no_tangent(array: Any) -> Any:
+    return np.zeros(jnp.shape(array), jax.dtypes.float0)
+
+
+def _derive(
+    evaluator: Evaluator,
+    step: Step,
+    function: Callable[..., Any],
+    values: Sequence[Value],
+    zero: list[Zero],
+    args: Sequence[Any],
+) -> list[Any]:
+    """Runs, smaller, a function that was traced at full size on arrays with the axes of `values`."""
+    plan, zeros = step.derivatives.get(step.name, (None, None))
+    if plan is None:
+        specs = [jax.ShapeDtypeStruct(value.shape, value.aval.dtype) for value in values]
+        closed = jax.make_jaxpr(function)(*specs)
+        planner = new_planner(evaluator.dims)
+        plan = planner.plan(closed.jaxpr, closed.consts, [Value(v.dims, v.aval) for v in values])
+        _check(evaluator, step)
+        zeros = Zeros(evaluator.dims, evaluator.keep)
+        _check_zeros(evaluator, step, zeros, zeros.run(plan, zero))
+        if not any(map(jaxprs.is_tracer, closed.consts)):
+            step.derivatives[step.name] = plan, zeros
+    return evaluator.knowing(zeros).run(plan, args)
+
+
+def _check(evaluator: Evaluator, step: Step) -> None:
+    """A keep refers to atoms as they were; the derivative must not have cut, tied or frozen any of them."""
+    dims = evaluator.dims
+    broken = [atom for atom in evaluator.keep if dims.resolve(atom) != atom or dims.frozen[atom] is not None]
+    if broken:
+        reason = next(
+            (dims.frozen[a].text for a in broken if dims.frozen[a]), "its axes are cut or tied further"
+        )
+        _refuse(step, reason)
+
+
+def _check_zeros(evaluator: Evaluator, step: Step, zeros: Zeros, outs: list[Zero]) -> None:
+    """What is zero at pruned positions has tangent zero there, and nothing is summed over others."""
+    if zeros.summed - evaluator.normalized:
+        _refuse(step, "it sums over pruned positions that need not be zero")
+    if step.name.startswith("custom_jvp"):
+        for tangent, i in zip(outs, _floating(step.outs), strict=True):
+            value = step.outs[i]
+            primal = evaluator.zeros.of(value)
+            there = (
+                zeros.atoms(value) if primal is None else zeros.atoms(value) & primal
+            ) - evaluator.normalized
+            if tangent is not None and there - tangent:
+                _refuse(step, "it moves pruned positions, which are zero")
+
+
+def _refuse(step: Step, reason: str) -> None:
+    raise TracingError(
+        f"The custom derivative at {jaxprs.source_line(step.eqn)} asks for more than its function does "
+        f"({reason}), so the pruned function cannot be differentiated. Leave its groups whole."
+    )

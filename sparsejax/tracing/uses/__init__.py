@@ -1,0 +1,1 @@
+"""Which contraction consumes which parameter, through reshapes, casts and inner jaxprs."""
