@@ -54,7 +54,7 @@ def run(
     """Trains `config` in `workdir`, from its newest checkpoint, unless that is done already.
 
     Args:
-      config: made from `sparsejax.training.default_config`.
+      config: made from `experiments.config.fields.default_config`.
       workdir: made when absent; on several hosts one that all of them see.
       console: where to report; standard output by default.
       plots: whether to draw.

@@ -1,27 +1,38 @@
-"""One compilation for each program of these tests, however often and in however many processes it is run."""
+"""Compiled programs, kept from run to run and shared by all processes of the tests: most of a test is compiling."""
 
-import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+from importlib.metadata import version
 
-import jax
-from jax.experimental import compilation_cache
-
-SETTINGS = {
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": 0,
-}
+#: What a program depends on beside itself; JAX's own key has the flags and the program.
+_KEYED_BY = ("jax", "jaxlib", "numpy")
 
 
-@contextlib.contextmanager
-def shared_programs(directory):
-    """Keeps compiled programs in a directory while the block runs."""
-    settings = {"jax_compilation_cache_dir": str(directory), **SETTINGS}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.compilation_cache.reset_cache()
+@functools.cache
+def directory() -> pathlib.Path:
+    """Where they are kept: below the user's cache folder, by the versions and the processor."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    versions = "-".join(version(name) for name in _KEYED_BY)
+    return root / "sparsejax" / "programs" / f"py{platform.python_version()}-{versions}-{_processor()}"
+
+
+def _processor() -> str:
+    """Programs are compiled for the instructions of one processor."""
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.compilation_cache.reset_cache()
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    told = next((line for line in lines if line.startswith("flags")), lines[0] if lines else "")
+    return hashlib.sha1(told.encode()).hexdigest()[:8]
+
+
+def settings() -> dict[str, str]:
+    """The variables by which this process and its children find them; JAX reads them when it starts."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(directory()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }

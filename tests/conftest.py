@@ -2,10 +2,13 @@
 
 import os
 
+from tests.compile_cache import settings
+
 # Read when JAX starts, so before any test imports it. Tests of several devices start processes of their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of a test is compiling: without LLVM's costly passes many small programs take four fifths of the time.
 os.environ["XLA_FLAGS"] = "--xla_llvm_disable_expensive_passes=true"
+os.environ.update(settings())
 
 import jax
 import pytest

@@ -36,7 +36,7 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     """Runs the stages that are not finished: dense, then for each importance pruned, fine-tuned, small.
 
     Args:
-      options: made from `sparsejax.training.default_compression`.
+      options: made from `experiments.compress.options.default_compression`.
       workdir: each stage has a directory below.
       console: where to report; standard output by default.
 

@@ -50,7 +50,7 @@ def load_small(directory: str | pathlib.Path) -> nnx.Module:
 
     Raises:
       WorkdirError: no shrunk model is there.
-      ParamsError: the arrays do not tell a size that the module needs; see `sparsejax.models.rebuild`.
+      ParamsError: the arrays do not tell a size that the module needs; see `sparsejax.interop.flax.rebuild`.
     """
     place = pathlib.Path(directory)
     try:

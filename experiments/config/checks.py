@@ -67,7 +67,7 @@ def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
             raise ConfigError(f"{where}.{name} is no field{guess}. The fields are {', '.join(names)}.")
     if missing := [name for name in names if name not in given]:
         raise ConfigError(
-            f"{where} lacks {', '.join(missing)}: start from sparsejax.training.default_config()."
+            f"{where} lacks {', '.join(missing)}: start from experiments.config.fields.default_config()."
         )
 
 

@@ -72,7 +72,7 @@ def load_splits(
     if "image" in keys and None in features["image"].shape:
         raise DatasetError(
             f"The images of {name!r} differ in size and do not lie on the device as one array: "
-            "read them with sparsejax.training.stream(…, image_size=224)."
+            "read them with experiments.data.streaming.open_stream(…, image_size=224)."
         )
     return tuple(_read(builder, split, keys, pixel_scale(name), window) for split in splits)
 
@@ -147,7 +147,7 @@ def _text(builder: Any, split: str, documents: Sequence[np.ndarray], window: int
     if len(tokens) >= 2**31:
         raise DatasetError(
             f"Split {split!r} of {builder.name!r} has {len(tokens)} bytes, more than an int32 can index: take a "
-            f"slice such as '{split}[:10%]', or read it with sparsejax.training.stream."
+            f"slice such as '{split}[:10%]', or read it with experiments.data.streaming.open_stream."
         )
     return Split({"tokens": jnp.asarray(tokens)}, size=size, classes=256, window=window)
 

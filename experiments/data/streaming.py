@@ -166,7 +166,7 @@ def open_stream(
     keys = kind_of(name, builder.info.features)
     if keys == ("text", "label"):
         raise DatasetError(
-            f"{name!r} is labelled text, which fits in memory: load it with sparsejax.training.load."
+            f"{name!r} is labelled text, which fits in memory: load it with experiments.data.loading.load_splits."
         )
     source = open_source(builder, split, **_decoders(builder, keys, image_size))
     _check(name, len(source), batch_size, process_index, process_count, window)

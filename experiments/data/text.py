@@ -16,7 +16,7 @@ class PythonTextConfig(tfds.core.BuilderConfig):
     """Which kind of text, of which Python.
 
     Attributes:
-      part: a key of `sparsejax.training.data.sources.PARTS`.
+      part: a key of `experiments.data.sources.PARTS`.
     """
 
     part: str = "code"

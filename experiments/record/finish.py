@@ -102,7 +102,7 @@ def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[Ru
 
 
 def final_of(config: ConfigDict, setup: Setup) -> Callable[[TrainState], Any]:
-    """Compiles `training.final_params` for a group's state."""
+    """Compiles `final_params` for a group's state."""
 
     def final(state: TrainState) -> Any:
         return final_params(setup.method, setup.meter, state)

@@ -23,7 +23,7 @@ def reestimate(apply: Apply, params: Params, batch_stats: Any, inputs: Iterable[
     ``b = (1 + m)·a``: ``s_batch = a/(2 − b/a)``. So no layer's momentum need be known.
 
     Args:
-      apply: the model, as `sparsejax.models.stateful` gives it.
+      apply: the model, as `sparsejax.interop.flax.stateful` gives it.
       params: the parameters after pruning.
       batch_stats: what to replace; only its structure is used.
       inputs: batches of training inputs.

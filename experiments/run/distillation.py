@@ -67,7 +67,7 @@ def alive_blocks(params: Params) -> jax.Array | None:
     """Tells which blocks of a transformer still add anything: ``out`` or ``down`` is not all zero.
 
     Args:
-      params: effective parameters of a transformer of `sparsejax.models`.
+      params: effective parameters of a transformer of `experiments.models`.
 
     Returns:
       bool (blocks,); None where the blocks are stacked.

@@ -46,7 +46,7 @@ def build_learned(
 
 
 def gate_groups(config: ConfigDict) -> dict[str, GateGroup]:
-    """Names the gates of CoFi in the transformers of `sparsejax.models`.
+    """Names the gates of CoFi in the transformers of `experiments.models`.
 
     Sublayers, heads and feed-forward neurons of each block, and the residual width. A gate multiplies what
     reads the unit, once; what makes the unit falls with it.

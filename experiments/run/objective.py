@@ -11,7 +11,7 @@ from experiments.data.split import Batch
 from experiments.run.distillation import Distillation
 from sparsejax.typing import Params
 
-#: ``(params, batch_stats, inputs, train) -> (logits, batch_stats)``; what `sparsejax.models.stateful` gives.
+#: ``(params, batch_stats, inputs, train) -> (logits, batch_stats)``; what `sparsejax.interop.flax.stateful` gives.
 Apply = Callable[[Params, Any, jax.Array, bool], tuple[jax.Array, Any]]
 
 

@@ -26,7 +26,7 @@ def load_teacher(config: ConfigDict, input_shape: Sequence[int], classes: int) -
       classes: of a target there.
 
     Returns:
-      What `training.make_objective` takes; None where no teacher is named.
+      What `make_objective` takes; None where no teacher is named.
 
     Raises:
       WorkdirError: no finished run, or one for data of another shape or other classes.

@@ -27,7 +27,7 @@ from experiments.sweep import engines
 from experiments.sweep import table as sweep_table
 from sparsejax.errors import SparsejaxError
 
-_FROM_JSON = pathlib.Path(__file__).parents[1] / "configs" / "from_json.py"
+_FROM_JSON = pathlib.Path(__file__).parents[2] / "configs" / "from_json.py"
 
 
 class Run(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.record.workdir import was_killed
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 #: Seconds that a process asked to stop has to write its checkpoint.
 _GRACE = 60
 #: Requeues of a SLURM job that meets its time limit: that is no failure, and each goes on from a checkpoint.

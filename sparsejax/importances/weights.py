@@ -109,7 +109,7 @@ def from_score(
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
         require_arrays(params, _NUMBERS)
-        values = score.value(score.init(params), params, grads, None, key)
+        values = score.value(score.init(params), params, grads, key)
         return normalized(on_host(jax.jit(lambda v: pool_units(v, groups, counted))(values)))
 
     return importance

@@ -238,7 +238,7 @@ def cofi(
       **options: as of `hard_concrete`: counted.
 
     Returns:
-      The optax transformation. Distillation is a matter of the loss: see `sparsejax.losses`.
+      The optax transformation. Distillation is a matter of the loss: see `sparsejax.distillation`.
 
     Raises:
       SparsityError: a target outside [0, 1].

@@ -78,7 +78,7 @@ def prune_params(
     for share in (np.arange(1, iterations + 1) / iterations).tolist():
         target, shares = target_and_shares(_after(sparsity, share), distribution, uniform)
         now = tuple(layer._replace(sparsity=_after(layer.sparsity, share)) for layer in layers)
-        values = score.value(score.init(params), params, grads, None, key)
+        values = score.value(score.init(params), params, grads, key)
         masks = _select(params, values, now, shares, target, masks)
         params = apply_masks(params, masks)
     return params, masks

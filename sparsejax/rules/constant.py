@@ -111,6 +111,6 @@ def draw_masks(
     """
     if key is None:
         raise RandomKeyError("Random masks need a key, and none came: pass key=jax.random.key(seed).")
-    scores = pooled(random().value((), params, None, None, key), layers)
+    scores = pooled(random().value((), params, None, key), layers)
     counts = [member_value(count) for count in constant_units(layers, distribution, sparsity)]
     return mask_tree(params, layers, select_masks(layers, scores, counts))

@@ -88,8 +88,8 @@ def drop_and_grow(
     ) -> tuple[MaskTree, Any]:
         layers = layers_of(params)
         drop_key, grow_key = (None, None) if key is None else jax.random.split(key)
-        drop_scores = pooled(drop.value(state[0], params, grads, None, drop_key), layers)
-        grow_scores = pooled(grow.value(state[1], params, grads, None, grow_key), layers)
+        drop_scores = pooled(drop.value(state[0], params, grads, drop_key), layers)
+        grow_scores = pooled(grow.value(state[1], params, grads, grow_key), layers)
         counts = constant_units(layers, distribution, sparsity)
         exchanged = _survivors_and_grown(counts, drop_fraction, times, step)
         active = layer_leaves(masks, layers)

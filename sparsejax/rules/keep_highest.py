@@ -68,7 +68,7 @@ def prune(
     ) -> tuple[MaskTree, Any]:
         del masks
         layers = layers_of(params)
-        scores = pooled(score.value(state, params, grads, None, key), layers)
+        scores = pooled(score.value(state, params, grads, key), layers)
         counts = kept_units(layers, distribution, schedule, times, step, scores)
         return mask_tree(params, layers, select_masks(layers, scores, counts)), state
 

@@ -160,7 +160,7 @@ def _lift(
         unit_masks, inner_state, own = state
         keys = (key, None, None) if key is None else jax.random.split(key, 3)
         values = [
-            score.value(s, params, grads, None, k) for score, s, k in zip(scores, own, keys[1:], strict=False)
+            score.value(s, params, grads, k) for score, s, k in zip(scores, own, keys[1:], strict=False)
         ]
         ranked = _comparable(pool_units(values[0], groups))
         # What grows is told by the weights that are masked: those alone have a gradient while a unit is out.

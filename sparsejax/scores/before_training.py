@@ -23,15 +23,15 @@ def grasp(loss: Callable[[Params], Array]) -> Score:
     Example:
       >>> import jax.numpy as jnp
       >>> score = grasp(lambda p: jnp.sum(p["w"] ** 2))
-      >>> score.value((), {"w": jnp.array([1.0, 2.0])}, None, None, None)["w"].tolist()
+      >>> score.value((), {"w": jnp.array([1.0, 2.0])}, None, None)["w"].tolist()
       [4.0, 16.0]
 
     Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow",
     arXiv 2002.07376, equation 8; the paper removes the highest −θ ⊙ Hg, which is the same.
     """
 
-    def value(params: Params, grads: Params | None, stats: object, key: Array | None) -> Params:
-        del grads, stats, key
+    def value(params: Params, grads: Params | None, key: Array | None) -> Params:
+        del grads, key
         gradient = jax.grad(loss)
         grads_here = gradient(params)
         _, hessian_gradient = jax.jvp(gradient, (params,), (grads_here,))
@@ -59,7 +59,7 @@ def synflow(apply_fn: Callable[..., Array], *inputs: Array) -> Score:
     Example:
       >>> import jax.numpy as jnp
       >>> score = synflow(lambda p, x: x @ p["w"], jnp.zeros((1, 2)))
-      >>> score.value((), {"w": jnp.array([[-1.0], [2.0]])}, None, None, None)["w"].tolist()
+      >>> score.value((), {"w": jnp.array([[-1.0], [2.0]])}, None, None)["w"].tolist()
       [[1.0], [2.0]]
 
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
@@ -67,8 +67,8 @@ def synflow(apply_fn: Callable[..., Array], *inputs: Array) -> Score:
     """
     ones = [jnp.ones_like(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x for x in inputs]
 
-    def value(params: Params, grads: Params | None, stats: object, key: Array | None) -> Params:
-        del grads, stats, key
+    def value(params: Params, grads: Params | None, key: Array | None) -> Params:
+        del grads, key
         positive = jax.tree.map(jnp.abs, params)
         flow = jax.grad(lambda p: jnp.sum(apply_fn(p, *ones)))(positive)
         return jax.tree.map(lambda p, g: jnp.abs(p * g), positive, flow)

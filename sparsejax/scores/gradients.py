@@ -20,13 +20,13 @@ def saliency() -> Score:
     Example:
       >>> import jax.numpy as jnp
       >>> w, g = {"w": jnp.array([2.0])}, {"w": jnp.array([-3.0])}
-      >>> float(saliency().value((), w, g, None, None)["w"][0])
+      >>> float(saliency().value((), w, g, None)["w"][0])
       6.0
 
     Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     arXiv 1611.06440, equation 7, for single weights.
     """
-    return stateless(lambda params, grads, stats, key: _saliency(params, need_grads(grads, "saliency")))
+    return stateless(lambda params, grads, key: _saliency(params, need_grads(grads, "saliency")))
 
 
 def snip() -> Score:
@@ -40,15 +40,15 @@ def snip() -> Score:
     Example:
       >>> import jax.numpy as jnp
       >>> w, g = {"w": jnp.ones((1, 2))}, {"w": jnp.array([[1.0, 3.0]])}
-      >>> snip().value((), w, g, None, None)["w"].tolist()
+      >>> snip().value((), w, g, None)["w"].tolist()
       [[0.25, 0.75]]
 
     Source: Lee et al., "SNIP: Single-shot network pruning based on connection sensitivity",
     arXiv 1810.02340, equation 5.
     """
 
-    def value(params: Params, grads: Params | None, stats: object, key: Array | None) -> Scores:
-        del stats, key
+    def value(params: Params, grads: Params | None, key: Array | None) -> Scores:
+        del key
         scores = _saliency(params, need_grads(grads, "SNIP"))
         paths, leaves, _ = flatten_with_paths(scores)
         total = sum(
@@ -71,13 +71,13 @@ def gradient_magnitude() -> Score:
     Example:
       >>> import jax.numpy as jnp
       >>> w, g = {"w": jnp.zeros(1)}, {"w": jnp.array([-3.0])}
-      >>> float(gradient_magnitude().value((), w, g, None, None)["w"][0])
+      >>> float(gradient_magnitude().value((), w, g, None)["w"][0])
       3.0
 
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, section 3 (4).
     """
     return stateless(
-        lambda params, grads, stats, key: jax.tree.map(jnp.abs, need_grads(grads, "gradient_magnitude"))
+        lambda params, grads, key: jax.tree.map(jnp.abs, need_grads(grads, "gradient_magnitude"))
     )
 
 

@@ -23,10 +23,10 @@ def random() -> Score:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> random().value((), {"w": jnp.ones(3)}, None, None, jax.random.key(0))["w"].shape
+      >>> random().value((), {"w": jnp.ones(3)}, None, jax.random.key(0))["w"].shape
       (3,)
     """
-    return stateless(lambda params, grads, stats, key: _noise(params, key))
+    return stateless(lambda params, grads, key: _noise(params, key))
 
 
 def _noise(params: Params, key: Array | None) -> Scores:

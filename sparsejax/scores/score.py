@@ -13,35 +13,35 @@ class Score(NamedTuple):
     Attributes:
       init: ``(params) -> score_state``.
       update: ``(grads, score_state, params) -> score_state``, at every step.
-      value: ``(score_state, params, grads, stats, key) -> scores``, only when masks are due. The scores
-        are a tree like `params`, any float dtype, higher = kept; `grads`, `stats` (activation statistics)
-        and `key` are None where the caller has none.
+      value: ``(score_state, params, grads, key) -> scores``, only when masks are due. The scores
+        are a tree like `params`, any float dtype, higher = kept; `grads` and `key` are None where the caller
+        has none. What else a score reads (activation statistics, a loss) it takes when it is made.
     """
 
     init: Callable[[Params], Any]
     update: Callable[[Params, Any, Params], Any]
-    value: Callable[[Any, Params, Params | None, Any, Array | None], Scores]
+    value: Callable[[Any, Params, Params | None, Array | None], Scores]
 
 
-def stateless(value: Callable[[Params, Params | None, Any, Array | None], Scores]) -> Score:
+def stateless(value: Callable[[Params, Params | None, Array | None], Scores]) -> Score:
     """A score that depends on the present step alone.
 
     Args:
-      value: ``(params, grads, stats, key) -> scores``.
+      value: ``(params, grads, key) -> scores``.
 
     Returns:
       The score.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> newest = stateless(lambda params, grads, stats, key: jax.tree.map(jnp.square, params))
-      >>> float(newest.value((), {"w": jnp.array(3.0)}, None, None, None)["w"])
+      >>> newest = stateless(lambda params, grads, key: jax.tree.map(jnp.square, params))
+      >>> float(newest.value((), {"w": jnp.array(3.0)}, None, None)["w"])
       9.0
     """
     return Score(
         init=lambda params: (),
         update=lambda grads, state, params: state,
-        value=lambda state, params, grads, stats, key: value(params, grads, stats, key),
+        value=lambda state, params, grads, key: value(params, grads, key),
     )
 
 

@@ -21,12 +21,12 @@ def magnitude() -> Score:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> magnitude().value((), {"w": jnp.array([-2.0, 1.0])}, None, None, None)["w"].tolist()
+      >>> magnitude().value((), {"w": jnp.array([-2.0, 1.0])}, None, None)["w"].tolist()
       [2.0, 1.0]
 
     Source: Han et al., "Learning both Weights and Connections", arXiv 1506.02626.
     """
-    return stateless(lambda params, grads, stats, key: jax.tree.map(jnp.abs, params))
+    return stateless(lambda params, grads, key: jax.tree.map(jnp.abs, params))
 
 
 def lamp() -> Score:
@@ -41,7 +41,7 @@ def lamp() -> Score:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> lamp().value((), {"w": jnp.array([[-1.0, 1.0]])}, None, None, None)["w"].tolist()
+      >>> lamp().value((), {"w": jnp.array([[-1.0, 1.0]])}, None, None)["w"].tolist()
       [[1.0, 0.5]]
 
     Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", arXiv 2010.07611,
@@ -56,7 +56,7 @@ def lamp() -> Score:
         squares = jnp.square(leaf.astype(jnp.float32)).reshape(depth, -1)
         return jax.vmap(_lamp)(squares).reshape(leaf.shape)
 
-    return stateless(lambda params, grads, stats, key: map_with_path(score, params))
+    return stateless(lambda params, grads, key: map_with_path(score, params))
 
 
 def _lamp(squares: Array) -> Array:

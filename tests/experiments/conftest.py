@@ -1,16 +1,6 @@
-"""What the tests of the commands share: the data, prepared once, and programs that are compiled once."""
+"""What the tests of the runner share: the data, prepared once."""
 
 import pytest
-
-from tests.compile_cache import shared_programs
-
-
-@pytest.fixture(autouse=True, scope="package")
-def programs(tmp_path_factory):
-    """A directory of compiled programs."""
-    directory = tmp_path_factory.mktemp("programs")
-    with shared_programs(directory):
-        yield directory
 
 
 @pytest.fixture(scope="package")

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from experiments.config.fields import default_config
 from experiments.errors import Interrupted
-from tests.compile_cache import shared_programs
 
 #: Forks what has imported JAX but not yet used it, so that twenty starts do not cost twenty imports.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -49,25 +48,25 @@ def run(config, workdir):
     return train.run(config, str(workdir), Console(file=out, width=200), plots=False), out.getvalue()
 
 
-def start(config, workdir, programs):
+def start(config, workdir):
     """Trains in a process of its own."""
-    return _process(_train, config, str(workdir), str(programs))
+    return _process(_train, config, str(workdir))
 
 
-def _train(config, workdir, programs):
-    with _logged(workdir), shared_programs(programs), contextlib.suppress(Interrupted):
+def _train(config, workdir):
+    with _logged(workdir), contextlib.suppress(Interrupted):
         run(config, workdir)
 
 
-def start_lottery(study, workdir, programs):
+def start_lottery(study, workdir):
     """Runs a lottery study in a process of its own."""
-    return _process(_lottery, study, str(workdir), str(programs))
+    return _process(_lottery, study, str(workdir))
 
 
-def _lottery(study, workdir, programs):
+def _lottery(study, workdir):
     from experiments.lottery import command as lottery
 
-    with _logged(workdir) as log, shared_programs(programs):
+    with _logged(workdir) as log:
         lottery.run(study, workdir, Console(file=log, width=200))
 
 
@@ -84,19 +83,18 @@ def _logged(workdir):
         yield log
 
 
-def command(arguments, output, programs):
+def command(arguments, output):
     """Gives the command line to `experiments.train` in a process of its own, which writes to a file."""
-    return _process(_command, list(arguments), str(output), str(programs))
+    return _process(_command, list(arguments), str(output))
 
 
-def _command(arguments, output, programs):
+def _command(arguments, output):
     with open(output, "w") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = ["train", *arguments]
     sys.modules.pop("experiments.train", None)  # it was imported ahead, under its other name
-    with shared_programs(programs):
-        runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 
 
 def wait_until(condition, process):

@@ -12,8 +12,6 @@ from experiments.run import prepare
 from experiments.run import teacher as teach
 from tests.experiments import killing
 
-pytestmark = pytest.mark.usefixtures("programs")
-
 
 def test_gates_and_their_noise_go_on_to_the_bit_and_the_saved_weights_have_none(
     tmp_path, data_dir, monkeypatch

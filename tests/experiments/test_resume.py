@@ -20,12 +20,11 @@ ARRAYS = ("params.npz", "masks.npz", "history.npz")
 #: orbax leaves the other reads of a damaged checkpoint behind, which Python then complains of.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("programs"),
 ]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, data_dir, programs):
+def unbroken(tmp_path_factory, data_dir):
     """The configuration and the workdir of a run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
     config = killing.make_config(data_dir, ema_decay=0.9)
@@ -68,7 +67,7 @@ def _interrupted(monkeypatch, at, words="goes on from there"):
 
 
 def test_sigterm_leaves_a_checkpoint_and_a_status_and_a_damaged_one_is_passed_over(
-    tmp_path, unbroken, data_dir, programs
+    tmp_path, unbroken, data_dir
 ):
     workdir, (config, expected) = tmp_path / "run", unbroken
     fields = {
@@ -76,10 +75,10 @@ def test_sigterm_leaves_a_checkpoint_and_a_status_and_a_damaged_one_is_passed_ov
         "model.widths": "(24,)", "data_dir": data_dir, "method": "rigl", "sparsity": 0.95,
     }  # fmt: skip
     source = tmp_path / "plain.py"
-    source.write_text("from sparsejax.training import default_config\nget_config = default_config\n")
+    source.write_text("from experiments.config.fields import default_config\nget_config = default_config\n")
     arguments = [f"--config={source}", f"--workdir={workdir}"]
     arguments += [f"--config.{name}={value}" for name, value in fields.items()]
-    process = killing.command(arguments, tmp_path / "output", programs)
+    process = killing.command(arguments, tmp_path / "output")
     killing.wait_until(lambda: {10, 20} <= killing.saved_steps(workdir), process)
     process.terminate()  # SIGTERM
     process.join(killing.DEADLINE)
@@ -110,12 +109,12 @@ def _flip_bits(directory):
         path.write_bytes(content)
 
 
-def _kill_on_the_way(config, workdir, programs, kills, seed):
+def _kill_on_the_way(config, workdir, kills, seed):
     """Kills a run again and again, in the middle of a save and after one; returns what the saves left behind."""
     rng, left = random.Random(seed), 0
     for i in range(kills):
         before, stale = killing.saved_steps(workdir), _writing(workdir)
-        process = killing.start(config, workdir, programs)
+        process = killing.start(config, workdir)
         if i % 2:
             killing.wait_until(lambda b=before: killing.saved_steps(workdir) - b, process)
             time.sleep(rng.uniform(0, 0.1))
@@ -136,19 +135,19 @@ def _writing(workdir):
     return found
 
 
-def test_killed_three_times(tmp_path, unbroken, programs):
+def test_killed_three_times(tmp_path, unbroken):
     config, expected = unbroken
-    _kill_on_the_way(config, tmp_path / "run", programs, 3, seed=0)
+    _kill_on_the_way(config, tmp_path / "run", 3, seed=0)
     assert not (tmp_path / "run" / "result.json").exists()
     killing.run(config, tmp_path / "run")
     _assert_same_end(tmp_path / "run", expected)
 
 
 @pytest.mark.slow
-def test_killed_twenty_four_times(tmp_path, data_dir, programs):
+def test_killed_twenty_four_times(tmp_path, data_dir):
     config = killing.make_config(data_dir, steps=2000)
     killing.run(config, tmp_path / "unbroken")
-    left = _kill_on_the_way(config, tmp_path / "run", programs, 24, seed=1)
+    left = _kill_on_the_way(config, tmp_path / "run", 24, seed=1)
     assert left >= 6  # of twelve kills in the middle of a save
     killing.run(config, tmp_path / "run")
     _assert_same_end(tmp_path / "run", tmp_path / "unbroken")

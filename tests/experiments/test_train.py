@@ -34,8 +34,6 @@ FIELDS = {
     *("steps_per_second", "training_flops", "inference_flops", "wall_seconds", "device", "versions"),
 }
 
-pytestmark = pytest.mark.usefixtures("programs")
-
 
 def _config(data_dir, method="rigl", **changes):
     return killing.make_config(data_dir, method, **{"eval_every": 20, "checkpoint_every": 0, **changes})
@@ -185,7 +183,7 @@ def test_a_workdir_that_cannot_be_made_is_refused_before_any_data_is_read(tmp_pa
         _run(_config("", dataset="digitz"), tmp_path / "file" / "run")
 
 
-def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, programs):
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     config, workdir = "--config=configs/digits_mlp_rigl.py", f"--workdir={tmp_path / 'run'}"
     cases = [
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
@@ -195,7 +193,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path, programs):
         ([config, workdir, "sparsity=0.9"], ["ConfigError", "Unexpected 'sparsity=0.9'"]),
     ]
     for i, (arguments, words) in enumerate(cases):
-        process = killing.command(arguments, tmp_path / str(i), programs)
+        process = killing.command(arguments, tmp_path / str(i))
         process.join(killing.DEADLINE)
         err = (tmp_path / str(i)).read_text()
         assert process.exitcode == 2, (arguments, err)

@@ -35,7 +35,7 @@ def test_rounds_of_a_stateless_score_end_where_one_does():
 
 def test_what_a_round_removed_stays_removed_for_a_signed_score():
     # After the first round pruned weights score 0, more than every negative weight: they must not return.
-    signed = sparsejax.scores.stateless(lambda params, grads, stats, key: params)
+    signed = sparsejax.scores.stateless(lambda params, grads, key: params)
     w = {"w": jnp.array([[-1.0, -2.0], [-3.0, -4.0]])}
     _, masks = sparsejax.prune_params(w, sparsity=0.75, score=signed, iterations=2)
     assert masks["w"].tolist() == [[True, False], [False, False]]
@@ -45,7 +45,7 @@ def test_rounds_follow_a_mapping_and_an_override_too():
     # A score that tells how much is left: the densities must fall as (1 − s)^(i/r), not at once.
     seen = []
 
-    def value(params, grads, stats, key):
+    def value(params, grads, key):
         seen.append([int(jnp.sum(w != 0)) for w in params.values()])
         return jax.tree.map(jnp.abs, params)
 

@@ -33,7 +33,7 @@ def test_grasp_is_theta_times_hessian_times_gradient():
     )
     hessian, gradient = (np.asarray(x, np.float64) for x in explicit(flat))
     expected = np.asarray(flat, np.float64) * (hessian @ gradient)
-    scores = sparsejax.scores.grasp(_loss).value((), NET, None, None, None)
+    scores = sparsejax.scores.grasp(_loss).value((), NET, None, None)
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(scores)[0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_grasp_keeps_what_the_gradient_flow_would_lose_most():
     def flow(params):
         return sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(_loss)(params)))
 
-    scores = np.asarray(sparsejax.scores.grasp(_loss).value((), NET, None, None, None)["c"]["kernel"])
+    scores = np.asarray(sparsejax.scores.grasp(_loss).value((), NET, None, None)["c"]["kernel"])
     step = 1e-3
     for index in ((0, 0), (2, 1), (3, 0)):
         weight = NET["c"]["kernel"][index]
@@ -68,7 +68,7 @@ def _net(widths):
 def test_synflow_is_the_product_of_what_flows_in_and_out():
     params = _net((3, 5, 4, 2))
     first, second, third = (np.abs(np.asarray(params[f"l{i}"]["kernel"], np.float64)) for i in range(3))
-    scores = sparsejax.scores.synflow(_mlp, X).value((), params, None, None, None)
+    scores = sparsejax.scores.synflow(_mlp, X).value((), params, None, None)
     # R is summed over the five rows of the batch, all of which are ones.
     expected = 5 * (np.ones(3) @ first)[:, None] * second * (third @ np.ones(2))[None, :]
     np.testing.assert_allclose(scores["l1"]["kernel"], expected, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_synflow_is_the_product_of_what_flows_in_and_out():
 
 def test_synaptic_flow_is_conserved_by_neurons_and_by_layers():
     params = _net((3, 5, 4, 2))
-    scores = sparsejax.scores.synflow(_mlp, X).value((), params, None, None, None)
+    scores = sparsejax.scores.synflow(_mlp, X).value((), params, None, None)
     for before, after in (("l0", "l1"), ("l1", "l2")):
         np.testing.assert_allclose(scores[before]["kernel"].sum(0), scores[after]["kernel"].sum(1), rtol=1e-5)
     totals = [float(scores[name]["kernel"].sum()) for name in scores]
@@ -85,7 +85,7 @@ def test_synaptic_flow_is_conserved_by_neurons_and_by_layers():
 
 def test_synflow_reads_no_data():
     params = _net((3, 5, 4, 2))
-    one, other = (sparsejax.scores.synflow(_mlp, x).value((), params, None, None, None) for x in (X, 1e3 * X))
+    one, other = (sparsejax.scores.synflow(_mlp, x).value((), params, None, None) for x in (X, 1e3 * X))
     np.testing.assert_array_equal(one["l0"]["kernel"], other["l0"]["kernel"])
 
 
@@ -95,7 +95,7 @@ def test_integer_inputs_are_left_as_they_are():
 
     params = {"table": jnp.ones((4, 3)), "w": jnp.ones((3, 2))}
     tokens = jnp.array([0, 2, 2])
-    scores = sparsejax.scores.synflow(embed, tokens).value((), params, None, None, None)
+    scores = sparsejax.scores.synflow(embed, tokens).value((), params, None, None)
     assert scores["table"].sum(1).tolist() == [6.0, 0.0, 12.0, 0.0]
 
 

@@ -20,7 +20,7 @@ def _tree(values, dtype=jnp.float32):
 
 
 def _value(score, params, grads):
-    return score.value(score.init(params), params, grads, None, None)
+    return score.value(score.init(params), params, grads, None)
 
 
 def test_saliency():

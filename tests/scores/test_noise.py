@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 
 def _value(params, key=KEY):
-    return sparsejax.scores.random().value((), params, None, None, key)
+    return sparsejax.scores.random().value((), params, None, key)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

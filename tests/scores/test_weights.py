@@ -10,7 +10,7 @@ from tests import oracles
 
 
 def _value(score, params):
-    return score.value(score.init(params), params, None, None, None)
+    return score.value(score.init(params), params, None, None)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
@@ -66,7 +66,7 @@ def test_lamp_keeps_a_layer_of_small_weights_alive_where_magnitude_does_not():
 
 def test_a_score_of_ones_own_is_a_function():
     deviation = sparsejax.scores.stateless(
-        lambda params, grads, stats, key: jax.tree.map(lambda w: jnp.abs(w - w.mean()), params)
+        lambda params, grads, key: jax.tree.map(lambda w: jnp.abs(w - w.mean()), params)
     )
     _, masks = sparsejax.prune_params(
         {"w": jnp.array([[5.0, 6.0], [4.0, 9.0]])}, sparsity=0.5, score=deviation

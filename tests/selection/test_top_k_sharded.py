@@ -179,7 +179,7 @@ def _run_global() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, Any]]:
     """What the subprocess found, by case."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__)],

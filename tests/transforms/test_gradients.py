@@ -128,7 +128,7 @@ def test_a_score_observes_dense_gradients_at_every_step():
         return sparsejax.scores.Score(
             init=lambda params: jax.tree.map(jnp.zeros_like, params),
             update=add,
-            value=lambda state, params, grads, stats, key: state,
+            value=lambda state, params, grads, key: state,
         )
 
     tx = rigl(optax.sgd(0.1), grow=accumulated())

@@ -20,8 +20,6 @@ from experiments.record.outcome import named_by_path
 from sparsejax.errors import SparsityError, TracingError
 from tests.configurations import read_config
 
-pytestmark = pytest.mark.usefixtures("programs")
-
 FIELDS = {
     *(
         "config",
@@ -37,7 +35,7 @@ FIELDS = {
 }
 
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs" / "compress").glob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[3] / "configs" / "compress").glob("*.py"))
 
 
 class Killed(BaseException):
@@ -64,7 +62,7 @@ def _run(options, workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir, programs):
+def finished(tmp_path_factory, data_dir):
     """A convnet's compression, killed when it was to shrink, then taken up without training anything again."""
     workdir = tmp_path_factory.mktemp("compress") / "run"
     options = _options(data_dir, "lenet", sensitivity=(0.5,), latency_rounds=1, latency_batch=4)

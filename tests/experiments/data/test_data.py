@@ -44,7 +44,7 @@ def test_a_batch_is_scaled_as_it_is_taken(tmp_path):
 
 def test_reading_needs_no_tensorflow_and_importing_no_tfds():
     code = (
-        "import sys, sparsejax.training.data as data;"
+        "import sys, experiments.data.loading as data;"
         "assert not {'tensorflow_datasets', 'grain', 'PIL', 'array_record'} & set(sys.modules);"
         "data.load('digits'); assert 'tensorflow' not in sys.modules"
     )

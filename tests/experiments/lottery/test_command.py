@@ -15,14 +15,13 @@ from rich.console import Console
 from experiments import train
 from experiments.errors import ConfigError, Interrupted, WorkdirError
 from experiments.lottery import command as lottery
+from experiments.lottery.checks import check
 from experiments.record.outcome import as_json
 from sparsejax.errors import SparsityError
 from tests.configurations import read_config
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs" / "lottery").glob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[3] / "configs" / "lottery").glob("*.py"))
 ARMS = ("ticket", "reinit", "shuffled", "random")
-
-pytestmark = pytest.mark.usefixtures("programs")
 
 
 def _study(data_dir, **changes):
@@ -41,7 +40,7 @@ def _run(study, workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir, programs):
+def finished(tmp_path_factory, data_dir):
     """A study that was stopped in the middle of level 1, and taken up again."""
     workdir, study, whole = tmp_path_factory.mktemp("lottery") / "study", _study(data_dir), train.run
     begun = []
@@ -217,7 +216,7 @@ def test_what_a_disk_damaged_is_made_again_or_named(finished, tmp_path, data_dir
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_is_valid(path):
     study = read_config(path)
-    lottery.check(study)
+    check(study)
     assert study.base.population >= 8
     assert f"python -m experiments.lottery --config=configs/lottery/{path.name}" in path.read_text()
     assert study.title

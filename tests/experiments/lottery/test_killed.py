@@ -12,11 +12,10 @@ from experiments.lottery import command as lottery
 from tests.configurations import read_config
 from tests.experiments import killing
 
-_CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "lottery" / "digits_mlp.py"
+_CONFIG = pathlib.Path(__file__).parents[3] / "configs" / "lottery" / "digits_mlp.py"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # see test_resume
-    pytest.mark.usefixtures("programs"),
 ]
 
 
@@ -38,9 +37,7 @@ def _first_line(run):
     return (run / "metrics.jsonl").read_text().splitlines()[0]
 
 
-def test_a_study_killed_in_a_save_between_levels_and_in_a_level_ends_with_the_same_bytes(
-    tmp_path, data_dir, programs
-):
+def test_a_study_killed_in_a_save_between_levels_and_in_a_level_ends_with_the_same_bytes(tmp_path, data_dir):
     study, root = _study(data_dir), tmp_path / "study"
     dense, ticket = root / "level_00" / "ticket" / "run", root / "level_01" / "ticket" / "run"
     moments = {
@@ -50,7 +47,7 @@ def test_a_study_killed_in_a_save_between_levels_and_in_a_level_ends_with_the_sa
     }
     seen = {}
     for words, moment in moments.items():
-        process = killing.start_lottery(study, root, programs)
+        process = killing.start_lottery(study, root)
         killing.wait_until(moment, process)
         assert killing.kill(process), f"{words}: {root.with_suffix('.log').read_text()}"
         assert {path: when for path, when in _finished(root).items() if path in seen} == seen, words

@@ -43,7 +43,7 @@ def test_arrays_come_back_by_path(tmp_path):
 
 def test_killed_while_writing(tmp_path):
     code = (
-        "import pathlib, sys; from sparsejax.training import files\n"
+        "import pathlib, sys; from experiments.record import files\n"
         "path = pathlib.Path(sys.argv[1])\n"
         "for i in range(10**9): files.write_bytes(path / 'a', bytes([i % 256]) * 2_000_000);"
         " files.append_json_line(path / 'a.jsonl', {'row': i, 'pad': 'x' * 3000})"

@@ -46,7 +46,7 @@ def _write(path, config, accuracy=None, step=None):
 
 
 def _table(path):
-    groups = report.group(report.gather([path]), "test_accuracy")
+    groups = report.group(gathering.gather([path]), "test_accuracy")
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in
             report.table(groups, "test_accuracy").splitlines()]  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_every_state_is_shown_as_what_it_is(tmp_path):
             (plans / f"{name}.ended").write_text(json.dumps({"name": name, "status": ended, "tries": 1}))
     with open(running / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = {run.path.name: (run.status, run.step) for run in report.gather([tmp_path])}
+        found = {run.path.name: (run.status, run.step) for run in gathering.gather([tmp_path])}
         rows = _table(tmp_path)
     assert found == {
         "finished": ("finished", 5000), "partial": ("partial", 40), "failed": ("failed", 30),
@@ -108,7 +108,7 @@ def test_every_state_is_shown_as_what_it_is(tmp_path):
     assert "running at 50/5000: running" in rows[2][2]
     assert "failed at 30/5000: failed" in rows[2][2]
     (tmp_path / "finished" / "result.json").write_text("{}")
-    assert {run.path.name: run.status for run in report.gather([tmp_path])}["finished"] == "unreadable"
+    assert {run.path.name: run.status for run in gathering.gather([tmp_path])}["finished"] == "unreadable"
     assert rows[3] == ["–", "0 of 1", "unreadable at 0/0: broken"]
 
 
@@ -129,7 +129,7 @@ def test_the_command_writes_the_table_csv_and_plot(tmp_path, capsys):
 
 def test_what_cannot_be_reported_says_why(tmp_path, capsys):
     with pytest.raises(ConfigError, match="No run below"):
-        report.gather([tmp_path])
+        gathering.gather([tmp_path])
     _write(tmp_path / "a", _config(), 0.5)
     assert report.main([str(tmp_path), "--metric=bits_per_byte"]) == 2
     assert "has no metric 'bits_per_byte'; it has test_accuracy, reached_sparsity" in capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_what_cannot_be_reported_says_why(tmp_path, capsys):
         assert "its directory does not exist. Make it first." in capsys.readouterr().err
     # The configuration of a study is none of a run.
     (tmp_path / "config.json").write_text('{"levels": 2}')
-    assert len(report.gather([tmp_path])) == 1
+    assert len(gathering.gather([tmp_path])) == 1
 
 
 def test_labels_leave_the_plot_its_room():

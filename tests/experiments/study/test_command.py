@@ -47,7 +47,7 @@ def _run(config, workdir):
     return study.run(config, str(workdir), Console(file=out, width=300)), out.getvalue()
 
 
-def test_a_study_runs_compares_and_draws_once(tmp_path, small, programs):
+def test_a_study_runs_compares_and_draws_once(tmp_path, small):
     result, out = _run(small, tmp_path)
     cells = {(cell["row"], cell["sparsity"]): cell for cell in result["cells"]}
     assert set(cells) == {("dense", None), ("static", 0.5), ("static", 0.9), ("small", 0.9)}
@@ -76,7 +76,7 @@ def test_a_study_runs_compares_and_draws_once(tmp_path, small, programs):
     json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsities(tmp_path, small, programs):
+def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsities(tmp_path, small):
     small.pretrain = small.base.copy_and_resolve_references()
     small.base.init_from, small.tuning = "pretrained", ConfigDict({"learning_rates": ()})
     small.base.steps, small.base.gate_learning_rate, small.architecture = 20, 0.3, True
@@ -139,7 +139,7 @@ def _module(name):
     import importlib.util
     import pathlib
 
-    path = pathlib.Path(__file__).parents[2] / "configs" / "studies" / f"{name}.py"
+    path = pathlib.Path(__file__).parents[3] / "configs" / "studies" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

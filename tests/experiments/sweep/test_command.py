@@ -10,14 +10,14 @@ from rich.console import Console
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from experiments.record.outcome import as_json
-from experiments.report import command as report
+from experiments.report.gathering import gather
 from experiments.sweep import command as sweep
 from experiments.sweep import table as sweep_table
 from experiments.sweep.engines import Ended
 from tests.experiments import jobs, killing
 
 _SWEEP = """
-from sparsejax.training import default_config
+from experiments.config.fields import default_config
 from tests.experiments.killing import make_config
 
 def get_sweep():
@@ -37,14 +37,6 @@ def _sweep(path, root, engine="local", **changes):
     out = io.StringIO()
     status = sweep.sweep(path, engine, jobs.options(root, **changes), Console(file=out, width=200))
     return status, out.getvalue()
-
-
-@pytest.fixture
-def shared(monkeypatch, programs):
-    """Lets the processes of a sweep share compiled programs."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 
 def _sweep_and_kill(tmp_path, data_dir, engine, whom):
@@ -70,7 +62,7 @@ def _sweep_and_kill(tmp_path, data_dir, engine, whom):
     return path, root, runs, said
 
 
-def test_a_sweep_runs_everything_once_and_goes_on_after_a_kill(tmp_path, data_dir, shared):
+def test_a_sweep_runs_everything_once_and_goes_on_after_a_kill(tmp_path, data_dir):
     path, root, (first, _, _, wrong), said = _sweep_and_kill(tmp_path, data_dir, "local", lambda pid: pid)
     assert f"{first.name}: finished, started 2 times" in said
     assert "going on from the checkpoint of step" in (root / "logs" / f"{first.name}.log").read_text()
@@ -81,7 +73,7 @@ def test_a_sweep_runs_everything_once_and_goes_on_after_a_kill(tmp_path, data_di
     assert "3 runs, 2 of them finished before" in said
     assert {one: one.stat().st_mtime_ns for one in root.rglob("result.json")} == before
     assert {one: one.stat().st_size for one in logs} == logs
-    found = {run.path.name: run.status for run in report.gather([root])}
+    found = {run.path.name: run.status for run in gather([root])}
     assert sorted(found.values()) == ["failed", "finished", "finished"]
     assert found[wrong.name] == "failed"
 
@@ -89,7 +81,7 @@ def test_a_sweep_runs_everything_once_and_goes_on_after_a_kill(tmp_path, data_di
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("engine", ["ray", "slurm"])
-def test_clusters_go_on_after_their_worker_is_killed(tmp_path, data_dir, shared, engine, monkeypatch):
+def test_clusters_go_on_after_their_worker_is_killed(tmp_path, data_dir, engine, monkeypatch):
     pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine])
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by Ray's default: beside other work it gets nowhere
     # Ray's worker dies and leaves the run behind; of SLURM's job the run itself is killed.
@@ -101,13 +93,14 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(tmp_path, capsys):
     for text, words in (
         ("x = 1\n", "has no get_sweep"),
         ("def get_sweep():\n    return []\n", "yields no configuration"),
-        ("from sparsejax.training import default_config\ndef get_sweep():\n    c = default_config()\n"
+        ("from experiments.config.fields import default_config\ndef get_sweep():\n    c = default_config()\n"
          "    c.steps = 0\n    yield c\n", "steps"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             _sweep(_file(tmp_path, text), root)
     good = _file(
-        tmp_path, "from sparsejax.training import default_config\nget_sweep = lambda: [default_config()]\n"
+        tmp_path,
+        "from experiments.config.fields import default_config\nget_sweep = lambda: [default_config()]\n",
     )
     with pytest.raises(ConfigError, match="no engine 'cloud': choose one of local, ray, slurm"):
         _sweep(good, root, "cloud")

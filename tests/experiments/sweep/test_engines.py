@@ -10,6 +10,7 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
+from experiments.record.workdir import was_killed
 from experiments.sweep import engines
 from tests.experiments import jobs
 
@@ -115,7 +116,7 @@ def test_a_signal_handler_sees_the_end_of_a_process_that_its_thread_waits_for(tm
 
 
 def test_statuses_that_mean_killed():
-    killed = [status for status in (0, 1, 2, 130, 137, 143, -9, -15) if engines.was_killed(status)]
+    killed = [status for status in (0, 1, 2, 130, 137, 143, -9, -15) if was_killed(status)]
     assert killed == [137, 143, -9, -15]
 
 
