@@ -27,8 +27,8 @@ from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 # In the rule over units the pooled score stands where the parameters do, and the growth score where the
 # gradients do, so that the rules for weights serve unchanged.
-_RANK = stateless(lambda units, grown, stats, key: units)
-_GROW = stateless(lambda units, grown, stats, key: grown)
+_RANK = stateless(lambda units, grown, key: units)
+_GROW = stateless(lambda units, grown, key: grown)
 
 
 def prune_units(

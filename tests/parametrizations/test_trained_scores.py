@@ -127,7 +127,7 @@ def test_sr_ste_pulls_masked_weights_to_zero():
 
 def test_soft_movement_follows_its_schedules():
     """τ and λ rise together; a score falls by λ·σ'(0)/(layers·n) where the gradient is zero."""
-    tx = sparsejax.parametrizations.soft_movement(
+    tx = sparsejax.soft_movement(
         optax.sgd(RATE),
         begin_step=2,
         end_step=4,

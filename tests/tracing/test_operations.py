@@ -71,7 +71,7 @@ def test_flops_and_shapes_of_a_product():
     assert op.primitive == "dot_general"
     assert op.parameter_shape == (8, 6)
     assert op.counted
-    assert "test_linear_ops.py" in op.source
+    assert "test_operations.py" in op.source
 
 
 def test_masks_scales_and_dequantization():
@@ -260,7 +260,7 @@ def test_source_is_the_users_line_not_the_librarys():
     module = nn.Dense(4)
     variables = module.init(jax.random.key(0), ones(2, 3))
     assert (
-        "test_linear_ops.py"
+        "test_operations.py"
         in linear_ops(lambda v, x: module.apply(v, x), variables, ones(2, 3))["params/kernel"].source
     )
 
@@ -274,7 +274,7 @@ def test_shard_map_is_refused_with_a_way_out():
         return fn(p, x)
 
     with pytest.raises(
-        TracingError, match=r"shard_map at .*test_linear_ops\.py.*Trace the function without it"
+        TracingError, match=r"shard_map at .*test_operations\.py.*Trace the function without it"
     ):
         linear_ops(caller, {"w": ones(8, 8)}, ones(3, 8))
 

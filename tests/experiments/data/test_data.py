@@ -46,7 +46,7 @@ def test_reading_needs_no_tensorflow_and_importing_no_tfds():
     code = (
         "import sys, experiments.data.loading as data;"
         "assert not {'tensorflow_datasets', 'grain', 'PIL', 'array_record'} & set(sys.modules);"
-        "data.load('digits'); assert 'tensorflow' not in sys.modules"
+        "data.load_splits('digits'); assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
