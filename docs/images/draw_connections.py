@@ -36,9 +36,7 @@ def first_layer_masks() -> tuple[np.ndarray, np.ndarray]:
     @jax.jit
     def step(params: nnx.State, opt_state: optax.OptState, key: jax.Array) -> tuple:
         batch = train.take(jax.random.randint(key, (128,), 0, train.size))
-        updates, opt_state = tx.update(
-            jax.grad(loss)(params, batch.inputs, batch.targets), opt_state, params
-        )
+        updates, opt_state = tx.update(jax.grad(loss)(params, batch.inputs, batch.targets), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     for t in range(STEPS):
