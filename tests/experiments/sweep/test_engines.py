@@ -121,7 +121,7 @@ def test_statuses_that_mean_killed():
 
 
 def test_an_engine_that_is_not_installed_says_what_installs_it():
-    with pytest.raises(ConfigError, match=r"needs no_such_engine: pip install 'sparsejax\[slurm\]'"):
+    with pytest.raises(ConfigError, match=r"needs no_such_engine: pip install -e '\.\[slurm\]'"):
         engines._need("no_such_engine", "slurm")
 
 
