@@ -1,6 +1,7 @@
 """Draws the README's picture, connections.png:  python docs/images/draw_connections.py
 
-A small network learns handwritten digits under RigL at 95 % sparsity, as in colab/01_quickstart.ipynb; drawn is how
+A small network learns handwritten digits under RigL at 95 % sparsity, much as in
+colab/01_quickstart.ipynb; drawn is how
 many connections each pixel has in the first layer, at the first and at the last step.
 """
 
