@@ -1,8 +1,8 @@
 """Draws the README's picture, connections.png:  python docs/images/draw_connections.py
 
 A small network learns handwritten digits under RigL at 95 % sparsity, much as in
-colab/01_quickstart.ipynb; drawn is how
-many connections each pixel has in the first layer, at the first and at the last step.
+colab/01_quickstart.ipynb; drawn is how many connections each pixel has in the first layer,
+at the first and at the last step.
 """
 
 import pathlib
