@@ -17,7 +17,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@echo "installing sparsejax[$*] into $(VENV) (one to two minutes the first time)"
+	@echo "installing .[$*] into $(VENV) (one to two minutes the first time)"
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 

@@ -1,47 +1,82 @@
-"""The CHANGELOG's table of names: every old one is gone, every new one is there."""
+"""Every old name that the changelog lists is gone, and every new one is there."""
 
 import importlib
 import inspect
 import pathlib
+import re
+from typing import Any
 
 import pytest
 
+from experiments.config.fields import default_config
+from experiments.config.model_fields import MODELS
+
 TEXT = (pathlib.Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
-ROWS = [line.split("\t") for block in TEXT.split("```")[1::2] for line in block.strip().splitlines()]
+RENAMES = [
+    tuple(line.split("\t"))
+    for block in re.findall(r"^```renames\n(.*?)^```", TEXT, re.M | re.S)
+    for line in block.splitlines()
+]
 
 
-def resolve(path):
-    """The module, attribute or argument that a full dotted path names; raises where there is none."""
-    path, _, argument = path.rstrip(")=").partition("(")
-    names = path.split(".")
-    for cut in range(len(names), 0, -1):
+def _resolve(path: str) -> Any:
+    """The module or attribute at a dotted path; LookupError where there is none."""
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        name = ".".join(parts[:cut])
         try:
-            found = importlib.import_module(".".join(names[:cut]))
+            thing = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name and not path.startswith(error.name):
-                raise
+            if not name.startswith(error.name):
+                raise  # something else is missing
             continue
-        for name in names[cut:]:
-            found = getattr(found, name)
-        if argument and argument not in inspect.signature(found).parameters:
-            raise AttributeError(f"{path} takes no {argument}")
-        return found
-    raise ModuleNotFoundError(path)
+        for attribute in parts[cut:]:
+            if not hasattr(thing, attribute):
+                raise LookupError(path)
+            thing = getattr(thing, attribute)
+        return thing
+    raise LookupError(path)
 
 
-def test_the_table_has_rows_of_two():
-    assert len(ROWS) > 100
-    assert all(len(row) == 2 for row in ROWS)
-    olds = [old for old, _ in ROWS]
-    assert len(set(olds)) == len(olds)
+def _exists(name: str) -> bool:
+    if name.startswith("config."):
+        fields = name.removeprefix("config.").split(".")
+        return any(_has_field(default_config(model), fields) for model in MODELS)
+    path, _, argument = name.removesuffix("=)").partition("(")
+    try:
+        thing = _resolve(path)
+    except LookupError:
+        return False
+    return not argument or argument in inspect.signature(thing).parameters
 
 
-@pytest.mark.parametrize("new", sorted({row[1] for row in ROWS}))
-def test_every_new_name_is_there(new):
-    resolve(new)
+def _has_field(config: Any, fields: list[str]) -> bool:
+    for field in fields:
+        if field not in config:
+            return False
+        config = config[field]
+    return True
 
 
-@pytest.mark.parametrize("old", [row[0] for row in ROWS])
-def test_every_old_name_is_gone(old):
-    with pytest.raises((ModuleNotFoundError, AttributeError)):
-        resolve(old)
+def test_the_block_has_lines_of_two_names():
+    assert len(RENAMES) > 300
+    assert all(len(line) == 2 and all(line) for line in RENAMES)
+    assert len({old for old, _ in RENAMES}) == len(RENAMES)
+
+
+@pytest.mark.parametrize("name", ["sparsejax.gmp", "sparsejax.gmp(sparsity=)", "config.model.widths"])
+def test_a_name_that_exists_is_found(name):
+    assert _exists(name)
+
+
+@pytest.mark.parametrize("name", ["sparsejax.nowhere.gmp", "sparsejax.gmp(nothing=)", "config.nothing"])
+def test_a_name_that_does_not_exist_is_not(name):
+    assert not _exists(name)
+
+
+def test_every_old_name_is_gone():
+    assert [old for old, _ in RENAMES if _exists(old)] == []
+
+
+def test_every_new_name_is_there():
+    assert [new for _, new in RENAMES if new != "-" and not _exists(new)] == []

@@ -30,7 +30,7 @@ def read_csv() -> np.ndarray:
     if found is None or not found.submodule_search_locations:
         raise DatasetError(
             "The digits come with scikit-learn, which is not installed: pip install scikit-learn "
-            "(or pip install -e '.[experiments]' in the checkout)."
+            "(or pip install -e '.[experiments]')."
         )
     path = pathlib.Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(path, "rt") as file:

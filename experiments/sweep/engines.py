@@ -264,9 +264,7 @@ def _need(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            f"This engine needs {module}: pip install -e '.[{extra}]' in the checkout."
-        ) from error
+        raise ConfigError(f"This engine needs {module}: pip install -e '.[{extra}]'.") from error
 
 
 #: Name to engine: ``(jobs, options) -> ended runs``.
