@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import ScheduleError
+from sparsejax.params.check_values import require_steps
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.typing import Array, ArrayLike, Schedule
 
@@ -65,10 +66,8 @@ def update_every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
       >>> update_every(100, begin=0, end=250).steps().tolist()
       [0, 100, 200, 250]
     """
-    for name, value in (("every", steps), ("begin", begin), ("end", end)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ScheduleError(f"{name} is {value!r}; give a whole number of steps.")
-    if steps < 1 or begin < 0 or end < begin:
+    require_steps(every=steps, begin=begin, end=end)
+    if steps < 1 or end < begin:
         raise ScheduleError(
             f"Masks cannot be due every {steps} steps from step {begin} to step {end}: give every >= 1 and "
             "0 <= begin <= end."
@@ -77,7 +76,8 @@ def update_every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
 
 
 def _span(begin: int, end: int) -> None:
-    if not 0 <= begin <= end:
+    require_steps(begin=begin, end=end)
+    if begin > end:
         raise ScheduleError(f"A schedule from step {begin} to step {end}: give 0 <= begin <= end.")
 
 

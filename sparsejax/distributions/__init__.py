@@ -8,3 +8,4 @@ from sparsejax.distributions.shares import erdos_renyi as erdos_renyi
 from sparsejax.distributions.shares import erdos_renyi_kernel as erdos_renyi_kernel
 from sparsejax.distributions.shares import global_threshold as global_threshold
 from sparsejax.distributions.shares import uniform as uniform
+from sparsejax.distributions.thresholds import absolute_threshold as absolute_threshold

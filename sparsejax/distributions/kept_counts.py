@@ -82,8 +82,8 @@ def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsi
     check_sparsity(sparsity, "sparsity")
     if distribution.resolve is not None:
         raise ParamsError(
-            "Random masks need a distribution by shape: uniform, erdos_renyi, erdos_renyi_kernel or explicit. "
-            "global_ compares scores between layers, and random scores say nothing of them."
+            "Random masks need a distribution by shape: uniform, erdos_renyi, erdos_renyi_kernel or by_path. "
+            "global_threshold and absolute_threshold read scores, and random ones say nothing."
         )
     shared = tuple(layer for layer in layers if layer.sparsity is None)
     planned = iter(distribution.plan(shared, sparsity) if shared else [])

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer
+from sparsejax.params.check_values import require_kind
 from sparsejax.params.kept_count import check_sparsity, is_concrete, kept_count
 from sparsejax.params.paths import match_paths
 from sparsejax.selection.top_k import global_counts
@@ -44,9 +45,6 @@ def uniform() -> Distribution:
       The distribution. No layer is exempt: keep a first convolution dense, as RigL's paper does, with
       ``overrides={"conv_0/*": sparsejax.dense}``.
 
-    Example:
-      >>> uniform().resolve is None
-      True
     """
     return Distribution(lambda layers, sparsity: [kept_count(layer.units, sparsity) for layer in layers])
 
@@ -58,10 +56,6 @@ def erdos_renyi() -> Distribution:
 
     Returns:
       The distribution.
-
-    Example:
-      >>> erdos_renyi().resolve is None
-      True
 
     Source: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
     connectivity", arXiv 1707.04780, equation 1, in the form of Evci et al., arXiv 1911.11134, section 3 (1).
@@ -77,10 +71,6 @@ def erdos_renyi_kernel() -> Distribution:
 
     Returns:
       The distribution.
-
-    Example:
-      >>> erdos_renyi_kernel().resolve is None
-      True
 
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, section 3 (1).
     """
@@ -139,10 +129,6 @@ def by_path(sparsities: Mapping[str, float]) -> Distribution:
     Raises:
       SparsityError: a value outside [0, 1].
       PathError: when planned, for a pattern that matches no prunable parameter.
-
-    Example:
-      >>> by_path({"encoder/*": 0.9, "decoder/*": 0.5}).resolve is None
-      True
     """
     for name, value in sparsities.items():
         check_sparsity(value, f"sparsity[{name!r}]")
@@ -165,9 +151,6 @@ def global_threshold() -> Distribution:
     Returns:
       The distribution.
 
-    Example:
-      >>> global_threshold().resolve is None
-      False
     """
 
     def plan(layers: tuple[Layer, ...], sparsity: ArrayLike) -> Counts:
@@ -199,12 +182,14 @@ def target_and_shares(
       ``(value, distribution)``; a concrete jax array as NumPy.
 
     Raises:
-      SparsityError: outside [0, 1], or a mapping beside a distribution.
+      SparsityError: outside [0, 1], a mapping together with a distribution, or no distribution but its name.
 
     Example:
       >>> target_and_shares({"*": 0.5}, None, uniform)[0]
       1.0
     """
+    if distribution is not None:
+        require_kind(distribution, Distribution, "distribution", "distributions.uniform()", SparsityError)
     if isinstance(sparsity, Mapping):
         if distribution is not None:
             raise SparsityError(

@@ -9,6 +9,13 @@ import numpy as np
 
 from sparsejax.errors import ParamsError, PathError, PatternError
 from sparsejax.params.axis_roles import AxisRoles, flax_axes, sizes
+from sparsejax.params.check_values import (
+    describe_value,
+    require_array_leaves,
+    require_callable,
+    require_kind,
+    require_mapping,
+)
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, is_masked_node, match_paths
@@ -116,6 +123,8 @@ def prunable_layers(
       >>> prunable_layers({"dense": {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}})[0].path
       'dense/kernel'
     """
+    _check_arguments(pattern, prunable, overrides)
+    require_array_leaves(params)
     paths, leaves, _ = flatten_with_paths(params)
     found = match_paths(overrides or {}, paths, "overrides")
     chosen_by = {path: (overrides or {})[name] for path, name in found.items()}
@@ -128,6 +137,25 @@ def prunable_layers(
             _check_leaf(path, leaf)
             layers.append(_layer(index, path, np.shape(leaf), chosen_by.get(path, Override()), pattern))
     return tuple(layers)
+
+
+def _check_arguments(
+    pattern: Pattern | None, prunable: Prunable | None, overrides: Mapping[str, Override] | None
+) -> None:
+    if pattern is not None:
+        require_kind(pattern, Pattern, "pattern", "patterns.NM(2, 4)", PatternError)
+        if isinstance(pattern, type):  # it has the methods, but not their values
+            raise PatternError(f"pattern is {describe_value(pattern)}; give for example patterns.NM(2, 4).")
+    if prunable is not None:
+        require_callable(prunable, "prunable", "(path, leaf) -> bool", ParamsError)
+    instead = '{"head/*": sparsejax.dense, "mlp/*": sparsejax.Override(sparsity=0.5)}'
+    require_mapping(overrides, "overrides", instead)
+    for name, override in (overrides or {}).items():
+        require_kind(
+            override, Override, f"overrides[{name!r}]", "sparsejax.Override(sparsity=0.5)", ParamsError
+        )
+        if override.pattern is not None:
+            _check_arguments(override.pattern, None, None)
 
 
 def _with_overrides(choose: Prunable, chosen_by: Mapping[str, Override]) -> Prunable:

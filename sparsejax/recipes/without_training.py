@@ -9,11 +9,13 @@ import numpy as np
 
 from sparsejax.distributions.kept_counts import kept_units
 from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
-from sparsejax.errors import ScheduleError
+from sparsejax.distributions.thresholds import absolute_threshold
+from sparsejax.errors import ScheduleError, ScoreError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
 from sparsejax.masks.select_masks import select_masks
+from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.schedules import constant, update_every
 from sparsejax.scores.score import Score
@@ -25,7 +27,8 @@ from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
 def prune_params(
     params: Params,
     *,
-    sparsity: Sparsity,
+    sparsity: Sparsity | None = None,
+    threshold: ArrayLike | None = None,
     score: Score | None = None,
     distribution: Distribution | None = None,
     pattern: Pattern | None = None,
@@ -43,6 +46,8 @@ def prune_params(
     Args:
       params: the parameters.
       sparsity: the total's sparsity in [0, 1], or one a path pattern.
+      threshold: instead of `sparsity`: every weight whose score lies below it goes, see
+        `distributions.absolute_threshold`.
       score: `magnitude` when None.
       distribution: shares the sparsity among the layers; `uniform` when None.
       pattern: what is kept or dropped together; `Unstructured` when None.
@@ -59,6 +64,7 @@ def prune_params(
     Raises:
       ScoreError: a score is NaN, or needs gradients that are missing. Under jit, where nothing can be
         refused, NaN ranks last.
+      SparsityError: also both or none of `sparsity` and `threshold`.
       SparsityError, PathError, PatternError, ParamsError: as each says.
 
     Example:
@@ -69,6 +75,9 @@ def prune_params(
     """
     if iterations < 1:
         raise ScheduleError(f"iterations is {iterations!r}; give at least one round.")
+    require_kind(score or magnitude(), Score, "score", "scores.magnitude()", ScoreError)
+    if threshold is not None or sparsity is None:
+        sparsity, distribution = 1.0, _threshold(sparsity, threshold, distribution)
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
     layers = prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
@@ -82,6 +91,21 @@ def prune_params(
         masks = _select(params, values, now, shares, target, masks)
         params = apply_masks(params, masks)
     return params, masks
+
+
+def _threshold(
+    sparsity: Sparsity | None, threshold: ArrayLike | None, distribution: Distribution | None
+) -> Distribution:
+    if threshold is None or sparsity is not None:
+        raise SparsityError(
+            f"sparsity is {sparsity!r} and threshold is {threshold!r}: give exactly one of them."
+        )
+    if distribution is not None:
+        raise SparsityError(
+            "A threshold leaves nothing to a distribution: give threshold= alone, or sparsity= as a cap with "
+            "distribution=distributions.absolute_threshold(…)."
+        )
+    return absolute_threshold(threshold)
 
 
 def _after(sparsity: Any, share: float) -> Any:

@@ -16,7 +16,7 @@ from sparsejax.selection.threshold_search import LOWEST, Search, first_probes, s
 from sparsejax.selection.uint64 import Wide, widen
 from sparsejax.typing import Array, ArrayLike
 
-__all__ = ["check_scores", "global_counts", "rank_keys", "top_k_mask"]
+__all__ = ["check_scores", "count_at_least", "global_counts", "rank_keys", "top_k_mask"]
 
 
 def check_scores(path: str, scores: Array) -> None:
@@ -126,6 +126,35 @@ def _top_k_mask(scores: Array, target: Wide, where: Array | None, *, stacked: tu
     mask = mask.reshape(*batch, *(d for axis, d in enumerate(scores.shape) if axis not in stacked))
     mask = jnp.moveaxis(mask, range(len(stacked)), stacked)
     return mask if where is None else mask & where
+
+
+def count_at_least(scores: Array, threshold: ArrayLike, *, stacked: tuple[int, ...] = ()) -> "Array | Wide":
+    """Counts the scores of each slice that reach a threshold.
+
+    ``count = #{i : s[i] ≥ t}``; NaN reaches none
+
+    Args:
+      scores: floating, any shape, sharded or not; types narrower than float32 are compared exactly.
+      threshold: t, a number; rounded to float32.
+      stacked: axes that hold separate layers.
+
+    Returns:
+      int32 in the shape of the stacked axes; a `Wide` where a slice has 2³¹ entries or more.
+
+    Raises:
+      ScoreError: as `top_k_mask`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> int(count_at_least(jnp.array([0.5, 0.1, 0.3]), 0.3))
+      2
+    """
+    axes = _check_ranking(scores, stacked)
+    if scores.size == 0:
+        return jnp.zeros([scores.shape[axis] for axis in axes], jnp.int32)
+    above, tied = _at_threshold(as_slices(scores, None, axes), rank_keys(jnp.float32(threshold)))
+    count = uint64.add(above, tied)
+    return count if scores.size // max(above.lo.size, 1) >= MAX_AXIS else count.lo.astype(jnp.int32)
 
 
 def global_counts(

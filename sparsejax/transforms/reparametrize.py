@@ -9,6 +9,7 @@ import optax
 
 from sparsejax.errors import ParamsError
 from sparsejax.masks.mask_trees import apply_masks
+from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.transforms.parametrization import Aux, Parametrization
 from sparsejax.transforms.rng import split_key, step_key
@@ -93,7 +94,8 @@ def reparametrize(
 
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the method draws.
-      ParamsError: `update` without params.
+      ParamsError: an optimizer or a parametrization that is none; parameters with leaves that are no arrays;
+        `update` without params.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -105,11 +107,22 @@ def reparametrize(
       >>> optax.apply_updates(params, updates)["w"].tolist()
       [[0.0, 2.0]]
     """
+    require_optimizer(optimizer)
+    require_kind(
+        parametrization,
+        Parametrization,
+        "parametrization",
+        "parametrizations.straight_through(0.9)",
+        ParamsError,
+    )
+    if aux_optimizer is not None:
+        require_optimizer(aux_optimizer, "the optimizer of scores or gates")
     inner = optax.with_extra_args_support(optimizer)
     second = aux_optimizer or optimizer
     key_data, impl = split_key(key)
 
     def init_fn(params: Params) -> ReparametrizeState:
+        require_array_leaves(params)
         # Copies, so that donating the parameters or the key never deletes the state's.
         latents = jax.tree.map(lambda p: jnp.array(p, dtype=_wide(p.dtype), copy=True), params)
         aux = parametrization.init(latents, step_key(key_data, impl, jnp.uint32(_INIT)))

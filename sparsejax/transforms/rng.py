@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.errors import RandomKeyError
+from sparsejax.params.check_values import is_single_key
 from sparsejax.typing import Array
 
 
@@ -27,6 +28,10 @@ def split_key(key: Array | None) -> tuple[Any, Any]:
         jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
     ):
         raise RandomKeyError(f"key is {key!r}; give one made by jax.random.key(seed).")
+    if not is_single_key(key):
+        raise RandomKeyError(
+            f"key is an array of keys of shape {key.shape}; give one key, or build the transformation inside jax.vmap."
+        )
     if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(key), jax.random.key_impl(key)
     return key, None

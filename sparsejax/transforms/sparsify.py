@@ -9,6 +9,7 @@ import optax
 from sparsejax.errors import ParamsError, ScheduleError
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.masks.packed import pack_tree, unpack_tree
+from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import map_with_path
 from sparsejax.transforms.mask_rule import MaskRule
@@ -74,7 +75,8 @@ def sparsify(
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the rule draws.
       ScheduleError: an unknown `second_moment`.
-      ParamsError: `update` without params.
+      ParamsError: an optimizer or a rule that is none; parameters with leaves that are no arrays; `update` without
+        params.
 
     Example:
       >>> import jax.numpy as jnp, optax, sparsejax
@@ -84,12 +86,15 @@ def sparsify(
       >>> optax.apply_updates(params, updates)["w"].tolist()
       [[0.5, 0.0]]
     """
+    require_optimizer(optimizer)
+    require_kind(rule, MaskRule, "rule", "rules.fixed_masks(masks)", ParamsError)
     inner = optax.with_extra_args_support(optimizer)
     key_data, key_impl = split_key(key)
     if second_moment not in ("zero", "mean"):
         raise ScheduleError(f"second_moment={second_moment!r}: choose 'zero' or 'mean'.")
 
     def init_fn(params: Params) -> SparsifyState:
+        require_array_leaves(params)
         # Copies, so that donating the state never deletes a key or masks that the caller still holds.
         masks, rule_state = jax.tree.map(jnp.copy, rule.init(params, key))
         inner_state = inner.init(apply_masks(params, masks))
