@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.kept_counts import kept_units
 from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.errors import ScheduleError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
 from sparsejax.masks.mask_trees import apply_masks, validate
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.prunable import Layer, Override
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.schedules import constant, update_every
@@ -71,7 +72,7 @@ def prune_params(
         raise ScheduleError(f"iterations is {iterations!r}; give at least one round.")
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
-    layers = prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
+    layers = Allocation(pattern=pattern, prunable=prunable, overrides=overrides).layers(params)
     if masks is not None:
         validate(masks, params)
         params = apply_masks(params, masks)
