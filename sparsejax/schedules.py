@@ -48,6 +48,10 @@ class UpdateTimes:
         return math.ceil((self.end - self.begin) / self.every) + 1
 
 
+#: Masks that follow something trained: any step may change them. Too many to list: ask `due`, not `steps`.
+EVERY_STEP = UpdateTimes(begin=0, end=2**31 - 1, every=1)
+
+
 def update_every(steps: int, *, begin: int = 0, end: int) -> UpdateTimes:
     """Masks are due at `begin`, every `steps` steps after it, and at `end`.
 

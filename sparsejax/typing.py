@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -18,7 +17,5 @@ Scores = Any
 Prunable = Callable[[str, Any], bool]
 #: ``schedule(step) -> value``; optax's own meaning.
 Schedule = Callable[[ArrayLike], ArrayLike]
-#: What every recipe returns.
-Transformation = optax.GradientTransformationExtraArgs
 
-__all__ = ["Array", "ArrayLike", "MaskTree", "Params", "Prunable", "Schedule", "Scores", "Transformation"]
+__all__ = ["Array", "ArrayLike", "MaskTree", "Params", "Prunable", "Schedule", "Scores"]

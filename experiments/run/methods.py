@@ -127,7 +127,7 @@ def _drop_and_grow(config: ConfigDict, inner: _Inner, member: Member, options: d
         key=member.mask_key,
         **options,
     )
-    return tx, recipes.rigl_times(config.end_step, update_every=config.update_every, stop_fraction=1.0)
+    return tx, tx.times
 
 
 def _static(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:

@@ -1,5 +1,6 @@
 """Distributions: how a total sparsity is shared among the layers."""
 
+from sparsejax.distributions.allocation import Allocation as Allocation
 from sparsejax.distributions.kept_counts import POPULATION as POPULATION
 from sparsejax.distributions.shares import Distribution as Distribution
 from sparsejax.distributions.shares import Sparsity as Sparsity

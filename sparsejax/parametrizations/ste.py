@@ -1,49 +1,41 @@
 """Straight-through top-k: the forward pass sees the largest weights, the gradient reaches all of them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sparsejax.distributions.shares import Distribution, Sparsity
+from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.masks.layer_masks import pooled
-from sparsejax.masks.prunable import Override
 from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.transforms.parametrization import Aux, Parametrization, no_penalty, replaced
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
 def straight_through(
-    sparsity: Sparsity,
+    sparsity: ArrayLike,
     *,
     update_every: int = 1,
     begin_step: int = 0,
     end_step: int = 0,
     decay: float = 0.0,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
+    allocation: Allocation = UNIFORM,
 ) -> Parametrization:
     """The parametrization of straight-through top-k.
 
     ``W' = W ⊙ M``, ``M = top-k(|W|)``; backward ``∂L/∂W = ∂L/∂W' + λ·(1 − M) ⊙ W``
 
     Args:
-      sparsity: in [0, 1]; also an array (population) or a mapping by path.
+      sparsity: in [0, 1]; also an array (population).
       update_every: steps between exact selections. In between, the threshold of the last one is reused:
         masks still follow the weights at every step, their counts may drift until the next selection.
         Selections stay exact also where weights tie.
       begin_step: dense before it.
       end_step: the sparsity grows from 0 at `begin_step` on the cubic schedule until here.
       decay: λ of SR-STE (Zhou et al., 2e-4 there), which pulls weights off the mask towards zero.
-      distribution: `uniform` when None.
-      pattern: `Unstructured` when None. Between selections `NM` masks stay as they are.
-      prunable: which leaves.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity. Between selections `NM` masks
+        stay as they are.
 
     Returns:
       The parametrization; `reparametrize` makes an optimizer of it.
@@ -66,13 +58,10 @@ def straight_through(
     """
     plan = top_k(
         sparsity,
+        allocation,
         begin_step=begin_step,
         end_step=end_step,
         update_every=update_every,
-        distribution=distribution,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
     )
     gate = _straight_through(decay)
 

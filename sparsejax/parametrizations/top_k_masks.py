@@ -1,22 +1,21 @@
 """Top-k masks that follow their scores at every step: chosen exactly when due, by threshold in between."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsejax import schedules
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.kept_counts import kept_units
-from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.masks.layer_masks import mask_tree
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.schedules import UpdateTimes
 from sparsejax.transforms.parametrization import beside, when
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 
 class Held(NamedTuple):
@@ -37,24 +36,18 @@ class TopK(NamedTuple):
     """Which units are kept at which step; `score` of a unit comes from the method.
 
     Attributes:
-      distribution: shares the sparsity.
       schedule: ``step -> sparsity``.
       times: the steps of an exact selection; after the last one they go on at the same interval.
-      pattern: what is kept or dropped together.
-      prunable: which leaves.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity.
     """
 
-    distribution: Distribution
     schedule: Schedule
     times: UpdateTimes
-    pattern: Pattern | None
-    prunable: Prunable | None
-    overrides: Mapping[str, Override] | None
+    allocation: Allocation
 
     def layers(self, params: Params) -> tuple[Layer, ...]:
         """The prunable layers."""
-        return prunable_layers(params, pattern=self.pattern, prunable=self.prunable, overrides=self.overrides)
+        return self.allocation.layers(params)
 
     def dense(self, layers: tuple[Layer, ...], units: Sequence[Array]) -> Held:
         """Keeps everything; `units` are arrays of the layers' unit shapes."""
@@ -82,7 +75,7 @@ class TopK(NamedTuple):
         return when(held.selected >= 0, select, lambda scores, held: held, tuple(scores), held)
 
     def _select(self, layers: tuple[Layer, ...], scores: tuple[Array, ...], step: ArrayLike) -> Held:
-        counts = kept_units(layers, self.distribution, self.schedule, self.times, step, scores)
+        counts = kept_units(layers, self.allocation.distribution, self.schedule, self.times, step, scores)
         full = select_masks(layers, scores, counts)
         masks = [layer.pattern.contract(mask, layer.axes) for layer, mask in zip(layers, full, strict=True)]
         lowest = [
@@ -113,29 +106,23 @@ def _batch(layer: Layer, units: Array) -> tuple[int, ...]:
 
 
 def top_k(
-    sparsity: Sparsity,
+    sparsity: ArrayLike,
+    allocation: Allocation,
     *,
     begin_step: int = 0,
     end_step: int = 0,
     update_every: int = 1,
     initial_sparsity: ArrayLike = 0.0,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
 ) -> TopK:
     """Top-k on the cubic schedule; a constant sparsity where it begins and ends at step 0.
 
     Args:
       sparsity: the final one, in [0, 1].
+      allocation: the layers, their patterns, and how they share the sparsity.
       begin_step: dense before it.
       end_step: from there on the final sparsity.
       update_every: steps between exact selections.
       initial_sparsity: at `begin_step`.
-      distribution: `uniform` when None.
-      pattern: `Unstructured` when None.
-      prunable: which leaves.
-      overrides: what differs by path.
 
     Returns:
       The plan.
@@ -144,10 +131,9 @@ def top_k(
       SparsityError: a sparsity outside [0, 1].
       ScheduleError: steps that contradict each other.
     """
-    target, shares = target_and_shares(sparsity, distribution, uniform)
-    schedule = schedules.cubic(target, begin=begin_step, end=end_step, initial=initial_sparsity)
+    schedule = schedules.cubic(sparsity, begin=begin_step, end=end_step, initial=initial_sparsity)
     times = schedules.update_every(update_every, begin=begin_step, end=end_step)
-    return TopK(shares, schedule, times, pattern, prunable, overrides)
+    return TopK(schedule, times, allocation)
 
 
 def unit_zeros(params: Params, layers: tuple[Layer, ...]) -> tuple[Array, ...]:

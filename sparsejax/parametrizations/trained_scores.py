@@ -1,18 +1,16 @@
 """Movement pruning: each weight has a score that is trained; weights that move away from zero stay."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sparsejax.distributions.shares import Distribution, Sparsity
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.distributions.allocation import UNIFORM, Allocation
+from sparsejax.masks.prunable import Layer
 from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k, unit_zeros
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, no_penalty, replaced
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 
 @jax.custom_vjp
@@ -44,16 +42,13 @@ scored.defvjp(_forward, _backward)
 
 
 def movement(
-    sparsity: Sparsity,
+    sparsity: ArrayLike,
     *,
     begin_step: int = 0,
     end_step: int,
     update_every: int = 1,
     initial_sparsity: float = 0.0,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
+    allocation: Allocation = UNIFORM,
 ) -> Parametrization:
     """The parametrization of movement pruning.
 
@@ -63,16 +58,14 @@ def movement(
     score, whose gradient is the sum over its weights, as in nn_pruning (Lagunas et al., arXiv 2109.04838).
 
     Args:
-      sparsity: final, in [0, 1]; also an array (population) or a mapping by path.
+      sparsity: final, in [0, 1]; also an array (population).
       begin_step: dense before it.
       end_step: from there on the final sparsity; cubic in between.
       update_every: steps between exact selections; in between the last threshold is reused, so masks still
         follow the scores at every step.
       initial_sparsity: at `begin_step`.
-      distribution: `uniform` (each layer ranked by itself) when None; `global_` lets them compete.
-      pattern: `Unstructured` when None.
-      prunable: which leaves.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity: by `uniform` each layer is
+        ranked by itself, `global_threshold` lets them compete.
 
     Returns:
       The parametrization.
@@ -92,14 +85,11 @@ def movement(
     """
     plan = top_k(
         sparsity,
+        allocation,
         begin_step=begin_step,
         end_step=end_step,
         update_every=update_every,
         initial_sparsity=initial_sparsity,
-        distribution=distribution,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
     )
 
     def init(params: Params, key: Array | None) -> Aux:
@@ -146,9 +136,7 @@ def soft_movement(
     threshold: float | Schedule = 0.1,
     *,
     penalty_weight: float | Schedule,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
+    allocation: Allocation = UNIFORM,
 ) -> Parametrization:
     """The parametrization of soft movement pruning: a threshold on the scores, and a penalty that lowers them.
 
@@ -157,9 +145,8 @@ def soft_movement(
     Args:
       threshold: τ in [0, 1], or its schedule.
       penalty_weight: λ, or its schedule. It sets the sparsity that is reached.
-      pattern: `Unstructured` when None; ranks nothing here, it only says which weights share a score.
-      prunable: which leaves.
-      overrides: what differs by path; their `sparsity` has no meaning here.
+      allocation: the layers, and the patterns whose weights share a score; the threshold, not a distribution
+        or an override's sparsity, says how many stay.
 
     Returns:
       The parametrization.
@@ -176,21 +163,19 @@ def soft_movement(
     gradient passes straight to S, without σ's slope; its floor of 0.5 % kept weights a layer is not here.
     """
 
-    def layers_of(params: Params) -> tuple[Layer, ...]:
-        return prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
-
     def kept(aux: Aux) -> tuple[Array, ...]:
         return tuple(jax.nn.sigmoid(score) > aux.held.threshold for score in aux.trained)
 
     def init(params: Params, key: Array | None) -> Aux:
         del key
         return Aux(
-            unit_zeros(params, layers_of(params)), SoftHeld(jnp.zeros((), float), jnp.zeros((), float))
+            unit_zeros(params, allocation.layers(params)),
+            SoftHeld(jnp.zeros((), float), jnp.zeros((), float)),
         )
 
     def apply(params: Params, aux: Aux, key: Array | None) -> Params:
         del key
-        return _apply_scores(params, layers_of(params), aux.trained, kept(aux))
+        return _apply_scores(params, allocation.layers(params), aux.trained, kept(aux))
 
     def penalty(params: Params, aux: Aux) -> Array:
         del params
@@ -202,6 +187,6 @@ def soft_movement(
         return aux._replace(held=SoftHeld(at_step(threshold, step), at_step(penalty_weight, step)))
 
     def masks(params: Params, aux: Aux) -> MaskTree:
-        return full_mask_tree(params, layers_of(params), kept(aux))
+        return full_mask_tree(params, allocation.layers(params), kept(aux))
 
     return Parametrization(init, apply, penalty, advance, masks)

@@ -16,7 +16,6 @@ from sparsejax.recipes.lottery import find_tickets as find_tickets
 from sparsejax.recipes.lottery import level_sparsity as level_sparsity
 from sparsejax.recipes.lottery import shuffle_masks as shuffle_masks
 from sparsejax.recipes.sparse_to_sparse import rigl as rigl
-from sparsejax.recipes.sparse_to_sparse import rigl_times as rigl_times
 from sparsejax.recipes.sparse_to_sparse import set_ as set_
 from sparsejax.recipes.sparse_to_sparse import static_random as static_random
 from sparsejax.recipes.without_training import prune_params as prune_params

@@ -1,19 +1,20 @@
 """AC/DC: sparse and dense phases in turn."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import optax
 
 from sparsejax import schedules, scores
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Distribution, Sparsity, global_threshold, target_and_shares
 from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
+from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable, Transformation
+from sparsejax.typing import Array, Prunable
 
 
 def ac_dc(
@@ -30,8 +31,9 @@ def ac_dc(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    **options: Any,
-) -> Transformation:
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """AC/DC: alternates sparse and dense phases, and ends sparse.
 
     ``M = top-k(|w|)`` at the begin of a sparse phase, ``M = 1`` at the begin of a dense one
@@ -44,12 +46,13 @@ def ac_dc(
       warmup_steps: dense steps before the first sparse phase; `phase_steps` when None.
       final_steps: the least length of the last sparse phase; 1.5 phases when None.
       score: `magnitude` when None.
-      distribution: `global_` when None.
+      distribution: `global_threshold` when None.
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
       key: needed by a random score only.
-      **options: `packed` and `second_moment` of `sparsify`.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -81,9 +84,6 @@ def ac_dc(
         score or scores.magnitude(),
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
-        distribution=shares,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
+        Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, **options)
+    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)

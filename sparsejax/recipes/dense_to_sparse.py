@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from sparsejax import schedules, scores
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import (
     Distribution,
     Sparsity,
@@ -17,8 +18,9 @@ from sparsejax.masks.prunable import Override
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
+from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable, Transformation
+from sparsejax.typing import Array, Prunable
 
 
 def gmp(
@@ -35,8 +37,9 @@ def gmp(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    **options: Any,
-) -> Transformation:
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """Gradual magnitude pruning: the lowest magnitudes go, on the cubic schedule.
 
     ``s(t) = s_f + (s_i − s_f)·(1 − (t − t₀)/(t₁ − t₀))³``; at each update the top ``round((1 − s)·n)`` stay
@@ -49,12 +52,13 @@ def gmp(
       update_every: steps between updates, ≥ 1.
       initial_sparsity: s_i.
       score: `magnitude` when None.
-      distribution: `uniform` when None, as in the paper; `global_` often serves better.
+      distribution: `uniform` when None, as in the paper; `global_threshold` often serves better.
       pattern: `Unstructured` when None.
       prunable: which leaves; no layer is exempt by default.
       overrides: what differs by path.
       key: needed by a random score only.
-      **options: `packed` and `second_moment` of `sparsify`.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -77,12 +81,9 @@ def gmp(
         score or scores.magnitude(),
         schedule,
         times,
-        distribution=shares,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
+        Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, **options)
+    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
 
 def one_shot(
@@ -96,8 +97,9 @@ def one_shot(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    **options: Any,
-) -> Transformation:
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """Prunes once, at one step, and trains on inside the masks: one-shot pruning with fine-tuning.
 
     ``M = top-k(score)`` at step `at_step`
@@ -107,12 +109,13 @@ def one_shot(
       sparsity: in [0, 1].
       at_step: the step of the pruning, ≥ 0.
       score: `magnitude` when None.
-      distribution: `global_` when None.
+      distribution: `global_threshold` when None.
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
       key: needed by a random score only.
-      **options: `packed` and `second_moment` of `sparsify`.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -138,20 +141,38 @@ def one_shot(
         prunable=prunable,
         overrides=overrides,
         key=key,
-        **options,
+        packed=packed,
+        second_moment=second_moment,
     )
 
 
-def snip(optimizer: optax.GradientTransformation, *, sparsity: Sparsity, **options: Any) -> Transformation:
+def snip(
+    optimizer: optax.GradientTransformation,
+    *,
+    sparsity: Sparsity,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """Prunes at the first step by connection sensitivity, then trains inside the masks.
 
     ``M = top-k(|w·∂L/∂w|)`` on the first batch, over the whole network
 
+    The paper takes the gradient over one larger batch: pass ``dense_grads_fn=lambda: that_gradient`` to the
+    first `update`.
+
     Args:
       optimizer: any optax optimizer.
       sparsity: in [0, 1].
-      **options: as of `one_shot`. The paper takes the gradient over one larger batch: pass
-        ``dense_grads_fn=lambda: that_gradient`` to the first `update`.
+      distribution: `global_threshold` when None.
+      pattern: `Unstructured` when None.
+      prunable: which leaves.
+      overrides: what differs by path.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -165,7 +186,17 @@ def snip(optimizer: optax.GradientTransformation, *, sparsity: Sparsity, **optio
 
     Source: Lee et al., "SNIP", arXiv 1810.02340, algorithm 1.
     """
-    return one_shot(optimizer, sparsity=sparsity, **{"score": scores.snip(), **options})
+    return one_shot(
+        optimizer,
+        sparsity=sparsity,
+        score=scores.snip(),
+        distribution=distribution,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+        packed=packed,
+        second_moment=second_moment,
+    )
 
 
 def _own_or(sparsity: Sparsity, distribution: Distribution | None, default: Any) -> Distribution | None:

@@ -6,12 +6,14 @@ from typing import Any
 import optax
 
 from sparsejax import parametrizations, schedules
-from sparsejax.distributions.shares import Distribution, Sparsity
+from sparsejax.distributions.allocation import Allocation
+from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.masks.prunable import Override
 from sparsejax.patterns.block_and_channel import Channel
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.transforms.reparametrize import reparametrize
-from sparsejax.typing import Array, Prunable, Schedule, Transformation
+from sparsejax.transforms.sparse_transformation import SparseTransformation
+from sparsejax.typing import Array, Prunable, Schedule
 
 
 def straight_through(
@@ -19,8 +21,14 @@ def straight_through(
     *,
     sparsity: Sparsity,
     update_every: int = 16,
-    **options: Any,
-) -> Transformation:
+    begin_step: int = 0,
+    end_step: int = 0,
+    decay: float = 0.0,
+    distribution: Distribution | None = None,
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+) -> SparseTransformation:
     """Straight-through top-k: trains all weights, uses the largest.
 
     ``W' = W ⊙ top-k(|W|)``, ``∂L/∂W = ∂L/∂W'``
@@ -29,8 +37,13 @@ def straight_through(
       optimizer: any optax optimizer.
       sparsity: in [0, 1].
       update_every: steps between exact selections; in between their threshold is reused.
-      **options: as of `parametrizations.straight_through`: begin_step, end_step, decay (SR-STE), distribution, pattern,
-        prunable, overrides.
+      begin_step: dense before it.
+      end_step: the sparsity grows from 0 at `begin_step` on the cubic schedule until here.
+      decay: λ of SR-STE (2e-4 in its paper), which pulls weights off the mask towards zero.
+      distribution: `uniform` when None.
+      pattern: `Unstructured` when None. Between selections `NM` masks stay as they are.
+      prunable: which leaves.
+      overrides: what differs by path.
 
     Returns:
       The optax transformation.
@@ -44,7 +57,15 @@ def straight_through(
 
     Source: Bengio et al., arXiv 1308.3432, section 4.
     """
-    method = parametrizations.straight_through(sparsity, update_every=update_every, **options)
+    target, shares = target_and_shares(sparsity, distribution, uniform)
+    method = parametrizations.straight_through(
+        target,
+        update_every=update_every,
+        begin_step=begin_step,
+        end_step=end_step,
+        decay=decay,
+        allocation=Allocation(shares, pattern, prunable, overrides),
+    )
     return reparametrize(optimizer, method)
 
 
@@ -61,7 +82,7 @@ def movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-) -> Transformation:
+) -> SparseTransformation:
     """Movement pruning: keeps the weights that fine-tuning moves away from zero.
 
     ``W' = W ⊙ top-k(S)``, ``∂L/∂S = ∂L/∂W' ⊙ W``, k on the cubic schedule
@@ -75,7 +96,7 @@ def movement(
         last selection is reused in between. 1 does as the paper.
       score_optimizer: of the scores; ``optax.adam(1e-2)`` when None, as in the paper's code.
       initial_sparsity: at `begin_step`.
-      distribution: `uniform` when None: each matrix ranked by itself; `global_` lets them compete.
+      distribution: `uniform` when None: each matrix ranked by itself; `global_threshold` lets them compete.
       pattern: `Unstructured` when None; `Block(32, 32)` and the like score whole blocks.
       prunable: which leaves.
       overrides: what differs by path.
@@ -94,16 +115,14 @@ def movement(
     Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv 2005.07683; blocks:
     Lagunas et al., "Block Pruning For Faster Transformers", arXiv 2109.04838.
     """
+    target, shares = target_and_shares(sparsity, distribution, uniform)
     method = parametrizations.movement(
-        sparsity,
+        target,
         begin_step=begin_step,
         end_step=end_step,
         update_every=update_every,
         initial_sparsity=initial_sparsity,
-        distribution=distribution,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
+        allocation=Allocation(shares, pattern, prunable, overrides),
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
 
@@ -119,7 +138,7 @@ def soft_movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-) -> Transformation:
+) -> SparseTransformation:
     """Soft movement pruning: a threshold on trained scores; the penalty, not the user, sets the sparsity.
 
     ``W' = W ⊙ [σ(S) > τ]``, penalty ``λ·mean σ(S)``; τ and λ rise together on the cubic schedule
@@ -154,9 +173,7 @@ def soft_movement(
     method = parametrizations.soft_movement(
         lambda step: threshold * share(step),
         penalty_weight=lambda step: penalty_weight * share(step),
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
+        allocation=Allocation(pattern=pattern, prunable=prunable, overrides=overrides),
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
 
@@ -169,8 +186,11 @@ def l0(
     sparsity: float | Schedule | None = None,
     gates: Pattern | Mapping[str, Any] | None = None,
     gate_optimizer: optax.GradientTransformation | None = None,
-    **options: Any,
-) -> Transformation:
+    drop_rate: float | Mapping[str, float] = 0.5,
+    counted: Prunable | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+) -> SparseTransformation:
     """L0 regularization by hard-concrete gates.
 
     ``W' = W ⊙ z``, penalty ``λ·Σ P(z ≠ 0)`` over the weights; or the Lagrangian that meets a target sparsity
@@ -184,7 +204,10 @@ def l0(
         of a convolution; `Unstructured()` for one a weight, ``Channel("heads")``, groups.
       gate_optimizer: of the gates, and by ascent of the Lagrangian's multipliers; ``optax.adam(1e-2)`` when
         None (the paper trains gates with the weights' Adam, for many more steps).
-      **options: as of `hard_concrete`: drop_rate, counted, prunable, overrides.
+      drop_rate: δ: gates start open with a chance of 1 − δ, by name pattern where it differs.
+      counted: which of the gated leaves make the size; `default_prunable` when None.
+      prunable: where `gates` is a pattern, which leaves.
+      overrides: where `gates` is a pattern, what differs by path.
 
     Returns:
       The optax transformation.
@@ -203,7 +226,10 @@ def l0(
         Channel("input") if gates is None else gates,
         penalty_weight=penalty_weight,
         sparsity=sparsity,
-        **options,
+        drop_rate=drop_rate,
+        counted=counted,
+        prunable=prunable,
+        overrides=overrides,
     )
     return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
 
@@ -218,8 +244,8 @@ def cofi(
     begin_step: int = 0,
     gate_optimizer: optax.GradientTransformation | None = None,
     drop_rate: float | Mapping[str, float] = 0.5,
-    **options: Any,
-) -> Transformation:
+    counted: Prunable | None = None,
+) -> SparseTransformation:
     """CoFi: coarse and fine gates multiplied, and a Lagrangian that meets the target sparsity.
 
     ``W' = W ⊙ Π z``, penalty ``λ₁·(ŝ − t) + λ₂·(ŝ − t)²``, t rising linearly, λ₁ and λ₂ by ascent
@@ -235,7 +261,7 @@ def cofi(
       begin_step: the target is 0 before it.
       gate_optimizer: of the gates and, by ascent, of λ₁ and λ₂; ``optax.adam(1e-2)`` when None.
       drop_rate: as of `hard_concrete`; the paper's code starts gates of layers and width open (0.01).
-      **options: as of `hard_concrete`: counted.
+      counted: which of the gated leaves make the size; `default_prunable` when None.
 
     Returns:
       The optax transformation. Distillation is a matter of the loss: see `sparsejax.distillation`.
@@ -257,5 +283,5 @@ def cofi(
     Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", arXiv 2204.00408.
     """
     target = schedules.linear(sparsity, begin=begin_step, end=begin_step + warmup_steps)
-    method = parametrizations.hard_concrete(groups, sparsity=target, drop_rate=drop_rate, **options)
+    method = parametrizations.hard_concrete(groups, sparsity=target, drop_rate=drop_rate, counted=counted)
     return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)

@@ -1,11 +1,11 @@
 """Sparse to sparse: masks drawn at random, for good or to be moved by SET and RigL."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import optax
 
 from sparsejax import schedules, scores
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import (
     Distribution,
     Sparsity,
@@ -21,8 +21,9 @@ from sparsejax.rules.constant import random_masks
 from sparsejax.rules.exchange import drop_and_grow
 from sparsejax.scores.score import Score
 from sparsejax.transforms.rng import need_key
+from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable, Transformation
+from sparsejax.typing import Array, Prunable
 
 
 def static_random(
@@ -34,8 +35,9 @@ def static_random(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    **options: Any,
-) -> Transformation:
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """Random masks for good: the baseline of sparse-to-sparse training.
 
     Args:
@@ -46,7 +48,8 @@ def static_random(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
-      **options: `packed` and `second_moment` of `sparsify`.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -62,8 +65,8 @@ def static_random(
     need_key(key, "static_random")
     target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
-    rule = random_masks(target, distribution=shares, pattern=pattern, prunable=prunable, overrides=overrides)
-    return sparsify(optimizer, rule, key=key, **options)
+    rule = random_masks(target, Allocation(shares, pattern, prunable, overrides))
+    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
 
 def rigl(
@@ -81,8 +84,9 @@ def rigl(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    **options: Any,
-) -> Transformation:
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """RigL: sparse throughout, dropping small weights and growing where the dense gradient is largest.
 
     ``d = ⌊f(t)·k⌋``, ``f(t) = (α/2)·(1 + cos(π·t/T_end))``; drop the d smallest |w|, grow the d largest |∂L/∂w|
@@ -102,7 +106,8 @@ def rigl(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
-      **options: `packed` and `second_moment` of `sparsify`.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -119,7 +124,7 @@ def rigl(
     Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners", arXiv 1911.11134, algorithm 1.
     """
     need_key(key, "rigl")
-    times = rigl_times(total_steps, update_every=update_every, stop_fraction=stop_fraction)
+    times = _exchange_times(total_steps, update_every, stop_fraction)
     target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
     rule = drop_and_grow(
         drop or scores.magnitude(),
@@ -127,34 +132,13 @@ def rigl(
         target,
         schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
         times,
-        distribution=shares,
-        pattern=pattern,
-        prunable=prunable,
-        overrides=overrides,
+        Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, **options)
+    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
 
-def rigl_times(
-    total_steps: int, *, update_every: int = 100, stop_fraction: float = 0.75
-) -> schedules.UpdateTimes:
-    """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end.
-
-    Args:
-      total_steps: length of the training, in steps.
-      update_every: ΔT, ≥ 1.
-      stop_fraction: T_end as a share of `total_steps`, in (0, 1].
-
-    Returns:
-      The update times.
-
-    Raises:
-      ScheduleError: a number out of its range, or no step left for an update.
-
-    Example:
-      >>> rigl_times(1_000, update_every=250).steps().tolist()
-      [250, 500]
-    """
+def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -> schedules.UpdateTimes:
+    """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end."""
     if not 0.0 < stop_fraction <= 1.0:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
     end = int(total_steps * stop_fraction)
@@ -174,9 +158,17 @@ def set_(
     sparsity: Sparsity,
     total_steps: int,
     key: Array | None = None,
+    update_every: int = 100,
+    drop_fraction: float = 0.3,
+    stop_fraction: float = 0.75,
+    drop: Score | None = None,
     distribution: Distribution | None = None,
-    **options: Any,
-) -> Transformation:
+    pattern: Pattern | None = None,
+    prunable: Prunable | None = None,
+    overrides: Mapping[str, Override] | None = None,
+    packed: bool = False,
+    second_moment: str = "zero",
+) -> SparseTransformation:
     """SET: sparse throughout, dropping small weights and growing at random.
 
     ``d = ⌊f(t)·k⌋``; drop the d smallest |w|, grow d at random
@@ -186,8 +178,16 @@ def set_(
       sparsity: in [0, 1].
       total_steps: length of the training, in steps.
       key: a jax random key; needed.
+      update_every: steps between updates.
+      drop_fraction: the share of the active weights exchanged at the first update, in [0, 1].
+      stop_fraction: masks are fixed from this share of `total_steps` on.
+      drop: `magnitude` when None.
       distribution: by shape; `erdos_renyi_kernel` when None.
-      **options: as of `rigl`.
+      pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
+      prunable: which leaves.
+      overrides: what differs by path.
+      packed: keep the masks as bits, as in `sparsify`.
+      second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
       The optax transformation.
@@ -206,7 +206,20 @@ def set_(
     epochs; here both follow RigL's schedule, as in RigL's comparison of the two.
     """
     need_key(key, "set_")
-    options = {"grow": scores.random(), **options}
     return rigl(
-        optimizer, sparsity=sparsity, total_steps=total_steps, key=key, distribution=distribution, **options
+        optimizer,
+        sparsity=sparsity,
+        total_steps=total_steps,
+        key=key,
+        update_every=update_every,
+        drop_fraction=drop_fraction,
+        stop_fraction=stop_fraction,
+        drop=drop,
+        grow=scores.random(),
+        distribution=distribution,
+        pattern=pattern,
+        prunable=prunable,
+        overrides=overrides,
+        packed=packed,
+        second_moment=second_moment,
     )

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.kept_counts import kept_units
 from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.distributions.thresholds import absolute_threshold
 from sparsejax.errors import ScheduleError, ScoreError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
 from sparsejax.masks.mask_trees import apply_masks, validate
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.prunable import Layer, Override
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern
@@ -80,7 +81,7 @@ def prune_params(
         sparsity, distribution = 1.0, _threshold(sparsity, threshold, distribution)
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
-    layers = prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
+    layers = Allocation(pattern=pattern, prunable=prunable, overrides=overrides).layers(params)
     if masks is not None:
         validate(masks, params)
         params = apply_masks(params, masks)

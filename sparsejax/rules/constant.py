@@ -1,19 +1,18 @@
 """Rules whose masks never change: given masks (tickets, fine-tuning), and random ones."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import constant_units, member_value
-from sparsejax.distributions.shares import Distribution, uniform
+from sparsejax.distributions.shares import Distribution
 from sparsejax.errors import RandomKeyError
 from sparsejax.masks.layer_masks import mask_tree, pooled
 from sparsejax.masks.mask_trees import validate
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.scores.noise import random
 from sparsejax.transforms.mask_rule import MaskRule, observe_nothing
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
 def _unchanged(
@@ -36,9 +35,11 @@ def fixed_masks(masks: MaskTree) -> MaskRule:
       MaskError: when the rule meets parameters that the masks do not fit.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> fixed_masks({"w": jnp.ones((2, 2), bool)}).times is None
-      True
+      >>> import jax.numpy as jnp, optax, sparsejax
+      >>> tx = sparsejax.sparsify(optax.adam(1e-3), fixed_masks({"w": jnp.array([True, False])}))
+      >>> params, opt_state = sparsejax.init(tx, {"w": jnp.ones(2)})
+      >>> params["w"].tolist()
+      [1.0, 0.0]
     """
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
@@ -49,22 +50,12 @@ def fixed_masks(masks: MaskTree) -> MaskRule:
     return MaskRule(init, observe_nothing, _unchanged)
 
 
-def random_masks(
-    sparsity: ArrayLike,
-    *,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
-) -> MaskRule:
+def random_masks(sparsity: ArrayLike, allocation: Allocation = UNIFORM) -> MaskRule:
     """Masks drawn at random at initialisation, kept for good.
 
     Args:
       sparsity: the total's sparsity in [0, 1].
-      distribution: shares it among the layers, by shape; `uniform` when None.
-      pattern: what is kept or dropped together.
-      prunable: which leaves are pruned.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity: a distribution by shape.
 
     Returns:
       The rule; its `init` needs a key.
@@ -74,14 +65,15 @@ def random_masks(
       RandomKeyError: at initialisation, without a key.
 
     Example:
-      >>> random_masks(0.9).times is None
-      True
+      >>> import jax, jax.numpy as jnp
+      >>> masks, _ = random_masks(0.75).init({"w": jnp.ones((4, 4))}, jax.random.key(0))
+      >>> int(masks["w"].sum())
+      4
     """
-    chosen = distribution or uniform()
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
-        layers = prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
-        return draw_masks(params, layers, sparsity, chosen, key), ()
+        layers = allocation.layers(params)
+        return draw_masks(params, layers, sparsity, allocation.distribution, key), ()
 
     return MaskRule(init, observe_nothing, _unchanged)
 

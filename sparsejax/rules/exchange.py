@@ -1,25 +1,24 @@
 """Sparse-to-sparse rules: drop some active weights, grow as many others (SET, RigL)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import constant_units, host_values, table_row
-from sparsejax.distributions.shares import Counts, Distribution, uniform
+from sparsejax.distributions.shares import Counts, Distribution
 from sparsejax.errors import ScheduleError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
-from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import exchange_masks
 from sparsejax.params.kept_count import is_concrete
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.rules.constant import draw_masks
 from sparsejax.schedules import UpdateTimes
 from sparsejax.scores.score import Score
 from sparsejax.transforms.mask_rule import MaskRule
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 
 def drop_and_grow(
@@ -28,11 +27,7 @@ def drop_and_grow(
     sparsity: ArrayLike,
     drop_fraction: Schedule,
     times: UpdateTimes,
-    *,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
+    allocation: Allocation = UNIFORM,
 ) -> MaskRule:
     """Starts from random masks; at each update exchanges a fraction of the active units, layer by layer.
 
@@ -48,10 +43,8 @@ def drop_and_grow(
       sparsity: the total's sparsity in [0, 1].
       drop_fraction: ``step -> f in [0, 1]``, the share of the active units.
       times: the update steps.
-      distribution: shares the sparsity among the layers, by shape; `uniform` when None.
-      pattern: what is kept or dropped together; `NM(n, m)` needs sparsity 1 − n/m.
-      prunable: which leaves are pruned.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity: a distribution by shape;
+        `NM(n, m)` needs sparsity 1 − n/m.
 
     Returns:
       The rule; its `init` needs a key.
@@ -61,22 +54,24 @@ def drop_and_grow(
       SparsityError: an N:M layer at another density than n/m.
 
     Example:
-      >>> import sparsejax
-      >>> drop_and_grow(sparsejax.scores.magnitude(), sparsejax.scores.random(), 0.9, lambda step: 0.3,
-      ...               sparsejax.schedules.update_every(100, begin=100, end=1000)).replaces_step
-      True
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.schedules import update_every
+      >>> from sparsejax.scores import gradient_magnitude, magnitude
+      >>> rule = drop_and_grow(magnitude(), gradient_magnitude(), 0.5, lambda step: 0.5, update_every(1, end=9))
+      >>> params, grads = {"w": jnp.array([[1.0, 2.0, 0.0, 0.0]])}, {"w": jnp.array([[0.0, 0.0, 3.0, 4.0]])}
+      >>> begin = {"w": jnp.array([[True, True, False, False]])}
+      >>> masks, _ = rule.update(grads, ((), ()), begin, params, 1, None)
+      >>> masks["w"].tolist()  # of two active weights one is exchanged
+      [[False, True, False, True]]
 
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, algorithm 1; Mocanu et al.,
     arXiv 1707.04780, algorithm 1. RigL's published code takes the same exchange; there the layer's count
     is floor(s·n) zeros, here round((1 − s)·n) kept.
     """
-    distribution = distribution or uniform()
-
-    def layers_of(params: Params) -> tuple[Layer, ...]:
-        return prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
+    distribution = allocation.distribution
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
-        layers = layers_of(params)
+        layers = allocation.layers(params)
         _check_fixed_densities(layers, distribution, sparsity)
         return draw_masks(params, layers, sparsity, distribution, key), (drop.init(params), grow.init(params))
 
@@ -86,7 +81,7 @@ def drop_and_grow(
     def update(
         grads: Params, state: Any, masks: MaskTree, params: Params, step: ArrayLike, key: Array | None
     ) -> tuple[MaskTree, Any]:
-        layers = layers_of(params)
+        layers = allocation.layers(params)
         drop_key, grow_key = (None, None) if key is None else jax.random.split(key)
         drop_scores = pooled(drop.value(state[0], params, grads, drop_key), layers)
         grow_scores = pooled(grow.value(state[1], params, grads, grow_key), layers)
@@ -96,7 +91,8 @@ def drop_and_grow(
         new = exchange_masks(layers, active, drop_scores, grow_scores, exchanged)
         return mask_tree(params, layers, new), state
 
-    return MaskRule(init, observe, update, times, replaces_step=True)
+    reads_gradient = drop.reads_gradient or grow.reads_gradient
+    return MaskRule(init, observe, update, times, replaces_step=True, reads_gradient=reads_gradient)
 
 
 def _survivors_and_grown(

@@ -1,29 +1,22 @@
 """Pruning rules: keep the highest scores at the scheduled sparsity (GMP, one-shot, SNIP, AC/DC)."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import kept_units
-from sparsejax.distributions.shares import Distribution, uniform
 from sparsejax.masks.layer_masks import dense_masks, mask_tree, pooled
-from sparsejax.masks.prunable import Override, prunable_layers
 from sparsejax.masks.select_masks import select_masks
-from sparsejax.patterns.pattern import Pattern
 from sparsejax.schedules import UpdateTimes
 from sparsejax.scores.score import Score
 from sparsejax.transforms.mask_rule import MaskRule
-from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
+from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 
 def prune(
     score: Score,
     schedule: Schedule,
     times: UpdateTimes,
-    *,
-    distribution: Distribution | None = None,
-    pattern: Pattern | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
+    allocation: Allocation = UNIFORM,
 ) -> MaskRule:
     """At each update, keeps the units with the highest scores; dense until the first.
 
@@ -36,10 +29,7 @@ def prune(
       score: ranks the weights.
       schedule: ``step -> sparsity in [0, 1]``.
       times: the update steps.
-      distribution: shares the sparsity among the layers; `uniform` when None.
-      pattern: what is kept or dropped together; `Unstructured` when None.
-      prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
-      overrides: what differs by path.
+      allocation: the layers, their patterns, and how they share the sparsity.
 
     Returns:
       The rule.
@@ -48,28 +38,28 @@ def prune(
       SparsityError, PathError, PatternError, ParamsError: when the rule meets the parameters.
 
     Example:
-      >>> import sparsejax
-      >>> rule = prune(sparsejax.scores.magnitude(), sparsejax.schedules.cubic(0.9, begin=0, end=100),
-      ...              sparsejax.schedules.update_every(10, begin=0, end=100))
-      >>> rule.replaces_step
-      False
+      >>> import jax.numpy as jnp
+      >>> from sparsejax.schedules import cubic, update_every
+      >>> from sparsejax.scores import magnitude
+      >>> rule = prune(magnitude(), cubic(0.5, begin=0, end=10), update_every(5, begin=0, end=10))
+      >>> params = {"w": jnp.array([[1.0, -4.0], [3.0, 2.0]])}
+      >>> masks, state = rule.init(params, None)
+      >>> masks, state = rule.update(None, state, masks, params, 10, None)
+      >>> masks["w"].tolist()
+      [[False, True], [True, False]]
     """
-    distribution = distribution or uniform()
-
-    def layers_of(params: Params) -> tuple:
-        return prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides)
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         del key
-        return dense_masks(params, layers_of(params)), score.init(params)
+        return dense_masks(params, allocation.layers(params)), score.init(params)
 
     def update(
         grads: Params, state: Any, masks: MaskTree, params: Params, step: ArrayLike, key: Array | None
     ) -> tuple[MaskTree, Any]:
         del masks
-        layers = layers_of(params)
+        layers = allocation.layers(params)
         scores = pooled(score.value(state, params, grads, key), layers)
-        counts = kept_units(layers, distribution, schedule, times, step, scores)
+        counts = kept_units(layers, allocation.distribution, schedule, times, step, scores)
         return mask_tree(params, layers, select_masks(layers, scores, counts)), state
 
-    return MaskRule(init, lambda grads, state, params: score.update(grads, state, params), update, times)
+    return MaskRule(init, score.update, update, times, reads_gradient=score.reads_gradient)

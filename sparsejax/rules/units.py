@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Counts, Distribution, uniform
 from sparsejax.errors import TracingError
 from sparsejax.importances.pooling import Units, pool_units
@@ -75,8 +76,7 @@ def prune_units(
 
     Source: Zhu & Gupta, arXiv 1710.01878, equation 1, over the groups of Fang et al., arXiv 2301.12900.
     """
-    shares = _at_least_one(distribution or uniform())
-    inner = prune(_RANK, schedule, times, distribution=shares, **_unit_layers(groups))
+    inner = prune(_RANK, schedule, times, _allocation(groups, distribution))
     return _lift(inner, groups, score or magnitude(), None, masked)
 
 
@@ -129,9 +129,7 @@ def drop_and_grow_units(
 
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, algorithm 1, for units in place of weights.
     """
-    shares = _at_least_one(distribution or uniform())
-    layers = _unit_layers(groups)
-    inner = drop_and_grow(_RANK, _GROW, sparsity, drop_fraction, times, distribution=shares, **layers)
+    inner = drop_and_grow(_RANK, _GROW, sparsity, drop_fraction, times, _allocation(groups, distribution))
     return _lift(inner, groups, drop or magnitude(), grow or gradient_magnitude(), masked)
 
 
@@ -168,7 +166,8 @@ def _lift(
         unit_masks, inner_state = inner.update(grown, inner_state, unit_masks, ranked, step, keys[0])
         return expand_units(params, chosen, unit_masks), (unit_masks, inner_state, own)
 
-    return MaskRule(init, observe, update, inner.times, inner.replaces_step)
+    reads_gradient = any(score.reads_gradient for score in scores)
+    return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient)
 
 
 def _shape(group: Group) -> tuple[int, ...]:
@@ -199,13 +198,15 @@ def _comparable(units: Units) -> Units:
     return found
 
 
-def _unit_layers(groups: Mapping[str, Group]) -> dict[str, Any]:
+def _allocation(groups: Mapping[str, Group], distribution: Distribution | None) -> Allocation:
     """How the rules for weights see a tree of units: each group a layer, scanned ones a stack of layers."""
     if not groups:
         raise TracingError("There is no group to prune: pass those of prunable_groups or select_groups.")
     stack = Override(axes=AxisRoles(input=(), output=(1,), stacked=(0,)))
     overrides = {glob.escape(name): stack for name, group in groups.items() if group.layers is not None}
-    return {"prunable": lambda path, leaf: True, "overrides": overrides}
+    return Allocation(
+        _at_least_one(distribution or uniform()), prunable=lambda path, leaf: True, overrides=overrides
+    )
 
 
 def _at_least_one(distribution: Distribution) -> Distribution:

@@ -26,7 +26,9 @@ def saliency() -> Score:
     Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     arXiv 1611.06440, equation 7, for single weights.
     """
-    return stateless(lambda params, grads, key: _saliency(params, need_grads(grads, "saliency")))
+    return stateless(
+        lambda params, grads, key: _saliency(params, need_grads(grads, "saliency")), reads_gradient=True
+    )
 
 
 def snip() -> Score:
@@ -57,7 +59,7 @@ def snip() -> Score:
         # A network without gradients (total 0) has no ranking: every score is 0, ties decide.
         return jax.tree.map(lambda s: s / jnp.where(total > 0, total, 1.0), scores)
 
-    return stateless(value)
+    return stateless(value, reads_gradient=True)
 
 
 def gradient_magnitude() -> Score:
@@ -77,7 +79,8 @@ def gradient_magnitude() -> Score:
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, section 3 (4).
     """
     return stateless(
-        lambda params, grads, key: jax.tree.map(jnp.abs, need_grads(grads, "gradient_magnitude"))
+        lambda params, grads, key: jax.tree.map(jnp.abs, need_grads(grads, "gradient_magnitude")),
+        reads_gradient=True,
     )
 
 

@@ -16,18 +16,23 @@ class Score(NamedTuple):
       value: ``(score_state, params, grads, key) -> scores``, only when masks are due. The scores
         are a tree like `params`, any float dtype, higher = kept; `grads` and `key` are None where the caller
         has none. What else a score reads (activation statistics, a loss) it takes when it is made.
+      reads_gradient: True where `update` or `value` reads the gradients.
     """
 
     init: Callable[[Params], Any]
     update: Callable[[Params, Any, Params], Any]
     value: Callable[[Any, Params, Params | None, Array | None], Scores]
+    reads_gradient: bool = False
 
 
-def stateless(value: Callable[[Params, Params | None, Array | None], Scores]) -> Score:
+def stateless(
+    value: Callable[[Params, Params | None, Array | None], Scores], *, reads_gradient: bool = False
+) -> Score:
     """A score that depends on the present step alone.
 
     Args:
       value: ``(params, grads, key) -> scores``.
+      reads_gradient: True where it reads the gradients.
 
     Returns:
       The score.
@@ -42,6 +47,7 @@ def stateless(value: Callable[[Params, Params | None, Array | None], Scores]) ->
         init=lambda params: (),
         update=lambda grads, state, params: state,
         value=lambda state, params, grads, key: value(params, grads, key),
+        reads_gradient=reads_gradient,
     )
 
 

@@ -1,4 +1,5 @@
 """The optax transformations `sparsify` and `reparametrize`, and what they keep in an optimizer's state."""
 
 from sparsejax.transforms.reparametrize import ReparametrizeState as ReparametrizeState
+from sparsejax.transforms.sparse_transformation import SparseTransformation as SparseTransformation
 from sparsejax.transforms.sparsify import SparsifyState as SparsifyState

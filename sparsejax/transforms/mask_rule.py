@@ -16,6 +16,7 @@ class MaskRule(NamedTuple):
       update: ``(grads, rule_state, masks, params, step, key) -> (masks, rule_state)``, only when due.
       times: the update steps; None where masks never change.
       replaces_step: True where a mask update takes the place of the weight update (RigL, SET).
+      reads_gradient: True where `observe` or `update` reads the dense gradients.
     """
 
     init: Callable[[Params, Array | None], tuple[MaskTree, Any]]
@@ -23,6 +24,7 @@ class MaskRule(NamedTuple):
     update: Callable[[Params, Any, MaskTree, Params, ArrayLike, Array | None], tuple[MaskTree, Any]]
     times: UpdateTimes | None = None
     replaces_step: bool = False
+    reads_gradient: bool = False
 
 
 def observe_nothing(grads: Params, rule_state: Any, params: Params) -> Any:

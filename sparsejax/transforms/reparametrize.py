@@ -11,8 +11,10 @@ from sparsejax.errors import ParamsError
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.schedules import EVERY_STEP
 from sparsejax.transforms.parametrization import Aux, Parametrization
 from sparsejax.transforms.rng import split_key, step_key
+from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 _INIT = 2**32 - 1  # folded into the key for `Parametrization.init`; steps fold their own number in
@@ -62,7 +64,7 @@ def reparametrize(
     *,
     aux_optimizer: optax.GradientTransformation | None = None,
     key: Array | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> SparseTransformation:
     """Trains latents W and auxiliaries a, while the parameters that the model sees are W' = f(W, a, ε).
 
     ``(g_W, g_a) = ∂f/∂(W, a)ᵀ·∂L/∂W' + ∂R/∂(W, a)``; W and a take their optimizers' steps; then
@@ -90,7 +92,7 @@ def reparametrize(
       key: a jax random key, for methods that draw.
 
     Returns:
-      The optax transformation.
+      The optax transformation. Any of its steps may change the masks, and the gradient of all latents is read.
 
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the method draws.
@@ -166,7 +168,7 @@ def reparametrize(
             count=count, latents=latents, aux=aux, inner_state=inner_state, aux_state=aux_state
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return SparseTransformation(init_fn, update_fn, EVERY_STEP, reads_gradient=True)
 
 
 def pull_back(

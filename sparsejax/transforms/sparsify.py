@@ -15,6 +15,7 @@ from sparsejax.params.paths import map_with_path
 from sparsejax.transforms.mask_rule import MaskRule
 from sparsejax.transforms.reset_moments import reset_off_mask
 from sparsejax.transforms.rng import split_key, step_key
+from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
@@ -43,7 +44,7 @@ def sparsify(
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
-) -> optax.GradientTransformationExtraArgs:
+) -> SparseTransformation:
     """Trains on masks: the parameters that the model sees are always the effective ones.
 
     ``u' = where(M, u, −p)``, so that p + u' is exactly 0 off the mask M, for finite p of any float type
@@ -70,7 +71,7 @@ def sparsify(
         its layer's mean over the kept weights, after which it is at most an ordinary step.
 
     Returns:
-      The optax transformation.
+      The optax transformation, which says when its masks change.
 
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the rule draws.
@@ -141,7 +142,7 @@ def sparsify(
             optax.safe_increment(state.count), state.key, new, rule_state, inner_state
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient)
 
 
 def _when(due: Array, change: Any, masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:
