@@ -143,12 +143,12 @@ def test_a_sparsity_outside_0_1_is_refused_when_the_schedule_is_built(name, bad)
 @pytest.mark.parametrize("build", [sparsejax.schedules.cubic, sparsejax.schedules.linear])
 @pytest.mark.parametrize(("begin", "end"), [(10, 9), (-1, 5)])
 def test_a_schedule_that_ends_before_it_begins_is_refused(build, begin, end):
-    with pytest.raises(ScheduleError, match=f"from step {begin} to step {end}"):
+    with pytest.raises(ScheduleError, match=rf"from step {begin} to step {end}|begin is {begin}"):
         build(0.5, begin=begin, end=end)
 
 
 def test_a_negative_jump_is_refused():
-    with pytest.raises(ScheduleError, match="0 <= begin"):
+    with pytest.raises(ScheduleError, match="begin is -1"):
         sparsejax.schedules.step(0.5, at=-1)
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sparsejax.distributions.shares import Distribution, uniform
+from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.typing import Params, Prunable
 
@@ -35,6 +37,9 @@ class Allocation(NamedTuple):
 
     def layers(self, params: Params) -> tuple[Layer, ...]:
         """The prunable leaves of `params` and what holds for each, as `prunable_layers` finds them."""
+        require_kind(
+            self.distribution, Distribution, "distribution", "distributions.uniform()", SparsityError
+        )
         return prunable_layers(params, pattern=self.pattern, prunable=self.prunable, overrides=self.overrides)
 
 

@@ -8,7 +8,6 @@ from sparsejax.distributions.shares import Counts, Distribution
 from sparsejax.errors import PatternError, SparsityError
 from sparsejax.masks.prunable import Layer
 from sparsejax.params.kept_count import is_concrete, kept_count
-from sparsejax.patterns.n_of_m import NM
 from sparsejax.selection.top_k import count_at_least
 from sparsejax.selection.uint64 import Wide
 from sparsejax.typing import Array, ArrayLike
@@ -45,7 +44,7 @@ def absolute_threshold(threshold: ArrayLike) -> Distribution:
 
     def plan(layers: tuple[Layer, ...], sparsity: ArrayLike) -> Counts:
         for layer in layers:
-            if isinstance(layer.pattern, NM):
+            if layer.pattern.fixed_density is not None:
                 raise PatternError(
                     f"'{layer.path}' {layer.shape} is pruned {layer.pattern}, which says how many weights stay; a "
                     "threshold says which. Give sparsity= instead, or another pattern."

@@ -9,6 +9,7 @@ from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Distribution, Sparsity, global_threshold, target_and_shares
 from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
+from sparsejax.params.check_values import require_steps
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
@@ -68,6 +69,7 @@ def ac_dc(
     Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training", arXiv 2106.12379,
     algorithm 1.
     """
+    require_steps(total_steps=total_steps, phase_steps=phase_steps)
     if phase_steps < 1:
         raise ScheduleError(f"phase_steps is {phase_steps!r}; give at least 1.")
     begin = phase_steps if warmup_steps is None else warmup_steps

@@ -15,6 +15,7 @@ from sparsejax.distributions.shares import (
 )
 from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
+from sparsejax.params.check_values import require_steps
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.rules.constant import random_masks
@@ -139,6 +140,7 @@ def rigl(
 
 def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -> schedules.UpdateTimes:
     """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end."""
+    require_steps(total_steps=total_steps)
     if not 0.0 < stop_fraction <= 1.0:
         raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
     end = int(total_steps * stop_fraction)

@@ -9,10 +9,11 @@ import numpy as np
 from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import constant_units, host_values, table_row
 from sparsejax.distributions.shares import Counts, Distribution
-from sparsejax.errors import ScheduleError, SparsityError
+from sparsejax.errors import ScheduleError, ScoreError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
 from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import exchange_masks
+from sparsejax.params.check_values import require_callable, require_kind
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.rules.constant import draw_masks
 from sparsejax.schedules import UpdateTimes
@@ -68,6 +69,12 @@ def drop_and_grow(
     arXiv 1707.04780, algorithm 1. RigL's published code takes the same exchange; there the layer's count
     is floor(s·n) zeros, here round((1 − s)·n) kept.
     """
+    require_kind(drop, Score, "drop", "scores.magnitude()", ScoreError)
+    require_kind(grow, Score, "grow", "scores.gradient_magnitude()", ScoreError)
+    require_kind(
+        times, UpdateTimes, "times", "schedules.update_every(100, begin=0, end=1_000)", ScheduleError
+    )
+    require_callable(drop_fraction, "drop_fraction", "step -> share in [0, 1]", ScheduleError)
     distribution = allocation.distribution
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:

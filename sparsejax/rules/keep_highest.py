@@ -4,8 +4,10 @@ from typing import Any
 
 from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import kept_units
+from sparsejax.errors import ScheduleError, ScoreError
 from sparsejax.masks.layer_masks import dense_masks, mask_tree, pooled
 from sparsejax.masks.select_masks import select_masks
+from sparsejax.params.check_values import require_callable, require_kind
 from sparsejax.schedules import UpdateTimes
 from sparsejax.scores.score import Score
 from sparsejax.transforms.mask_rule import MaskRule
@@ -48,6 +50,12 @@ def prune(
       >>> masks["w"].tolist()
       [[False, True], [True, False]]
     """
+
+    require_kind(score, Score, "score", "scores.magnitude()", ScoreError)
+    require_kind(
+        times, UpdateTimes, "times", "schedules.update_every(100, begin=0, end=1_000)", ScheduleError
+    )
+    require_callable(schedule, "schedule", "step -> sparsity, such as schedules.constant(0.9)", ScheduleError)
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         del key

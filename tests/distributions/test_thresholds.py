@@ -21,7 +21,7 @@ PARAMS = {
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("threshold", [1e-3, 0.05, 0.25])
+@pytest.mark.parametrize("threshold", [1e-3, 0.02, 0.1])
 def test_what_lies_below_goes_and_nothing_else(dtype, threshold):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
     pruned, masks = sparsejax.prune_params(params, threshold=threshold)
@@ -91,8 +91,8 @@ def test_a_threshold_that_is_no_positive_number_is_refused(threshold):
 def test_what_contradicts_itself_is_refused():
     with pytest.raises(SparsityError, match=r"'a/kernel' \(12, 8\) has a score below 100"):
         sparsejax.prune_params(PARAMS, threshold=100.0)
-    with pytest.raises(PatternError, match=r"'a/kernel'.*2:4"):
-        sparsejax.prune_params(PARAMS, threshold=0.1, pattern=sparsejax.patterns.NM(2, 4))
+    with pytest.raises(PatternError, match=r"'kernel'.*2:4"):
+        sparsejax.prune_params(PARAMS["a"], threshold=0.1, pattern=sparsejax.patterns.NM(2, 4))
     with pytest.raises(SparsityError, match="exactly one"):
         sparsejax.prune_params(PARAMS, threshold=0.1, sparsity=0.5)
     with pytest.raises(SparsityError, match="exactly one"):

@@ -43,8 +43,9 @@ def _sparsity(step: int) -> float:
 @pytest.mark.parametrize("competing", [False, True], ids=["by_layer", "global"])
 def test_movement_is_the_papers_loop(competing: bool):
     """S ← S − α·(∂L/∂W')·W for all weights, masked ones too; W ← W − α·(∂L/∂W')⊙M; M the top of S."""
-    shares = sparsejax.distributions.global_threshold() if competing else None
-    method = sparsejax.parametrizations.movement(0.75, end_step=END, distribution=shares)
+    shares = sparsejax.distributions.global_threshold() if competing else sparsejax.distributions.uniform()
+    allocation = sparsejax.distributions.Allocation(shares)
+    method = sparsejax.parametrizations.movement(0.75, end_step=END, allocation=allocation)
     seen = _run(sparsejax.reparametrize(optax.sgd(RATE), method, aux_optimizer=optax.sgd(SCORE_RATE)))
     weights = {n: leaf["kernel"].copy() for n, leaf in START.items()}
     scores = {n: np.zeros_like(w) for n, w in weights.items()}
@@ -67,7 +68,8 @@ def test_movement_is_the_papers_loop(competing: bool):
 
 
 def test_movement_of_blocks_sums_over_each():
-    method = sparsejax.parametrizations.movement(0.5, end_step=2, pattern=sparsejax.patterns.Block(2, 2))
+    blocks = sparsejax.distributions.Allocation(pattern=sparsejax.patterns.Block(2, 2))
+    method = sparsejax.parametrizations.movement(0.5, end_step=2, allocation=blocks)
     tx = sparsejax.reparametrize(optax.sgd(RATE), method, aux_optimizer=optax.sgd(SCORE_RATE))
     params, state = sparsejax.init(tx, _float32(START))
     _, state = tx.update(_float32(GRADS[0]), state, params)
@@ -105,9 +107,8 @@ def test_ties_are_exact_when_selecting():
 
 
 def test_n_m_groups_hold_between_selections():
-    method = sparsejax.parametrizations.straight_through(
-        0.5, pattern=sparsejax.patterns.NM(2, 4), update_every=100
-    )
+    groups = sparsejax.distributions.Allocation(pattern=sparsejax.patterns.NM(2, 4))
+    method = sparsejax.parametrizations.straight_through(0.5, allocation=groups, update_every=100)
     tx = sparsejax.reparametrize(optax.sgd(RATE), method)
     params, state = sparsejax.init(tx, mlp_params())
     for step in range(3):

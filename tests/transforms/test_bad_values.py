@@ -105,7 +105,7 @@ def test_the_leaf_that_is_no_array_is_named():
         sparsejax.gmp(optax.sgd(0.1), sparsity=0.5, end_step=10),
         sparsejax.l0(optax.sgd(0.1), key=KEY, penalty_weight=1e-3),
     ):
-        with pytest.raises(sparsejax.errors.ParamsError, match="'activation'.*function"):
+        with pytest.raises(sparsejax.errors.ParamsError, match=r"'activation'.*function"):
             sparsejax.init(tx, params)
     with pytest.raises(sparsejax.errors.ParamsError, match="'activation'"):
         sparsejax.prune_params(params, sparsity=0.5)

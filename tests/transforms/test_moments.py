@@ -36,7 +36,7 @@ def _late_exchange(second_moment: str) -> Any:
         0.5,
         lambda step: 0.3,
         sparsejax.schedules.update_every(1, begin=UPDATE_AT, end=UPDATE_AT),
-        overrides=BODY_ONLY,
+        sparsejax.distributions.Allocation(overrides=BODY_ONLY),
     )
     return sparsejax.sparsify(optax.adam(1e-3), rule, key=KEY, second_moment=second_moment)
 

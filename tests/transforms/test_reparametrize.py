@@ -30,7 +30,7 @@ METHODS: dict[str, Callable[[], sparsejax.parametrizations.Parametrization]] = {
     "straight_through_nm": partial(
         sparsejax.parametrizations.straight_through,
         0.5,
-        pattern=sparsejax.patterns.NM(2, 4),
+        allocation=sparsejax.distributions.Allocation(pattern=sparsejax.patterns.NM(2, 4)),
         update_every=2,
         decay=2e-4,
     ),
@@ -39,14 +39,14 @@ METHODS: dict[str, Callable[[], sparsejax.parametrizations.Parametrization]] = {
         0.7,
         end_step=10,
         update_every=2,
-        distribution=sparsejax.distributions.global_threshold(),
+        allocation=sparsejax.distributions.Allocation(sparsejax.distributions.global_threshold()),
     ),
     "movement_block": partial(
         sparsejax.parametrizations.movement,
         0.5,
         begin_step=2,
         end_step=10,
-        pattern=sparsejax.patterns.Block(2, 2),
+        allocation=sparsejax.distributions.Allocation(pattern=sparsejax.patterns.Block(2, 2)),
     ),
     "soft_movement": partial(
         sparsejax.parametrizations.soft_movement,
