@@ -20,7 +20,7 @@ from sparsejax.params.paths import map_with_path
 from sparsejax.structured.choose.removal_order import keep_best
 from sparsejax.structured.latency import measure_latency
 from sparsejax.tracing.groups import Group
-from sparsejax.tracing.shrinking import group_masks
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
 #: Names of importances. ``producer_l1`` looks at the one layer that makes a unit; ``random`` and ``position``

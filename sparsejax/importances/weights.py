@@ -11,11 +11,17 @@ from sparsejax.errors import ScoreError
 from sparsejax.importances.importance import Importance, Importances, normalized
 from sparsejax.importances.pooling import Counted, on_host, pool_units, weights_only
 from sparsejax.params.paths import map_with_path, require_arrays
-from sparsejax.scores.score import Score
+from sparsejax.scores.gradients import saliency
+from sparsejax.scores.score import Score, stateless
+from sparsejax.scores.weights import magnitude
 from sparsejax.tracing.groups import Group
+from sparsejax.tracing.jaxpr import as_tuple
 from sparsejax.typing import Array, Params
 
 _NUMBERS = "The importance of units is read from the parameters"
+_SQUARES = stateless(
+    lambda params, grads, key: jax.tree.map(lambda leaf: jnp.square(leaf.astype(jnp.float32)), params)
+)
 
 
 def l1(counted: Counted = weights_only) -> Importance:
@@ -39,7 +45,7 @@ def l1(counted: Counted = weights_only) -> Importance:
     Source: Li et al., "Pruning Filters for Efficient ConvNets", arXiv 1608.08710, section 3.1, for one layer;
     the sum over coupled layers is DepGraph's (Fang et al., arXiv 2301.12900, section 3.3).
     """
-    return _from_weights(jnp.abs, counted)
+    return from_score(magnitude(), counted=counted)
 
 
 def l2(counted: Counted = weights_only) -> Importance:
@@ -63,20 +69,7 @@ def l2(counted: Counted = weights_only) -> Importance:
 
     Source: Fang et al., "DepGraph", arXiv 2301.12900, section 3.3.
     """
-    return _from_weights(jnp.square, counted)
-
-
-def _from_weights(function: Callable[[Array], Array], counted: Counted) -> Importance:
-    def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
-        require_arrays(params, _NUMBERS)
-
-        def pool(p: Params) -> Any:
-            values = jax.tree.map(lambda leaf: function(leaf.astype(jnp.float32)), p)
-            return pool_units(values, groups, counted)
-
-        return normalized(on_host(jax.jit(pool)(_floating(params))))
-
-    return importance
+    return from_score(_SQUARES, counted=counted)
 
 
 def from_score(
@@ -109,8 +102,9 @@ def from_score(
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
         require_arrays(params, _NUMBERS)
-        values = score.value(score.init(params), params, grads, key)
-        return normalized(on_host(jax.jit(lambda v: pool_units(v, groups, counted))(values)))
+        numbers = _numbers(params)
+        pool = jax.jit(lambda p, g: pool_units(score.value(score.init(p), p, g, key), groups, counted))
+        return normalized(on_host(pool(numbers, grads)))
 
     return importance
 
@@ -144,7 +138,7 @@ def taylor(
     Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     arXiv 1611.06440, equation 7, there for feature maps; here the absolute values of single weights add up.
     """
-    kept = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    kept = [as_tuple(batch) for batch in batches]
     if not kept:
         raise ScoreError("taylor got no batch: pass an iterable of batches that is not used up.")
 
@@ -152,32 +146,34 @@ def taylor(
         require_arrays(params, _NUMBERS)
 
         @jax.jit
-        def saliency(p: Params, batch: tuple[Any, ...]) -> Any:
+        def units(p: Params, batch: tuple[Any, ...]) -> Any:
             grads = jax.grad(loss_fn, allow_int=True)(p, *batch)
-            values = jax.tree.map(_product, p, grads)
+            values = saliency().value((), _floating(p), _floating(grads), None)
             return pool_units(values, groups, counted)
 
-        total = on_host(saliency(params, kept[0]))
+        total = on_host(units(params, kept[0]))
         for batch in kept[1:]:
-            more = on_host(saliency(params, batch))
+            more = on_host(units(params, batch))
             total = {name: total[name] + more[name] for name in total}
         return normalized({name: value / len(kept) for name, value in total.items()})
 
     return importance
 
 
-def _product(weight: Array, grad: Array) -> Array:
-    if not jnp.issubdtype(weight.dtype, jnp.floating):
-        return jnp.zeros(weight.shape, jnp.float32)
-    return jnp.abs(weight.astype(jnp.float32) * grad.astype(jnp.float32))
+def _floating(values: Params) -> Params:
+    """Zeros stand for leaves that have no gradient (integers, random keys)."""
+    return _only(values, jnp.floating)
 
 
-def _floating(params: Params) -> Params:
-    """Leaves that are no numbers (random keys) would not be squared; zero stands for them."""
+def _numbers(values: Params) -> Params:
+    """Zeros stand for leaves that are not numbers (random keys), which no score reads."""
+    return _only(values, jnp.number)
 
+
+def _only(values: Params, kind: Any) -> Params:
     def number(path: str, leaf: Any) -> Any:
         del path
-        ok = jnp.issubdtype(jnp.result_type(leaf), jnp.number)
+        ok = jnp.issubdtype(jnp.result_type(leaf), kind)
         return jnp.asarray(leaf) if ok else jnp.zeros(np.shape(leaf), jnp.float32)
 
-    return map_with_path(number, params)
+    return map_with_path(number, values)

@@ -21,14 +21,14 @@ from sparsejax.scores.gradients import gradient_magnitude
 from sparsejax.scores.score import Score, stateless
 from sparsejax.scores.weights import magnitude
 from sparsejax.tracing.groups import Group
-from sparsejax.tracing.unit_masks import expand_units
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.transforms.mask_rule import MaskRule
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 # In the rule over units the pooled score stands where the parameters do, and the growth score where the
 # gradients do, so that the rules for weights serve unchanged.
-_RANK = stateless(lambda units, grown, stats, key: units)
-_GROW = stateless(lambda units, grown, stats, key: grown)
+_RANK = stateless(lambda units, grown, key: units)
+_GROW = stateless(lambda units, grown, key: grown)
 
 
 def prune_units(
@@ -146,7 +146,7 @@ def _lift(
         units = {name: jnp.zeros(_shape(group)) for name, group in groups.items()}
         unit_masks, inner_state = inner.init(units, key)
         own = tuple(score.init(params) for score in scores)
-        return expand_units(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
 
     def observe(grads: Params, state: Any, params: Params) -> Any:
         unit_masks, inner_state, own = state
@@ -166,7 +166,7 @@ def _lift(
         # What grows is told by the weights that are masked: those alone have a gradient while a unit is out.
         grown = ranked if grow is None else _comparable(pool_units(values[1], chosen))
         unit_masks, inner_state = inner.update(grown, inner_state, unit_masks, ranked, step, keys[0])
-        return expand_units(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
 
     return MaskRule(init, observe, update, inner.times, inner.replaces_step)
 

@@ -28,8 +28,10 @@ from sparsejax.structured.choose.group_bounds import (
 from sparsejax.structured.choose.removal_order import Order, check_shapes, keep_best
 from sparsejax.structured.latency import Measure, measure_latency
 from sparsejax.tracing.groups import Group, prunable_groups
-from sparsejax.tracing.shrinking import group_masks, shrink
+from sparsejax.tracing.jaxpr import as_tuple
+from sparsejax.tracing.shrinking import shrink
 from sparsejax.tracing.size_costs import Sizes, size_account
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
 
@@ -80,7 +82,7 @@ def prune_structured(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters; shapes serve where neither the importance nor a latency needs the numbers.
-      inputs: one further argument, or a tuple of all; shapes serve unless latency is measured.
+      inputs: one further argument, or a tuple of all of them; shapes serve unless latency is measured.
       importance: `importances.l2` when None.
       channel_ratio: r of the units of every group, ``round((1 − r)·size)`` stay; or a mapping by group name
         pattern or kind, the other groups stay whole.
@@ -153,7 +155,7 @@ def prune_iteratively(
     Args:
       fn: any function ``fn(params, *inputs)``.
       params: its parameters.
-      inputs: one further argument, or a tuple of all.
+      inputs: one further argument, or a tuple of all of them.
       rounds: n ≥ 1.
       fine_tune: ``fine_tune(params, masks, round) -> params``, called after each round, from 1; what it gives
         back is put on the masks again. Train with ``sparsify(optimizer, fixed(masks))``.
@@ -224,11 +226,10 @@ def _task(
     limits: Limits | None,
     round_to: RoundTo | None,
 ) -> _Task:
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    every = prunable_groups(fn, params, *arguments)
+    every = prunable_groups(fn, params, inputs)
     groups = select_groups(every, kinds=kinds, only=only, normalized=normalized)
     bounds = group_bounds(groups, limits, round_to)
-    return _Task(fn, arguments, groups, bounds, size_account(fn, params, *arguments))
+    return _Task(fn, as_tuple(inputs), groups, bounds, size_account(fn, params, inputs))
 
 
 def _choose(

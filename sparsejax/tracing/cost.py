@@ -85,7 +85,7 @@ class _Row(NamedTuple):
 
 
 def model_cost(
-    fn: Callable[..., Any], params: Params, *inputs: Any, masks: MaskTree | None = None
+    fn: Callable[..., Any], params: Params, inputs: Any, masks: MaskTree | None = None
 ) -> ModelCost:
     """Counts parameters, multiply-adds, FLOPs and bytes of ``fn(params, *inputs)``, dense and with masks.
 
@@ -96,7 +96,8 @@ def model_cost(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`; every leaf counts as parameters.
-      *inputs: further arguments, arrays or `jax.ShapeDtypeStruct`, of a whole batch. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or `jax.ShapeDtypeStruct`, of a
+        whole batch. Nothing is computed.
       masks: a tree like `params` of bool leaves that broadcast to their parameters, True = kept.
 
     Returns:
@@ -116,7 +117,7 @@ def model_cost(
       >>> cost.dense.multiply_adds, cost.sparse.multiply_adds, cost.sparse.parameters
       (144, 36.0, 12)
     """
-    traced = jaxprs.trace(fn, params, *inputs)
+    traced = jaxprs.trace(fn, params, inputs)
     densities = _densities(params, masks)
     used: dict[Site, list[Use]] = {}
     for use in find_uses(traced, every_branch=True):

@@ -90,7 +90,7 @@ class Groups(Mapping[str, Group]):
         return f"Groups({{{sizes}}}, {len(self.excluded)} excluded)"
 
 
-def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Groups:
+def prunable_groups(fn: Callable[..., Any], params: Params, inputs: Any) -> Groups:
     """Finds which axes of which parameters must be pruned together for the function to stay a function.
 
     Every axis in the jaxpr is an atom, a product, or a sum (concatenation) of atoms; each primitive says
@@ -101,7 +101,8 @@ def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Gro
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments, arrays or `jax.ShapeDtypeStruct`. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or `jax.ShapeDtypeStruct`. Nothing
+        is computed.
 
     Returns:
       `Groups`: a mapping from names to `Group`, with `.excluded`. A group is named ``path:axis`` after the

@@ -32,8 +32,13 @@ class Traced(NamedTuple):
     out_def: Any
 
 
-def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
-    """Traces ``fn(params, *inputs)``; nothing is computed, and `ShapeDtypeStruct`s serve as arguments."""
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
+    """The arguments of a function after its parameters: a tuple is all of them, anything else the only one."""
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:
+    """Traces ``fn(params, *inputs)``, inputs as in `as_tuple`; nothing is computed, so shapes serve as arguments."""
     paths, leaves, params_def = flatten_with_paths(params)
     if not leaves:
         raise ParamsError("The tracer needs parameters: the tree given has no leaf.")
@@ -47,7 +52,7 @@ def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
             raise ParamsError(
                 f"{path!r} is the text {leaf!r}, not an array. Close over settings; the parameters are arrays."
             )
-    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *as_tuple(inputs))
     kept = [path for path, leaf in zip(paths, leaves, strict=True) if not is_masked_node(leaf)]
     return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))
 

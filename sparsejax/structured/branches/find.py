@@ -34,7 +34,7 @@ class Branch(NamedTuple):
     layer: int | None = None
 
 
-def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> tuple[Branch, ...]:
+def residual_branches(fn: Callable[..., Any], params: Params, inputs: Any) -> tuple[Branch, ...]:
     """Finds the residual branches of a function, in the order of evaluation.
 
     An addition ``x + y`` of two arrays of one shape is a residual one where y is computed from x (or from what
@@ -45,7 +45,7 @@ def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> t
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace; a loss function has its model's branches.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or shapes. Nothing is computed.
 
     Returns:
       The branches.
@@ -64,7 +64,7 @@ def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> t
     Source: Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks",
     arXiv 1605.06431, section 3: a residual network without one of its branches is still a network.
     """
-    return find_branches(trace(fn, params, *inputs))
+    return find_branches(trace(fn, params, inputs))
 
 
 def find_branches(traced: Traced) -> tuple[Branch, ...]:

@@ -68,7 +68,7 @@ def test_each_layer_has_branches_of_its_own_and_rounds_of_time_have_none():
     assert [branch.layer for branch in found] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert found[0].paths == ("layers/a",)
     assert found[1].paths == ("layers/down", "layers/up")
-    assert all("test_layers_scanned.py" in branch.source for branch in found)
+    assert all("test_scanned.py" in branch.source for branch in found)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
