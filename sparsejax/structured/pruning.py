@@ -31,6 +31,7 @@ from sparsejax.tracing.groups import Group, prunable_groups
 from sparsejax.tracing.jaxpr import as_tuple
 from sparsejax.tracing.shrinking import shrink
 from sparsejax.tracing.size_costs import Sizes, size_account
+from sparsejax.tracing.tables import count, table
 from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
@@ -53,6 +54,16 @@ class StructuredPruning(NamedTuple):
     importances: Importances
     dense: Sizes
     small: Sizes
+
+    def __str__(self) -> str:
+        """A table: what stays of each group, then what the whole function costs before and after."""
+        rows = [("group", "kind", "kept", "of", "share")]
+        for name, group in self.groups.items():
+            kept = int(self.keep[name].sum()) // (group.layers if self.keep[name].ndim == 2 else 1)
+            rows.append((name, group.kind, str(kept), str(group.size), f"{kept / group.size:.1%}"))
+        for title, small, dense in zip(("parameters", "multiply-adds"), self.small, self.dense, strict=True):
+            rows.append((title, "", count(small), count(dense), f"{small / dense:.1%}" if dense else ""))
+        return "\n".join(table(rows, left=2))
 
 
 def prune_structured(
@@ -118,6 +129,11 @@ def prune_structured(
       >>> found = prune_structured(fn, params, jnp.ones((3, 4)), flops_ratio=0.5)
       >>> found.keep["a:1"].tolist(), found.small.multiply_adds / found.dense.multiply_adds
       ([False, False, False, False, True, True, True, True], 0.5)
+      >>> print(found)
+      group          kind    kept   of  share
+      a:1            neuron     4    8  50.0%
+      parameters               24   48  50.0%
+      multiply-adds            72  144  50.0%
 
     Source: Fang et al., "DepGraph", arXiv 2301.12900, section 3.3 (group importance); budgets that are met
     exactly are our own.

@@ -132,7 +132,7 @@ def is_tracer(value: Any) -> bool:
 def bind(eqn: core.JaxprEqn, operands: Sequence[Any], changed: dict[str, Any] | None = None) -> Sequence[Any]:
     """Applies the equation's primitive, with some of its parameters changed."""
     params = eqn.primitive.get_bind_params(eqn.params)
-    # Older JAX gives the inner functions beside the parameters, newer JAX among them.
+    # Older JAX gives the inner functions apart from the parameters, newer JAX among them.
     functions, params = params if isinstance(params, tuple) else ((), params)
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*functions, *operands, **{**params, **(changed or {})})

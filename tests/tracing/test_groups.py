@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import ParamsError, TracingError
-from sparsejax.tracing import linear_ops, prunable_groups, summarize_groups
+from sparsejax.structured import prune_structured
+from sparsejax.tracing import linear_ops, model_cost, prunable_groups, summarize_groups
 from sparsejax.tracing.axes.structure import analyse
 from sparsejax.tracing.axes.zeros import Zeros
 from tests.tracing.equality import random_params
@@ -309,3 +310,25 @@ def test_a_deep_model_is_read_as_deep():
         normal(2),
     )
     assert sum(group.size == 16 for group in groups.values()) >= 23
+
+
+def test_a_summary_takes_what_pruning_returns_and_nothing_else():
+    params = weights(a=(5, 6), b=(6, 3))
+    fn = lambda p, x: x @ p["a"] @ p["b"]  # noqa: E731
+    found = prune_structured(fn, params, normal(2, 5), channel_ratio=0.5)
+    assert summarize_groups(found) == "group  size  members\na:1       6  a:1 b:0 (3 kept)"
+    with pytest.raises(TracingError, match="summarize_groups got a list"):
+        summarize_groups([1, 2])
+
+
+def test_printed_tables_fit_a_terminal():
+    path = "a_long_module_name/" * 6 + "kernel"
+    params = {path: normal(5, 6), "b": normal(6, 3)}
+    fn = lambda p, x: x @ p[path] @ p["b"]  # noqa: E731
+    for shown in (
+        prune_structured(fn, params, normal(2, 5), channel_ratio=0.5),
+        model_cost(fn, params, normal(2, 5)),
+    ):
+        lines = str(shown).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("a_long") and "…" in line for line in lines)

@@ -23,8 +23,8 @@ def drop_branches(
 ) -> tuple[Callable[..., Any], Params]:
     """Gives the function without some residual branches, and the parameters that are left.
 
-    ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters are holes
-    (`optax.MaskedNode`), which optax, `prunable_groups`, `model_cost` and `shrink` step over. Layers that a scan
+    ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters become
+    `optax.MaskedNode`, which optax, `prunable_groups`, `model_cost` and `shrink` step over. Layers that a scan
     runs over lose slices of their stacked parameters, and the scan as many rounds; where only some branches of a
     layer go, the scan becomes one for each stretch of layers that are alike.
 
@@ -152,7 +152,7 @@ def _lost(branches: Iterable[Branch]) -> dict[str, set[int] | None]:
 
 
 def _without(path: str, leaf: Any, layers: set[int]) -> Any:
-    """A stacked leaf without some layers; a hole where none is left."""
+    """A stacked leaf without some layers; `MaskedNode` where none is left."""
     shape = np.shape(leaf)
     if shape[0] == 1 and layers != {0}:
         return leaf
