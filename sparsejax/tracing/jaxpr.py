@@ -1,5 +1,6 @@
 """Walking jaxprs: tracing the user's function, finding inner jaxprs, naming the user's source line."""
 
+import itertools
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,6 +102,42 @@ def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(consts.vals), len(carry.vals)
+
+
+class LoopOperands(NamedTuple):
+    """The operands of a scan or while, or anything known of each of them, by what the loop does with them."""
+
+    test: list[Any]  # constants of a while's condition
+    consts: list[Any]
+    carry: list[Any]
+    slices: list[Any]  # what a scan takes slices of, along the leading axis
+
+
+def loop_operands(eqn: core.JaxprEqn, values: Sequence[Any]) -> LoopOperands:
+    """Sorts one value for each operand of a scan or a while."""
+    if eqn.primitive.name == "scan":
+        tests, (consts, carries) = 0, scan_counts(eqn.params)
+    else:
+        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carries = len(values) - tests - consts
+    ends = (0, tests, tests + consts, tests + consts + carries, len(values))
+    return LoopOperands(*(list(values[start:end]) for start, end in itertools.pairwise(ends)))
+
+
+def settle(
+    carry: list[Any], body: Callable[[list[Any]], list[Any]], join: Callable[[Any, Any], Any]
+) -> tuple[list[Any], list[Any]]:
+    """What holds of a loop's carry in every round, and the results of the body for it.
+
+    `body` gives the new carry first; `join` says what holds of two values. It must only ever lose, or only ever
+    gain, so that the rounds come to an end.
+    """
+    while True:
+        outs = body(carry)
+        joined = [join(before, after) for before, after in zip(carry, outs, strict=False)]
+        if joined == carry:
+            return carry, outs
+        carry = joined
 
 
 def source_line(*eqns: core.JaxprEqn) -> str:

@@ -157,7 +157,7 @@ def test_a_custom_derivative_that_needs_more_than_its_function_is_refused():
     groups = prunable_groups(fn, params, x)
     small_fn, small = shrink(fn, params, x, groups, HALF)
     assert small_fn(small, x).shape == (4, 3)
-    with pytest.raises(TracingError, match=r"custom derivative at .*test_shrink\.py.*an axis in order"):
+    with pytest.raises(TracingError, match=r"custom derivative at .*test_shrinking\.py.*an axis in order"):
         jax.grad(lambda p: small_fn(p, x).sum())(small)
 
 
@@ -176,7 +176,7 @@ def test_a_custom_derivative_may_not_mix_pruned_positions_in():
         groups = prunable_groups(fn, params, x)
         small_fn, small = shrink(fn, params, x, groups, HALF)
         assert_close(small_fn(small, x), fn(masked(params, group_masks(params, groups, HALF)), x))
-        with pytest.raises(TracingError, match=rf"custom derivative at .*test_shrink\.py.*{match}"):
+        with pytest.raises(TracingError, match=rf"custom derivative at .*test_shrinking\.py.*{match}"):
             jax.grad(lambda p, run=small_fn: run(p, x).sum())(small)
     assert_shrinks(lambda p, x: scaled(x @ p["a"]) @ p["c"], params, x, keep=HALF)
 
