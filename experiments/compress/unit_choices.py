@@ -11,10 +11,9 @@ from experiments.data.split import Batch
 from experiments.run.objective import example_losses
 from sparsejax.importances.activations import activation, variance
 from sparsejax.importances.baselines import random, uniform_width
-from sparsejax.importances.distance import geometric_median
 from sparsejax.importances.importance import Importance
 from sparsejax.importances.pooling import producer_only
-from sparsejax.importances.weights import l1, l2, taylor
+from sparsejax.importances.weights import geometric_median, l1, l2, taylor
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.paths import map_with_path
 from sparsejax.structured.choose.removal_order import keep_best

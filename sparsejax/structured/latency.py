@@ -36,11 +36,6 @@ def measure_latency(
 
     Raises:
       ParamsError: a parameter or an input is a shape without numbers.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> measure_latency(lambda p, x: p * x, jnp.ones(3), jnp.ones(3), calls=3) > 0
-      True
     """
     require_arrays(params, "A latency is measured on the parameters")
     require_arrays(inputs, "A latency is measured on the inputs")

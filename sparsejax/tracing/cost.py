@@ -214,7 +214,7 @@ def _flops(eqn: core.JaxprEqn) -> int:
 
 
 def _other_flops(eqn: core.JaxprEqn) -> int:
-    """FLOPs of what is no contraction, by XLA's convention."""
+    """FLOPs of an equation that is not a contraction, by XLA's convention."""
     name = eqn.primitive.name
     if not eqn.outvars or not hasattr(eqn.outvars[0].aval, "shape"):
         return 0

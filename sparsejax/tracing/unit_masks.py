@@ -140,7 +140,7 @@ def _as_array(name: str, given: Any) -> np.ndarray:
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise MaskError(f"keep[{name!r}] is no array: its rows differ in length.") from error
+        raise MaskError(f"keep[{name!r}] is not an array: its rows differ in length.") from error
 
 
 def axis_masks_of(groups: Mapping[str, Group], keep: Mapping[str, Any]) -> AxisMasks:

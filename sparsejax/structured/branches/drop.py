@@ -26,7 +26,7 @@ def drop_branches(
     ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters become
     `optax.MaskedNode`, which optax, `prunable_groups`, `model_cost` and `shrink` step over. Layers that a scan
     runs over lose slices of their stacked parameters, and the scan as many rounds; where only some branches of a
-    layer go, the scan becomes one for each stretch of layers that are alike.
+    layer go, the scan becomes one for each segment of layers that are alike.
 
     Args:
       fn: any function ``fn(params, *inputs)``.

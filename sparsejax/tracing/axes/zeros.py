@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsejax.tracing.axes.dims import Dims
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
-from sparsejax.tracing.axes.singularities import poles
+from sparsejax.tracing.axes.singularities import singular_operands
 from sparsejax.tracing.jaxpr import loop_operands, settle
 from sparsejax.tracing.primitives import REDUCE, UNARY_ZERO, WINDOWS
 
@@ -44,7 +44,9 @@ class Zeros:
         for step in plan.steps:
             if step.mean is not None:
                 self.averaged |= self.candidates & self.dims.all_leaves(step.mean[0])
-            self.divided |= frozenset().union(*(self.of(value) or frozenset() for value in poles(step)))
+            self.divided |= frozenset().union(
+                *(self.of(value) or frozenset() for value in singular_operands(step))
+            )
             for value, zero in zip(step.outs, self._step(step), strict=True):
                 self._sets[id(value)] = zero if zero is ALL else zero & self.atoms(value)
         return [self.of(value) for value in plan.outs]

@@ -32,7 +32,7 @@ class Use(NamedTuple):
     origin: Origin
     share: float  # of the contraction's weights that are this parameter's; below 1 for concatenated weights
     times: int  # how often it runs: the product of the lengths of the scans around it
-    counted: bool  # False inside a while loop, whose number of rounds nobody knows
+    counted: bool  # False inside a while loop, whose number of rounds is unknown before it runs
     scanned: tuple[int, ...]  # lengths of the scans around it, outermost first
     callers: tuple[core.JaxprEqn, ...]  # the equations around it, innermost first
 
