@@ -311,3 +311,21 @@ def test_masks_are_for_the_parameters_of_the_groups():
         group_masks({"params": params}, groups, HALF)
     with pytest.raises(ParamsError, match=r"'a' has shape \(5, 4\)"):
         group_masks(params | {"a": params["a"][:, :4]}, groups, HALF)
+
+
+@pytest.mark.parametrize("keep", [np.arange(8) < 4, np.ones(8, bool)])
+def test_masks_can_be_traced_and_have_the_shapes_of_those_that_are_not(keep):
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    eager = group_masks(params, groups, {"a:1": keep})
+    traced = jax.jit(lambda kept: group_masks(params, groups, {"a:1": kept}))(keep)
+    assert {name: mask.shape for name, mask in eager.items()} == {"a": (1, 8), "b": (8,), "c": (8, 1)}
+    assert jax.tree.all(jax.tree.map(np.array_equal, eager, traced))
+    with pytest.raises(MaskError, match="is traced, but it decides shapes"):
+        jax.jit(lambda kept: shrink_tree(params, groups, {"a:1": kept}))(keep)
+
+
+def test_one_input_and_a_tuple_of_it_are_the_same():
+    fn, params, x = mlp()
+    assert repr(prunable_groups(fn, params, x)) == repr(prunable_groups(fn, params, (x,)))
+    assert model_cost(fn, params, x) == model_cost(fn, params, (x,))

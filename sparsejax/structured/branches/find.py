@@ -7,7 +7,7 @@ from jax.extend import core
 
 from sparsejax.structured.branches.rewriting import Replacement, Replacements, needed_parts
 from sparsejax.structured.branches.scans import Site, stacked_leaves
-from sparsejax.tracing.jaxpr import Traced, called_jaxpr, open_jaxpr, scan_counts, source_line, trace
+from sparsejax.tracing.jaxpr import Traced, called_jaxpr, loop_operands, open_jaxpr, source_line, trace
 from sparsejax.tracing.uses.contractions import CONTRACTIONS
 from sparsejax.typing import Params
 
@@ -197,10 +197,9 @@ class _Search:
         self, eqn: core.JaxprEqn, operands: list[_Value], site: Site, callers: tuple[Any, ...]
     ) -> None:
         """Looks into the body of a scan; what it carries is data, whatever it starts from."""
-        consts, carries = scan_counts(eqn.params)
-        ins = [self._new([])._replace(data=v.data, weight=v.weight) for v in operands]
-        for number in range(consts, consts + carries):
-            ins[number] = ins[number]._replace(data=True)
+        fresh = [self._new([])._replace(data=v.data, weight=v.weight) for v in operands]
+        _, consts, carry, slices = loop_operands(eqn, fresh)
+        ins = [*consts, *(value._replace(data=True) for value in carry), *slices]
         self._scan = (site, eqn.params["length"], eqn.params["reverse"])
         self._walk(open_jaxpr(eqn.params["jaxpr"])[0], ins, site, (eqn, *callers))
         self._scan = None
