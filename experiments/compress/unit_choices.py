@@ -11,16 +11,15 @@ from experiments.data.split import Batch
 from experiments.run.objective import example_losses
 from sparsejax.importances.activations import activation, variance
 from sparsejax.importances.baselines import random, uniform_width
-from sparsejax.importances.distance import geometric_median
 from sparsejax.importances.importance import Importance
 from sparsejax.importances.pooling import producer_only
-from sparsejax.importances.weights import l1, l2, taylor
+from sparsejax.importances.weights import geometric_median, l1, l2, taylor
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.paths import map_with_path
 from sparsejax.structured.choose.removal_order import keep_best
 from sparsejax.structured.latency import measure_latency
 from sparsejax.tracing.groups import Group
-from sparsejax.tracing.shrinking import group_masks
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
 #: Names of importances. ``producer_l1`` looks at the one layer that makes a unit; ``random`` and ``position``

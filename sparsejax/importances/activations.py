@@ -12,6 +12,7 @@ from sparsejax.importances.importance import Importance, Importances, normalized
 from sparsejax.importances.pooling import member_units, on_host, weights_per_unit
 from sparsejax.tracing.calibration.statistics import InputStatistics, calibrate
 from sparsejax.tracing.groups import Group, Member
+from sparsejax.tracing.jaxpr import as_tuple
 from sparsejax.tracing.operations import LinearOp, linear_ops
 from sparsejax.tracing.unit_masks import leaves_by_path
 from sparsejax.typing import Params
@@ -81,12 +82,12 @@ def variance(fn: Function, batches: Iterable[Any]) -> Importance:
 
 
 def _from_statistics(fn: Function, batches: Iterable[Any], quantity: str) -> Importance:
-    kept = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    kept = [as_tuple(batch) for batch in batches]
     if not kept:
         raise TracingError("Activation importance got no batch: pass an iterable that is not used up.")
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
-        ops = linear_ops(fn, params, *kept[0])
+        ops = linear_ops(fn, params, kept[0])
         readers = {name: _readers(name, group, ops) for name, group in groups.items()}
         paths = sorted({member.path for members in readers.values() for member in members})
         patterns = [glob.escape(path) for path in paths]

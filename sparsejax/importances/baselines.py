@@ -59,14 +59,6 @@ def random(key: Array) -> Importance:
 
     Raises:
       RandomKeyError: no key.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from sparsejax import prunable_groups
-      >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
-      >>> groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((2, 8)))
-      >>> random(jax.random.key(0))(params, groups)["a:1"].shape
-      (3,)
     """
     if key is None:
         raise RandomKeyError("Random importance needs a key, and none came: pass jax.random.key(seed).")

@@ -48,9 +48,6 @@ def check_importances(units: Mapping[str, Any]) -> None:
 
     Raises:
       ScoreError: NaN, or an infinite value, in a group, which is named.
-
-    Example:
-      >>> check_importances({"a:1": np.ones(3)})
     """
     for name, value in units.items():
         bad = int((~np.isfinite(np.asarray(value, np.float64))).sum())

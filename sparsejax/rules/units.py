@@ -22,7 +22,7 @@ from sparsejax.scores.gradients import gradient_magnitude
 from sparsejax.scores.score import Score, stateless
 from sparsejax.scores.weights import magnitude
 from sparsejax.tracing.groups import Group
-from sparsejax.tracing.unit_masks import expand_units
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.transforms.mask_rule import MaskRule
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
@@ -144,7 +144,7 @@ def _lift(
         units = {name: jnp.zeros(_shape(group)) for name, group in groups.items()}
         unit_masks, inner_state = inner.init(units, key)
         own = tuple(score.init(params) for score in scores)
-        return expand_units(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
 
     def observe(grads: Params, state: Any, params: Params) -> Any:
         unit_masks, inner_state, own = state
@@ -164,7 +164,7 @@ def _lift(
         # What grows is told by the weights that are masked: those alone have a gradient while a unit is out.
         grown = ranked if grow is None else _comparable(pool_units(values[1], chosen))
         unit_masks, inner_state = inner.update(grown, inner_state, unit_masks, ranked, step, keys[0])
-        return expand_units(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
 
     reads_gradient = any(score.reads_gradient for score in scores)
     return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient)

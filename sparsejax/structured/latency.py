@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from sparsejax.params.paths import require_arrays
+from sparsejax.tracing.jaxpr import as_tuple
 
 #: ``measure(fn, params, inputs) -> seconds`` of one call.
 Measure = Callable[[Callable[..., Any], Any, tuple[Any, ...]], float]
@@ -16,7 +17,7 @@ Measure = Callable[[Callable[..., Any], Any, tuple[Any, ...]], float]
 def measure_latency(
     fn: Callable[..., Any],
     params: Any,
-    inputs: tuple[Any, ...],
+    inputs: Any,
     *,
     calls: int = 30,
     budget_seconds: float = 1.0,
@@ -26,7 +27,7 @@ def measure_latency(
     Args:
       fn: any function ``fn(params, *inputs)``; it is jitted here.
       params: its parameters.
-      inputs: all its further arguments, arrays.
+      inputs: one further argument, or a tuple of all of them; arrays.
       calls: calls that are timed, at most.
       budget_seconds: no further call begins after so many seconds; three are made in any case.
 
@@ -35,21 +36,16 @@ def measure_latency(
 
     Raises:
       ParamsError: a parameter or an input is a shape without numbers.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> measure_latency(lambda p, x: p * x, jnp.ones(3), (jnp.ones(3),), calls=3) > 0
-      True
     """
     require_arrays(params, "A latency is measured on the parameters")
     require_arrays(inputs, "A latency is measured on the inputs")
-    jitted = jax.jit(fn)
+    jitted, arguments = jax.jit(fn), as_tuple(inputs)
     for _ in range(3):
-        jax.block_until_ready(jitted(params, *inputs))
+        jax.block_until_ready(jitted(params, *arguments))
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 3 or (len(times) < calls and time.perf_counter() - begin < budget_seconds):
         start = time.perf_counter()
-        jax.block_until_ready(jitted(params, *inputs))
+        jax.block_until_ready(jitted(params, *arguments))
         times.append(time.perf_counter() - start)
     return float(np.median(times))

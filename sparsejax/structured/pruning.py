@@ -28,8 +28,11 @@ from sparsejax.structured.choose.group_bounds import (
 from sparsejax.structured.choose.removal_order import Order, check_shapes, keep_best
 from sparsejax.structured.latency import Measure, measure_latency
 from sparsejax.tracing.groups import Group, prunable_groups
-from sparsejax.tracing.shrinking import group_masks, shrink
+from sparsejax.tracing.jaxpr import as_tuple
+from sparsejax.tracing.shrinking import shrink
 from sparsejax.tracing.size_costs import Sizes, size_account
+from sparsejax.tracing.tables import count, table
+from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
 
@@ -51,6 +54,16 @@ class StructuredPruning(NamedTuple):
     importances: Importances
     dense: Sizes
     small: Sizes
+
+    def __str__(self) -> str:
+        """A table: what stays of each group, then what the whole function costs before and after."""
+        rows = [("group", "kind", "kept", "of", "share")]
+        for name, group in self.groups.items():
+            kept = int(self.keep[name].sum()) // (group.layers if self.keep[name].ndim == 2 else 1)
+            rows.append((name, group.kind, str(kept), str(group.size), f"{kept / group.size:.1%}"))
+        for title, small, dense in zip(("parameters", "multiply-adds"), self.small, self.dense, strict=True):
+            rows.append((title, "", count(small), count(dense), f"{small / dense:.1%}" if dense else ""))
+        return "\n".join(table(rows, left=2))
 
 
 def prune_structured(
@@ -80,7 +93,7 @@ def prune_structured(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters; shapes serve where neither the importance nor a latency needs the numbers.
-      inputs: one further argument, or a tuple of all; shapes serve unless latency is measured.
+      inputs: one further argument, or a tuple of all of them; shapes serve unless latency is measured.
       importance: `importances.l2` when None.
       channel_ratio: r of the units of every group, ``round((1 − r)·size)`` stay; or a mapping by group name
         pattern or kind, the other groups stay whole.
@@ -116,6 +129,11 @@ def prune_structured(
       >>> found = prune_structured(fn, params, jnp.ones((3, 4)), flops_ratio=0.5)
       >>> found.keep["a:1"].tolist(), found.small.multiply_adds / found.dense.multiply_adds
       ([False, False, False, False, True, True, True, True], 0.5)
+      >>> print(found)
+      group          kind    kept   of  share
+      a:1            neuron     4    8  50.0%
+      parameters               24   48  50.0%
+      multiply-adds            72  144  50.0%
 
     Source: Fang et al., "DepGraph", arXiv 2301.12900, section 3.3 (group importance); budgets that are met
     exactly are our own.
@@ -153,7 +171,7 @@ def prune_iteratively(
     Args:
       fn: any function ``fn(params, *inputs)``.
       params: its parameters.
-      inputs: one further argument, or a tuple of all.
+      inputs: one further argument, or a tuple of all of them.
       rounds: n ≥ 1.
       fine_tune: ``fine_tune(params, masks, round) -> params``, called after each round, from 1; what it gives
         back is put on the masks again. Train with ``sparsify(optimizer, fixed(masks))``.
@@ -224,11 +242,10 @@ def _task(
     limits: Limits | None,
     round_to: RoundTo | None,
 ) -> _Task:
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    every = prunable_groups(fn, params, *arguments)
+    every = prunable_groups(fn, params, inputs)
     groups = select_groups(every, kinds=kinds, only=only, normalized=normalized)
     bounds = group_bounds(groups, limits, round_to)
-    return _Task(fn, arguments, groups, bounds, size_account(fn, params, *arguments))
+    return _Task(fn, as_tuple(inputs), groups, bounds, size_account(fn, params, inputs))
 
 
 def _choose(

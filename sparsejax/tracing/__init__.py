@@ -16,11 +16,11 @@ from sparsejax.tracing.groups import prunable_groups as prunable_groups
 from sparsejax.tracing.groups import summarize_groups as summarize_groups
 from sparsejax.tracing.operations import LinearOp as LinearOp
 from sparsejax.tracing.operations import linear_ops as linear_ops
-from sparsejax.tracing.shrinking import KeepMasks as KeepMasks
-from sparsejax.tracing.shrinking import group_masks as group_masks
 from sparsejax.tracing.shrinking import shrink as shrink
 from sparsejax.tracing.shrinking import shrink_tree as shrink_tree
 from sparsejax.tracing.size_costs import SizeAccount as SizeAccount
 from sparsejax.tracing.size_costs import Sizes as Sizes
 from sparsejax.tracing.size_costs import size_account as size_account
+from sparsejax.tracing.unit_masks import KeepMasks as KeepMasks
+from sparsejax.tracing.unit_masks import group_masks as group_masks
 from sparsejax.tracing.unit_masks import keep_from_masks as keep_from_masks

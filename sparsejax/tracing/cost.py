@@ -12,6 +12,7 @@ from sparsejax.errors import MaskError
 from sparsejax.params.paths import map_with_path
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.primitives import ELEMENTWISE, REDUCE, SAME, WINDOWS, names
+from sparsejax.tracing.tables import count, table
 from sparsejax.tracing.uses.contractions import CONTRACTIONS, multiply_adds, valid_multiply_adds
 from sparsejax.tracing.uses.find import Site, Use, find_uses
 from sparsejax.typing import MaskTree, Params
@@ -21,6 +22,9 @@ _TRANSCENDENTAL = names("""
     exp exp2 log log1p expm1 tanh sin cos tan sqrt rsqrt cbrt logistic erf erfc erf_inv pow atan2 lgamma
     digamma sinh cosh asinh acosh atanh asin acos atan
 """)
+
+
+_SHOWN = 30  # products that a table lists
 
 
 class Totals(NamedTuple):
@@ -75,6 +79,21 @@ class ModelCost(NamedTuple):
     ops: tuple[OpCost, ...]
     counted: bool
 
+    def __str__(self) -> str:
+        """A table: the most expensive products first, then the totals; the columns are the dense cost."""
+        ranked = sorted(self.ops, key=lambda op: -op.dense.flops)
+        rows = [("product with", "parameters", "mult-adds", "FLOPs", "bytes", "FLOPs kept")]
+        rows += [_cells(" + ".join(op.paths) or "(activations)", op) for op in ranked[:_SHOWN]]
+        if len(ranked) > _SHOWN:
+            rows.append((f"… {len(ranked) - _SHOWN} more", *[""] * 5))
+        rows.append(_cells("total", self))
+        notes = [] if self.counted else ["of each while loop one round is counted"]
+        return "\n".join([*table(rows), *notes])
+
+
+def _cells(name: str, cost: "OpCost | ModelCost") -> tuple[str, ...]:
+    return (name, *map(count, cost.dense), count(cost.sparse.flops))
+
 
 class _Row(NamedTuple):
     site: Site
@@ -85,7 +104,7 @@ class _Row(NamedTuple):
 
 
 def model_cost(
-    fn: Callable[..., Any], params: Params, *inputs: Any, masks: MaskTree | None = None
+    fn: Callable[..., Any], params: Params, inputs: Any, masks: MaskTree | None = None
 ) -> ModelCost:
     """Counts parameters, multiply-adds, FLOPs and bytes of ``fn(params, *inputs)``, dense and with masks.
 
@@ -96,7 +115,8 @@ def model_cost(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`; every leaf counts as parameters.
-      *inputs: further arguments, arrays or `jax.ShapeDtypeStruct`, of a whole batch. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or `jax.ShapeDtypeStruct`, of a
+        whole batch. Nothing is computed.
       masks: a tree like `params` of bool leaves that broadcast to their parameters, True = kept.
 
     Returns:
@@ -115,8 +135,12 @@ def model_cost(
       >>> cost = model_cost(lambda p, x: x @ p["w"], params, x, masks=masks)
       >>> cost.dense.multiply_adds, cost.sparse.multiply_adds, cost.sparse.parameters
       (144, 36.0, 12)
+      >>> print(cost)
+      product with  parameters  mult-adds  FLOPs  bytes  FLOPs kept
+      w                     48        144    288    360          72
+      total                 48        144    288    360          72
     """
-    traced = jaxprs.trace(fn, params, *inputs)
+    traced = jaxprs.trace(fn, params, inputs)
     densities = _densities(params, masks)
     used: dict[Site, list[Use]] = {}
     for use in find_uses(traced, every_branch=True):
@@ -138,7 +162,7 @@ def model_cost(
 
 
 def _densities(params: Params, masks: MaskTree | None) -> list[float]:
-    """The share of kept elements of each leaf; holes in the tree are not leaves."""
+    """The share of kept elements of each leaf; a `MaskedNode` is not a leaf."""
     if masks is None:
         return [1.0 for _ in jax.tree.leaves(params)]
     found: list[float] = []
@@ -190,7 +214,7 @@ def _flops(eqn: core.JaxprEqn) -> int:
 
 
 def _other_flops(eqn: core.JaxprEqn) -> int:
-    """FLOPs of what is no contraction, by XLA's convention."""
+    """FLOPs of an equation that is not a contraction, by XLA's convention."""
     name = eqn.primitive.name
     if not eqn.outvars or not hasattr(eqn.outvars[0].aval, "shape"):
         return 0

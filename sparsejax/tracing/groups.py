@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparsejax.errors import TracingError
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.axes.kinds import kinds
 from sparsejax.tracing.axes.structure import Structure, analyse, find_zeros, own_layers
@@ -90,7 +91,7 @@ class Groups(Mapping[str, Group]):
         return f"Groups({{{sizes}}}, {len(self.excluded)} excluded)"
 
 
-def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Groups:
+def prunable_groups(fn: Callable[..., Any], params: Params, inputs: Any) -> Groups:
     """Finds which axes of which parameters must be pruned together for the function to stay a function.
 
     Every axis in the jaxpr is an atom, a product, or a sum (concatenation) of atoms; each primitive says
@@ -101,7 +102,8 @@ def prunable_groups(fn: Callable[..., Any], params: Params, *inputs: Any) -> Gro
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments, arrays or `jax.ShapeDtypeStruct`. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or `jax.ShapeDtypeStruct`. Nothing
+        is computed.
 
     Returns:
       `Groups`: a mapping from names to `Group`, with `.excluded`. A group is named ``path:axis`` after the
@@ -162,15 +164,19 @@ def _roles(structure: Structure) -> dict[tuple[int, int], str]:
     return found
 
 
-def summarize_groups(groups: Groups) -> str:
+def summarize_groups(groups: Any) -> str:
     """Writes the groups, their members, and what is excluded with the reason, as a table of text.
 
     Args:
-      groups: from `prunable_groups`.
+      groups: from `prunable_groups`, some of them in a dict, or a `StructuredPruning`, whose kept units are told
+        too.
 
     Returns:
       Lines to print: a group a line with its size and members, then the excluded axes, those with the same
       reason and source line together.
+
+    Raises:
+      TracingError: it is none of these.
 
     Example:
       >>> import jax.numpy as jnp
@@ -182,18 +188,25 @@ def summarize_groups(groups: Groups) -> str:
         c:1 (4): an axis of the function's results
         a:0 (8): an axis of the function's inputs
     """
-    width = max((len(name) for name in groups), default=5)
-    width = max(width, 5)
+    keep = getattr(groups, "keep", {})
+    groups = getattr(groups, "groups", groups)
+    if not isinstance(groups, Mapping) or not all(isinstance(group, Group) for group in groups.values()):
+        raise TracingError(
+            f"summarize_groups got a {type(groups).__name__}; give what prunable_groups or prune_structured returns."
+        )
+    width = max([5, *map(len, groups)])
     lines = [f"{'group':<{width}}  {'size':>4}  members"]
     for name, group in groups.items():
         notes = [" (normalized)"] if group.normalized else []
         notes += [f" ({group.layers} layers)"] if group.layers else []
+        notes += [f" ({int(keep[name].sum()) // keep[name][..., 0].size} kept)"] if name in keep else []
         where = " ".join(f"{member.path}:{member.axis}" for member in group.members)
         lines.append(f"{name:<{width}}  {group.size:>4}  {where}{''.join(notes)}")
-    if groups.excluded:
+    excluded = getattr(groups, "excluded", ())
+    if excluded:
         lines.append("excluded")
     alike: dict[tuple[str, str], list[str]] = {}
-    for name, size, reason, source in groups.excluded:
+    for name, size, reason, source in excluded:
         alike.setdefault((reason, source), []).append(f"{name} ({size})")
     for (reason, source), names in alike.items():
         lines.append(f"  {' '.join(names)}: {reason}{f', at {source}' if source else ''}")

@@ -1,5 +1,6 @@
 """Walking jaxprs: tracing the user's function, finding inner jaxprs, naming the user's source line."""
 
+import itertools
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,8 +33,13 @@ class Traced(NamedTuple):
     out_def: Any
 
 
-def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
-    """Traces ``fn(params, *inputs)``; nothing is computed, and `ShapeDtypeStruct`s serve as arguments."""
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
+    """The arguments of a function after its parameters: a tuple is all of them, anything else the only one."""
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:
+    """Traces ``fn(params, *inputs)``, inputs as in `as_tuple`; nothing is computed, so shapes serve as arguments."""
     paths, leaves, params_def = flatten_with_paths(params)
     if not leaves:
         raise ParamsError("The tracer needs parameters: the tree given has no leaf.")
@@ -47,7 +53,7 @@ def trace(fn: Callable[..., Any], params: Params, *inputs: Any) -> Traced:
             raise ParamsError(
                 f"{path!r} is the text {leaf!r}, not an array. Close over settings; the parameters are arrays."
             )
-    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *as_tuple(inputs))
     kept = [path for path, leaf in zip(paths, leaves, strict=True) if not is_masked_node(leaf)]
     return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))
 
@@ -98,6 +104,42 @@ def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
     return len(consts.vals), len(carry.vals)
 
 
+class LoopOperands(NamedTuple):
+    """The operands of a scan or while, or anything known of each of them, by what the loop does with them."""
+
+    test: list[Any]  # constants of a while's condition
+    consts: list[Any]
+    carry: list[Any]
+    slices: list[Any]  # what a scan takes slices of, along the leading axis
+
+
+def loop_operands(eqn: core.JaxprEqn, values: Sequence[Any]) -> LoopOperands:
+    """Sorts one value for each operand of a scan or a while."""
+    if eqn.primitive.name == "scan":
+        tests, (consts, carries) = 0, scan_counts(eqn.params)
+    else:
+        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carries = len(values) - tests - consts
+    ends = (0, tests, tests + consts, tests + consts + carries, len(values))
+    return LoopOperands(*(list(values[start:end]) for start, end in itertools.pairwise(ends)))
+
+
+def settle(
+    carry: list[Any], body: Callable[[list[Any]], list[Any]], join: Callable[[Any, Any], Any]
+) -> tuple[list[Any], list[Any]]:
+    """What holds of a loop's carry in every round, and the results of the body for it.
+
+    `body` gives the new carry first; `join` says what holds of two values. It must only ever lose, or only ever
+    gain, so that the rounds come to an end.
+    """
+    while True:
+        outs = body(carry)
+        joined = [join(before, after) for before, after in zip(carry, outs, strict=False)]
+        if joined == carry:
+            return carry, outs
+        carry = joined
+
+
 def source_line(*eqns: core.JaxprEqn) -> str:
     """Names the line of the user's code that made an equation: ``"path/model.py:41 (call)"``.
 
@@ -127,7 +169,7 @@ def is_tracer(value: Any) -> bool:
 def bind(eqn: core.JaxprEqn, operands: Sequence[Any], changed: dict[str, Any] | None = None) -> Sequence[Any]:
     """Applies the equation's primitive, with some of its parameters changed."""
     params = eqn.primitive.get_bind_params(eqn.params)
-    # Older JAX gives the inner functions beside the parameters, newer JAX among them.
+    # Older JAX gives the inner functions apart from the parameters, newer JAX among them.
     functions, params = params if isinstance(params, tuple) else ((), params)
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*functions, *operands, **{**params, **(changed or {})})

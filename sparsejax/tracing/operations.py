@@ -46,7 +46,7 @@ class LinearOp(NamedTuple):
     source: str
 
 
-def linear_ops(fn: Callable[..., Any], params: Params, *inputs: Any) -> dict[str, LinearOp]:
+def linear_ops(fn: Callable[..., Any], params: Params, inputs: Any) -> dict[str, LinearOp]:
     """Finds every matrix product and convolution that consumes a parameter, and what each axis does there.
 
     The parameter is followed through reshape, transpose, cast, slice, broadcast, concatenation, elementwise
@@ -57,7 +57,8 @@ def linear_ops(fn: Callable[..., Any], params: Params, *inputs: Any) -> dict[str
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace. Options belong in a closure.
       params: any pytree of arrays, or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments, pytrees of arrays or of `jax.ShapeDtypeStruct`. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; pytrees of arrays or of
+        `jax.ShapeDtypeStruct`. Nothing is computed.
 
     Returns:
       ``{path: LinearOp}``, ordered by the parameters' own order.
@@ -73,7 +74,7 @@ def linear_ops(fn: Callable[..., Any], params: Params, *inputs: Any) -> dict[str
       >>> ops["w"].roles.input, ops["w"].roles.output, ops["w"].flops
       ((0,), (1, 2), 384)
     """
-    traced = jaxprs.trace(fn, params, *inputs)
+    traced = jaxprs.trace(fn, params, inputs)
     by_leaf: dict[int, list[Use]] = {}
     for use in find_uses(traced):
         by_leaf.setdefault(use.leaf, []).append(use)

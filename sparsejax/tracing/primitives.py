@@ -22,7 +22,7 @@ UNARY_OTHER = names("""
     bessel_i0e bessel_i1e
 """)
 UNARY = UNARY_ZERO | UNARY_OTHER
-# Elementwise in several operands; scalars, and axes of size one, stand beside full shapes.
+# Elementwise in several operands; scalars, and axes of size one, are broadcast to full shapes.
 NARY = names("""
     add sub mul div rem max min pow atan2 nextafter eq ne lt le gt ge and or xor select_n clamp add_any
     shift_left shift_right_logical shift_right_arithmetic complex igamma igammac polygamma zeta

@@ -1,4 +1,4 @@
-"""`shrink` and `group_masks`: the function with smaller parameters, and the masks that it stands for."""
+"""`shrink` and `shrink_tree`: the function with smaller parameters, and all that is shaped like them."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,66 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import MaskError, ParamsError, TracingError
-from sparsejax.params.paths import flatten_with_paths, is_masked_node, map_with_path
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.tracing.axes.dims import Kept
 from sparsejax.tracing.axes.structure import Structure, analyse, find_zeros
 from sparsejax.tracing.axes.zeros import Zeros
 from sparsejax.tracing.evaluate.resized import Evaluator
 from sparsejax.tracing.groups import Group
-from sparsejax.tracing.jaxpr import is_tracer
+from sparsejax.tracing.jaxpr import as_tuple, is_tracer
 from sparsejax.tracing.owner_paths import owners
-from sparsejax.typing import MaskTree, Params
+from sparsejax.tracing.unit_masks import AxisMasks, KeepMasks, axis_masks_of, check_leaf, checked_keep
+from sparsejax.typing import Params
 
-#: name -> bool[size], or bool[layers, size] for a group whose scanned layers prune their own positions.
-KeepMasks = Mapping[str, Any]
 _ABSTRACT = "shapes only"
-# path -> axis -> bool[axis size] or bool[layers, axis size]
-_AxisMasks = dict[str, dict[int, np.ndarray]]
-
-
-def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) -> MaskTree:
-    """Gives the masks that zero pruned positions everywhere they live.
-
-    Args:
-      params: the parameters.
-      groups: from `prunable_groups`, or a dict with some of them.
-      keep: name -> bool[size], True = kept; bool[layers, size] with as many in each row where the group has
-        `layers`. Groups that are not named are kept whole.
-
-    Returns:
-      A tree like `params` of bool arrays that broadcast to their parameters (size 1 along axes that nothing
-      is pruned from); 0-d True for parameters that are not touched.
-
-    Raises:
-      TracingError: `keep` names a group that is not there.
-      MaskError: a keep has another shape or type, or keeps nothing.
-      ParamsError: a parameter that would be masked is not there, or has another size.
-
-    Example:
-      >>> params = {"a": jnp.ones((8, 3)), "c": jnp.ones((3, 4))}
-      >>> fn = lambda p, x: x @ p["a"] @ p["c"]
-      >>> from sparsejax import prunable_groups
-      >>> groups = prunable_groups(fn, params, jnp.ones((2, 8)))
-      >>> masks = group_masks(params, groups, {"a:1": np.array([True, False, True])})
-      >>> masks["a"].shape, masks["c"].tolist()
-      ((1, 3), [[True], [False], [True]])
-    """
-    axis_masks = _axis_masks(groups, keep)
-    if missing := sorted(set(axis_masks) - set(flatten_with_paths(params)[0])):
-        raise ParamsError(f"There is no {missing[0]!r}: give the parameters that prunable_groups saw.")
-
-    def mask(path: str, leaf: Any) -> Any:
-        _check_leaf(path, np.shape(leaf), axis_masks.get(path, {}))
-        whole = np.ones((1,) * len(np.shape(leaf)), bool) if path in axis_masks else np.ones((), bool)
-        for axis, kept in axis_masks.get(path, {}).items():
-            shape = [1] * len(np.shape(leaf))
-            shape[axis] = kept.shape[-1]
-            if kept.ndim == 2:
-                shape[0] = kept.shape[0]
-            whole = whole & kept.reshape(shape)
-        return jnp.asarray(whole)
-
-    return map_with_path(mask, params)
 
 
 def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> Any:
@@ -100,7 +52,7 @@ def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> An
       >>> state[0].mu["a"].shape
       (8, 2)
     """
-    axis_masks = _axis_masks(groups, keep)
+    axis_masks = _cut_masks(groups, keep)
 
     paths, leaves, treedef = flatten_with_paths(values)
     owner_of = owners(paths, axis_masks)
@@ -109,7 +61,7 @@ def shrink_tree(values: Any, groups: Mapping[str, Group], keep: KeepMasks) -> An
     for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
         owner = None if is_masked_node(leaf) or not np.ndim(leaf) else owner_of.get(path)
         if owner is not None:
-            _check_leaf(path, np.shape(leaf), axis_masks[owner])
+            check_leaf(path, np.shape(leaf), axis_masks[owner])
             programs.setdefault(_place(leaf), {})[number] = axis_masks[owner]
     for place, masks in programs.items():
         run = jax.eval_shape if place == _ABSTRACT else lambda function, given: jax.jit(function)(given)
@@ -159,7 +111,7 @@ def shrink(
       >>> small_params["a"].shape, float(small_fn(small_params, jnp.ones((2, 8)))[0, 0])
       ((8, 2), 16.0)
     """
-    kept = _checked(groups, keep)
+    kept = _cutting(groups, keep)
     specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
     cache: dict[Any, tuple[Structure, Zeros]] = {}
 
@@ -183,7 +135,7 @@ def shrink(
         flat = [*leaves, *jax.tree.leaves(arguments)]
         return jax.tree.unflatten(structure.traced.out_def, evaluator.run(structure.plan, flat))
 
-    first, _ = structure_for(inputs if isinstance(inputs, tuple) else (inputs,))
+    first, _ = structure_for(as_tuple(inputs))
     _keep_atoms(first, kept)
     cut = shrink_tree(params, groups, keep)
     expected = [np.shape(leaf) for leaf in jax.tree.leaves(cut)]
@@ -204,52 +156,18 @@ def _keep_atoms(structure: Structure, kept: dict[str, np.ndarray]) -> dict[int, 
     return found
 
 
-def _checked(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, np.ndarray]:
-    """The keeps as arrays; those that keep everything are left out."""
-    if not isinstance(keep, Mapping):
-        raise MaskError(f"keep is a {type(keep).__name__}; it needs a dict: group name -> bool[size].")
-    found = {}
-    for name, given in keep.items():
-        if name not in groups:
-            known = ", ".join(list(groups)[:8])
-            raise TracingError(f"keep names the group {name!r}, which is not there; there are: {known}.")
-        mask, group = _as_array(name, given), groups[name]
-        layered = group.layers is not None and mask.shape == (group.layers, group.size)
-        if mask.dtype != bool or not (layered or mask.shape == (group.size,)):
-            shapes = f"({group.size},)" + (f" or ({group.layers}, {group.size})" if group.layers else "")
+def _cutting(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, np.ndarray]:
+    """The keeps as NumPy arrays; those that keep everything are left out."""
+    for name, mask in keep.items() if isinstance(keep, Mapping) else ():
+        if is_tracer(mask):
             raise MaskError(
-                f"keep[{name!r}] has shape {mask.shape} and type {mask.dtype}; it needs bool of {shapes}."
+                f"keep[{name!r}] is traced, but it decides shapes. Choose it outside jit, and jit the small function."
             )
-        counts = np.unique(mask.sum(-1))
-        if len(counts) > 1 or counts[0] == 0:
-            raise MaskError(
-                f"keep[{name!r}] keeps {counts.tolist()} of {group.size} positions; keep at least one, "
-                "and as many in each layer, since stacked layers share one shape."
-            )
-        if not mask.all():
-            found[name] = mask
-    return found
+    return {name: mask for name, mask in checked_keep(groups, keep).items() if not mask.all()}
 
 
-def _as_array(name: str, given: Any) -> np.ndarray:
-    if is_tracer(given):
-        raise MaskError(
-            f"keep[{name!r}] is traced, but it decides shapes. Choose it outside jit, and jit the small function."
-        )
-    try:
-        return np.asarray(given)
-    except ValueError as error:
-        raise MaskError(f"keep[{name!r}] is no array: its rows differ in length.") from error
-
-
-def _axis_masks(groups: Mapping[str, Group], keep: KeepMasks) -> _AxisMasks:
-    found: _AxisMasks = {}
-    for name, mask in _checked(groups, keep).items():
-        for member in groups[name].members:
-            kept = np.where(member.index >= 0, mask[..., np.maximum(member.index, 0)], True)
-            axes = found.setdefault(member.path, {})
-            axes[member.axis] = axes[member.axis] & kept if member.axis in axes else kept
-    return found
+def _cut_masks(groups: Mapping[str, Group], keep: KeepMasks) -> AxisMasks:
+    return axis_masks_of(groups, _cutting(groups, keep))
 
 
 def _place(leaf: Any) -> Any:
@@ -257,15 +175,6 @@ def _place(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _ABSTRACT
     return frozenset(leaf.devices()) if isinstance(leaf, jax.Array) and not is_tracer(leaf) else None
-
-
-def _check_leaf(path: str, shape: tuple[int, ...], axis_masks: dict[int, np.ndarray]) -> None:
-    for axis, mask in axis_masks.items():
-        if axis >= len(shape) or shape[axis] not in (1, mask.shape[-1]):
-            raise ParamsError(
-                f"{path!r} has shape {shape}, but its parameter has {mask.shape[-1]} positions along axis "
-                f"{axis}. What is not shaped like its parameter (a factored moment) must be started anew."
-            )
 
 
 def _cut_all(leaves: list[Any], masks: tuple[dict[int, np.ndarray], ...]) -> list[jax.Array]:

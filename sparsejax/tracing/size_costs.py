@@ -35,7 +35,7 @@ class _Term(NamedTuple):
     dims: tuple[Dim, ...]
 
 
-def size_account(fn: Callable[..., Any], params: Params, *inputs: Any) -> SizeAccount:
+def size_account(fn: Callable[..., Any], params: Params, inputs: Any) -> SizeAccount:
     """Gives a function from group sizes to the cost of the shrunk function, exact and fast.
 
     The multiply-adds of a product are ``Π (output sizes) · Π (contracted sizes)``; each size is a product and
@@ -44,7 +44,7 @@ def size_account(fn: Callable[..., Any], params: Params, *inputs: Any) -> SizeAc
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or shapes. Nothing is computed.
 
     Returns:
       ``account(counts) -> Sizes``. Of a cond the branch with the most multiply-adds counts, of a `while` one

@@ -15,7 +15,7 @@ from tests.tracing.functions import CASES, normal
 @functools.cache
 def case(name):
     fn, params, inputs = CASES[name]()
-    return fn, params, inputs, prunable_groups(fn, params, *inputs)
+    return fn, params, inputs, prunable_groups(fn, params, inputs)
 
 
 def share(value):

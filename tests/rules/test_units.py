@@ -156,7 +156,7 @@ def test_units_grow_by_the_gradient_of_what_reads_them(network):
 def test_scanned_layers_keep_their_own_units():
     fn, params, inputs = CASES["gqa_scan"]()
     groups = sparsejax.structured.select_groups(
-        sparsejax.prunable_groups(fn, params, *inputs), kinds=("neuron", "head")
+        sparsejax.prunable_groups(fn, params, inputs), kinds=("neuron", "head")
     )
     rule = sparsejax.rules.prune_units(
         groups, sparsejax.schedules.constant(0.5), sparsejax.schedules.update_every(1, begin=0, end=0)
@@ -177,7 +177,7 @@ def test_scanned_layers_keep_their_own_units():
 
 def test_what_cannot_be_masked_is_refused():
     fn, params, inputs = CASES["gqa_scan"]()
-    groups = sparsejax.prunable_groups(fn, params, *inputs)
+    groups = sparsejax.prunable_groups(fn, params, inputs)
     times = sparsejax.schedules.update_every(1, begin=0, end=0)
     with pytest.raises(sparsejax.errors.TracingError, match="not read by weights alone"):
         sparsejax.rules.drop_and_grow_units(groups, 0.5, lambda step: 0.5, times)

@@ -90,7 +90,7 @@ def assert_shrinks(
     tolerance: float = 2e-5,
 ) -> Groups:
     """Prunes every group that has a masked reference, at random, and compares."""
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     keep = random_keep(groups, seed) if keep is None else keep
     masks = group_masks(params, groups, keep)
     outs, grads, moved = value_and_grad(fn, masked(params, masks), *inputs)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import ParamsError, TracingError
-from sparsejax.tracing import linear_ops, prunable_groups, summarize_groups
+from sparsejax.structured import prune_structured
+from sparsejax.tracing import linear_ops, model_cost, prunable_groups, summarize_groups
 from sparsejax.tracing.axes.structure import analyse
 from sparsejax.tracing.axes.zeros import Zeros
 from tests.tracing.equality import random_params
@@ -48,7 +49,7 @@ def test_attention_of_flax_has_heads_and_two_kinds_of_head_dims():
 
 def test_grouped_queries_share_keys_and_values():
     fn, params, inputs = CASES["gqa_scan"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     found = table(groups)
     # Pruning a key head takes its queries and its value along; the queries of all heads go together.
     assert found["layers/q:2.0"] == {"layers/q:2", "layers/k:2", "layers/v:2", "layers/o:1"}
@@ -71,7 +72,7 @@ def test_grouped_queries_share_keys_and_values():
 
 def test_index_maps_of_grouped_queries():
     fn, params, inputs = CASES["gqa_scan"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     index = {(m.path, m.axis): m.index for m in groups["layers/q:2.0"].members}
     np.testing.assert_array_equal(index["layers/q", 2], np.repeat([0, 1], 8))
     np.testing.assert_array_equal(index["layers/k", 2], np.repeat([0, 1], 4))
@@ -81,7 +82,7 @@ def test_index_maps_of_grouped_queries():
 
 def test_concatenation_gives_segments_and_a_split_cuts_them():
     fn, params, inputs = CASES["dense_net"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     head = {name: m.index for name, g in groups.items() for m in g.members if m.path == "head"}
     # y = [right, left] of c, then z from d.
     np.testing.assert_array_equal(head["c:3.1"], [0, 1, 2, 3] + [-1] * 10)
@@ -93,7 +94,7 @@ def test_concatenation_gives_segments_and_a_split_cuts_them():
 
 def test_depthwise_and_squeeze_excitation_are_one_group():
     fn, params, inputs = CASES["mobile"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     assert table(groups)["expand:3"] == {"expand:3", "depth:3", "project:2", "s1:0", "s2:1"}
     assert table(groups)["stem:3"] == {"stem:3", "expand:2", "project:3", "head:0"}
     assert reasons(groups)["depth:0"] == "a spatial axis"
@@ -101,11 +102,11 @@ def test_depthwise_and_squeeze_excitation_are_one_group():
 
 def test_groups_of_convolutions_and_of_group_norm():
     fn, params, inputs = CASES["grouped"]()
-    assert {name: g.size for name, g in prunable_groups(fn, params, *inputs).items()} == {
+    assert {name: g.size for name, g in prunable_groups(fn, params, inputs).items()} == {
         "a:3.0": 2, "a:3.1": 6, "b:3.1": 2, "b:3.2": 3, "c:3.1": 4,
     }  # fmt: skip
     fn, params, inputs = CASES["group_norm"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     assert {name: (g.size, g.normalized) for name, g in groups.items()} == {
         "a:3.0": (2, False),
         "a:3.1": (4, True),
@@ -284,7 +285,7 @@ def test_every_atom_of_a_parameter_is_told_once():
 
 def test_summary_lists_groups_and_reasons():
     fn, params, inputs = CASES["gqa_scan"]()
-    text = summarize_groups(prunable_groups(fn, params, *inputs))
+    text = summarize_groups(prunable_groups(fn, params, inputs))
     assert "layers/gate:2    12  layers/down:1 layers/gate:2 layers/up:2 (3 layers)" in text
     assert "(normalized)" in text
     assert "embedding:0 (11): an axis indexed by data, at " in text
@@ -309,3 +310,25 @@ def test_a_deep_model_is_read_as_deep():
         normal(2),
     )
     assert sum(group.size == 16 for group in groups.values()) >= 23
+
+
+def test_a_summary_takes_what_pruning_returns_and_nothing_else():
+    params = weights(a=(5, 6), b=(6, 3))
+    fn = lambda p, x: x @ p["a"] @ p["b"]  # noqa: E731
+    found = prune_structured(fn, params, normal(2, 5), channel_ratio=0.5)
+    assert summarize_groups(found) == "group  size  members\na:1       6  a:1 b:0 (3 kept)"
+    with pytest.raises(TracingError, match="summarize_groups got a list"):
+        summarize_groups([1, 2])
+
+
+def test_printed_tables_fit_a_terminal():
+    path = "a_long_module_name/" * 6 + "kernel"
+    params = {path: normal(5, 6), "b": normal(6, 3)}
+    fn = lambda p, x: x @ p[path] @ p["b"]  # noqa: E731
+    for shown in (
+        prune_structured(fn, params, normal(2, 5), channel_ratio=0.5),
+        model_cost(fn, params, normal(2, 5)),
+    ):
+        lines = str(shown).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("a_long") and "…" in line for line in lines)

@@ -21,7 +21,7 @@ def ones(*shape):
 
 
 def roles_of(fn, params, *inputs, path="w"):
-    return linear_ops(fn, params, *inputs)[path].roles
+    return linear_ops(fn, params, inputs)[path].roles
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_masks_scales_and_dequantization():
     mask = jnp.asarray(np.arange(48).reshape(8, 6) % 2 == 0)
     closure = linear_ops(lambda p, x: x @ (p["w"] * mask), {"w": ones(8, 6)}, x)
     assert closure["w"].flops == 288
-    as_input = linear_ops(lambda p, m, x: x @ (p["w"] * m["w"]), {"w": ones(8, 6)}, {"w": mask}, x)
+    as_input = linear_ops(lambda p, m, x: x @ (p["w"] * m["w"]), {"w": ones(8, 6)}, ({"w": mask}, x))
     assert as_input["w"].roles == AxisRoles((0,), (1,))
     beside = linear_ops(lambda p, x: x @ (p["w"] * p["mask"]), {"mask": mask, "w": ones(8, 6)}, x)
     assert list(beside) == ["w"]
@@ -231,7 +231,7 @@ def test_heads_are_seen_by_what_is_done_with_them_not_by_name():
 
 def test_grouped_queries_number_heads_on_one_axis():
     fn, params, inputs = CASES["gqa_scan"]()
-    assert all(op.roles.heads == () for op in linear_ops(fn, params, *inputs).values())  # (heads · features)
+    assert all(op.roles.heads == () for op in linear_ops(fn, params, inputs).values())  # (heads · features)
     layers = params["layers"]
     whole = {"q": (3, 10, 4, 4), "k": (3, 10, 2, 4), "v": (3, 10, 2, 4), "o": (3, 4, 4, 10)}
     split = {**params, "layers": {**layers, **{n: layers[n].reshape(s) for n, s in whole.items()}}}
@@ -240,7 +240,7 @@ def test_grouped_queries_number_heads_on_one_axis():
         joined = {n: p["layers"][n].reshape(layers[n].shape) for n in whole}
         return fn({**p, "layers": {**p["layers"], **joined}}, tokens)
 
-    roles = {path: op.roles for path, op in linear_ops(apart, split, *inputs).items()}
+    roles = {path: op.roles for path, op in linear_ops(apart, split, inputs).items()}
     assert roles["layers/q"] == AxisRoles((1,), (2, 3), stacked=(0,), heads=(2,))
     assert roles["layers/k"].heads == roles["layers/v"].heads == (2,)
     assert roles["layers/o"] == AxisRoles((1, 2), (3,), stacked=(0,), heads=(1,))

@@ -32,7 +32,7 @@ def test_shrunk_equals_masked(name):
 
 def test_shared_and_own_positions_of_scanned_layers():
     fn, params, inputs = CASES["gqa_scan"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     keep = random_keep(groups, seed=1)  # an odd seed keeps the same positions in every layer
     assert keep["layers/gate:2"].shape == (12,)
     small_fn, small = shrink(fn, params, inputs, groups, keep)
@@ -55,7 +55,7 @@ def test_normalized_groups_equal_the_smaller_model_built_by_hand(name, group):
     """These functions read their sizes from the parameters, so they are their own smaller models."""
     run = partial(jax.jit, compiler_options=FAST)
     fn, params, inputs = CASES[name]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     assert groups[group].normalized
     keep = {group: np.arange(groups[group].size) % 3 != 1}
     small_fn, small = shrink(fn, params, inputs, groups, keep)
@@ -125,7 +125,7 @@ def test_small_functions_jit_vmap_and_take_other_batches():
 
 def test_custom_derivatives_survive_vmap():
     fn, params, inputs = CASES["straight_through"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     keep = random_keep(groups)
     small_fn, small = shrink(fn, params, inputs, groups, keep)
     masks = group_masks(params, groups, keep)
@@ -222,7 +222,7 @@ def test_trees_of_masks_and_shapes_are_cut_too():
 
 def test_subsets_of_groups_and_whole_keeps():
     fn, params, inputs = CASES["mobile"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     some = {"expand:3": groups["expand:3"]}
     small_fn, small = shrink(fn, params, inputs, some, {"expand:3": np.arange(12) < 7})
     assert small["depth"].shape == (3, 3, 1, 7)
@@ -269,7 +269,7 @@ def test_keeps_that_make_no_sense_are_refused():
     uneven = np.ones((3, 12), bool)
     uneven[0, 0] = False
     with pytest.raises(MaskError, match=r"keeps \[11, 12\] of 12"):
-        group_masks(stacked, prunable_groups(scanned, stacked, *inputs), {"layers/gate:2": uneven})
+        group_masks(stacked, prunable_groups(scanned, stacked, inputs), {"layers/gate:2": uneven})
     with pytest.raises(TracingError, match=r"no prunable group 'a:1' of size 8"):
         shrink(lambda p, x: jnp.sort(x @ p["a"]) @ p["c"], params, x, groups, HALF)
 
@@ -311,3 +311,21 @@ def test_masks_are_for_the_parameters_of_the_groups():
         group_masks({"params": params}, groups, HALF)
     with pytest.raises(ParamsError, match=r"'a' has shape \(5, 4\)"):
         group_masks(params | {"a": params["a"][:, :4]}, groups, HALF)
+
+
+@pytest.mark.parametrize("keep", [np.arange(8) < 4, np.ones(8, bool)])
+def test_masks_can_be_traced_and_have_the_shapes_of_those_that_are_not(keep):
+    fn, params, x = mlp()
+    groups = prunable_groups(fn, params, x)
+    eager = group_masks(params, groups, {"a:1": keep})
+    traced = jax.jit(lambda kept: group_masks(params, groups, {"a:1": kept}))(keep)
+    assert {name: mask.shape for name, mask in eager.items()} == {"a": (1, 8), "b": (8,), "c": (8, 1)}
+    assert jax.tree.all(jax.tree.map(np.array_equal, eager, traced))
+    with pytest.raises(MaskError, match="is traced, but it decides shapes"):
+        jax.jit(lambda kept: shrink_tree(params, groups, {"a:1": kept}))(keep)
+
+
+def test_one_input_and_a_tuple_of_it_are_the_same():
+    fn, params, x = mlp()
+    assert repr(prunable_groups(fn, params, x)) == repr(prunable_groups(fn, params, (x,)))
+    assert model_cost(fn, params, x) == model_cost(fn, params, (x,))

@@ -21,15 +21,15 @@ def _shapes(tree):
 def test_the_account_is_the_cost_of_the_shrunk_function(name, seed):
     fn, params, inputs = CASES[name]()
     params = _shapes(params)
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     keep = random_keep(groups, seed, normalized=True)
     small_fn, cut = shrink(fn, params, inputs, groups, keep)
-    account = size_account(fn, params, *inputs)
+    account = size_account(fn, params, inputs)
     for function, given, counts in (
         (fn, params, {}),
         (small_fn, cut, {name: int(mask.sum(-1).max()) for name, mask in keep.items()}),
     ):
-        cost = model_cost(function, given, *inputs).dense
+        cost = model_cost(function, given, inputs).dense
         assert account(counts) == (cost.parameters, cost.multiply_adds)
 
 
@@ -77,7 +77,7 @@ def test_kinds_of_the_zoo(name, expected):
 
 def test_roles_of_members():
     fn, params, inputs = CASES["mobile"]()
-    groups = prunable_groups(fn, params, *inputs)
+    groups = prunable_groups(fn, params, inputs)
     members = {(m.path, m.axis): m.role for m in groups["expand:3"].members}
     assert members == {
         ("expand", 3): "output",

@@ -13,7 +13,7 @@ from sparsejax.params.paths import flatten_with_paths, is_masked_node, map_with_
 from sparsejax.structured.branches.find import Branch, find_branches, replacements
 from sparsejax.structured.branches.rewriting import run_replaced
 from sparsejax.structured.branches.scans import stacked_leaves
-from sparsejax.tracing.jaxpr import Traced, trace
+from sparsejax.tracing.jaxpr import Traced, as_tuple, trace
 from sparsejax.tracing.owner_paths import owners
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -23,15 +23,15 @@ def drop_branches(
 ) -> tuple[Callable[..., Any], Params]:
     """Gives the function without some residual branches, and the parameters that are left.
 
-    ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters are holes
-    (`optax.MaskedNode`), which optax, `prunable_groups`, `model_cost` and `shrink` step over. Layers that a scan
+    ``x + f(x)`` becomes ``x``; what only f needed is not computed, and its parameters become
+    `optax.MaskedNode`, which optax, `prunable_groups`, `model_cost` and `shrink` step over. Layers that a scan
     runs over lose slices of their stacked parameters, and the scan as many rounds; where only some branches of a
-    layer go, the scan becomes one for each stretch of layers that are alike.
+    layer go, the scan becomes one for each segment of layers that are alike.
 
     Args:
       fn: any function ``fn(params, *inputs)``.
       params: its parameters, arrays or shapes.
-      inputs: one further argument, or a tuple of all; arrays or shapes.
+      inputs: one further argument, or a tuple of all of them; arrays or shapes.
       names: of branches, from `residual_branches`.
 
     Returns:
@@ -52,7 +52,7 @@ def drop_branches(
     specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
 
     def plan(arguments: tuple[Any, ...]) -> tuple[Traced, list[Branch]]:
-        traced = trace(fn, specs, *arguments)
+        traced = trace(fn, specs, arguments)
         return traced, _named(find_branches(traced), names)
 
     def small_fn(small_params: Params, *arguments: Any) -> Any:
@@ -68,7 +68,7 @@ def drop_branches(
         replaced = replacements(branches, lambda _, branch: branch.shortcut)
         return run_replaced(traced, flat, replaced, rows=rows)
 
-    first = plan(inputs if isinstance(inputs, tuple) else (inputs,))[1]
+    first = plan(as_tuple(inputs))[1]
     return small_fn, drop_branches_from_tree(params, first)
 
 
@@ -152,7 +152,7 @@ def _lost(branches: Iterable[Branch]) -> dict[str, set[int] | None]:
 
 
 def _without(path: str, leaf: Any, layers: set[int]) -> Any:
-    """A stacked leaf without some layers; a hole where none is left."""
+    """A stacked leaf without some layers; `MaskedNode` where none is left."""
     shape = np.shape(leaf)
     if shape[0] == 1 and layers != {0}:
         return leaf

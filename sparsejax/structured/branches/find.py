@@ -7,7 +7,7 @@ from jax.extend import core
 
 from sparsejax.structured.branches.rewriting import Replacement, Replacements, needed_parts
 from sparsejax.structured.branches.scans import Site, stacked_leaves
-from sparsejax.tracing.jaxpr import Traced, called_jaxpr, open_jaxpr, scan_counts, source_line, trace
+from sparsejax.tracing.jaxpr import Traced, called_jaxpr, loop_operands, open_jaxpr, source_line, trace
 from sparsejax.tracing.uses.contractions import CONTRACTIONS
 from sparsejax.typing import Params
 
@@ -34,7 +34,7 @@ class Branch(NamedTuple):
     layer: int | None = None
 
 
-def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> tuple[Branch, ...]:
+def residual_branches(fn: Callable[..., Any], params: Params, inputs: Any) -> tuple[Branch, ...]:
     """Finds the residual branches of a function, in the order of evaluation.
 
     An addition ``x + y`` of two arrays of one shape is a residual one where y is computed from x (or from what
@@ -45,7 +45,7 @@ def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> t
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace; a loss function has its model's branches.
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
-      *inputs: further arguments. Nothing is computed.
+      inputs: one further argument, or a tuple of all of them; arrays or shapes. Nothing is computed.
 
     Returns:
       The branches.
@@ -64,7 +64,7 @@ def residual_branches(fn: Callable[..., Any], params: Params, *inputs: Any) -> t
     Source: Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks",
     arXiv 1605.06431, section 3: a residual network without one of its branches is still a network.
     """
-    return find_branches(trace(fn, params, *inputs))
+    return find_branches(trace(fn, params, inputs))
 
 
 def find_branches(traced: Traced) -> tuple[Branch, ...]:
@@ -197,10 +197,9 @@ class _Search:
         self, eqn: core.JaxprEqn, operands: list[_Value], site: Site, callers: tuple[Any, ...]
     ) -> None:
         """Looks into the body of a scan; what it carries is data, whatever it starts from."""
-        consts, carries = scan_counts(eqn.params)
-        ins = [self._new([])._replace(data=v.data, weight=v.weight) for v in operands]
-        for number in range(consts, consts + carries):
-            ins[number] = ins[number]._replace(data=True)
+        fresh = [self._new([])._replace(data=v.data, weight=v.weight) for v in operands]
+        _, consts, carry, slices = loop_operands(eqn, fresh)
+        ins = [*consts, *(value._replace(data=True) for value in carry), *slices]
         self._scan = (site, eqn.params["length"], eqn.params["reverse"])
         self._walk(open_jaxpr(eqn.params["jaxpr"])[0], ins, site, (eqn, *callers))
         self._scan = None

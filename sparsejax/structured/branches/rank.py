@@ -10,7 +10,7 @@ import numpy as np
 from sparsejax.errors import ScoreError, TracingError
 from sparsejax.structured.branches.find import Branch, find_branches, replacements
 from sparsejax.structured.branches.rewriting import run_replaced
-from sparsejax.tracing.jaxpr import trace
+from sparsejax.tracing.jaxpr import as_tuple, trace
 from sparsejax.typing import Array, Params
 
 
@@ -28,7 +28,7 @@ def branch_losses(loss_fn: Callable[..., Array], params: Params, batches: Iterab
       name -> loss change, in the order of evaluation; drop the lowest.
 
     Raises:
-      ScoreError: no batch, or a loss that is no finite number.
+      ScoreError: no batch, or a loss that is not finite.
       TracingError: the loss function has no residual branch.
 
     Example:
@@ -70,7 +70,7 @@ def branch_influences(fn: Callable[..., Any], params: Params, batches: Iterable[
     Source: Men et al., "ShortGPT", arXiv 2403.03853, equation 1 (block influence), for single branches.
     """
     kept = _kept(batches)
-    traced = trace(fn, params, *kept[0])
+    traced = trace(fn, params, kept[0])
     branches = _some(find_branches(traced))
 
     @jax.jit
@@ -120,7 +120,7 @@ def search_branches(
       The steps in order; equal losses drop the branch that is evaluated first.
 
     Raises:
-      ScoreError: no batch, or a loss that is no finite number.
+      ScoreError: no batch, or a loss that is not finite.
       TracingError: the loss function has fewer branches.
 
     Example:
@@ -150,7 +150,7 @@ class _Gated(NamedTuple):
 
 def _gated_loss(loss_fn: Callable[..., Array], params: Params, batches: list[tuple[Any, ...]]) -> _Gated:
     """The loss as a function of which branches are dropped; compiled once."""
-    traced = trace(loss_fn, params, *batches[0])
+    traced = trace(loss_fn, params, batches[0])
     branches = _some(find_branches(traced))
 
     def gate(number: int, branch: Branch, on: Array) -> Callable[[Array, Array], Array]:
@@ -177,7 +177,7 @@ def _gated_loss(loss_fn: Callable[..., Array], params: Params, batches: list[tup
 
 
 def _kept(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
-    kept = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    kept = [as_tuple(batch) for batch in batches]
     if not kept:
         raise ScoreError("There is no batch to look at: pass an iterable of batches that is not used up.")
     return kept

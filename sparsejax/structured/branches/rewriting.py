@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from sparsejax.structured.branches.scans import Site, Slot, Stretch, stretches, take_layers
+from sparsejax.structured.branches.scans import Segment, Site, Slot, segments, take_layers
 from sparsejax.tracing.jaxpr import Traced, bind, called_jaxpr, open_jaxpr, scan_counts
 
 #: what stands in place of an addition: the number of the operand that is its result (the other is not
@@ -57,7 +57,7 @@ def run_replaced(
     Args:
       traced: the function.
       args: its flat arguments; None for those that are not needed.
-      replaced: the additions that are replaced. A scan runs once for each stretch of layers that are alike;
+      replaced: the additions that are replaced. A scan runs once for each segment of layers that are alike;
         a layer with a function among its replacements runs alone.
       remat: whether rematerialised calls around them stay so; False where a replacement takes arrays out.
       rows: the layers that stacked arguments still have.
@@ -73,7 +73,7 @@ def run_replaced(
 class _Scan(NamedTuple):
     """A scan with replacements inside: what is run, and what that reads."""
 
-    stretches: list[Stretch]
+    segments: list[Segment]
     rewriters: dict[Hashable, "_Rewriter"]  # pattern -> what replaces in its layers
     reads: dict[Hashable, set[int]]  # pattern -> operands of the body
     carries: set[int]  # numbers of the carried values that are kept up
@@ -188,7 +188,7 @@ class _Rewriter:
                 one.source(body, body.outvars[n], site) is body.invars[consts + n] for n in carries
             ):
                 patterns = [None if p == pattern else p for p in patterns]
-        return _Scan(stretches(patterns, eqn.params["reverse"]), rewriters, reads, carries)
+        return _Scan(segments(patterns, eqn.params["reverse"]), rewriters, reads, carries)
 
     def source(self, jaxpr: core.Jaxpr, var: Any, site: Site) -> Any:
         """The input of a jaxpr that a variable is, replaced additions seen through; None where it is none."""
@@ -212,7 +212,7 @@ class _Rewriter:
         """The operands that a scan still needs; of stacked ones, it notes which layers."""
         plan, (consts, count) = self._plan_scan(eqn, wanted, site), scan_counts(eqn.params)
         read = {consts + number for number in plan.carries}
-        for layers, pattern in plan.stretches:
+        for layers, pattern in plan.segments:
             read |= plan.reads[pattern]
             for operand in plan.reads[pattern]:
                 if operand >= consts + count:
@@ -220,14 +220,14 @@ class _Rewriter:
         return [eqn.invars[operand] for operand in sorted(read)]
 
     def _scan(self, eqn: core.JaxprEqn, operands: list[Any], wanted: list[bool], site: Site) -> list[Any]:
-        """Runs each stretch of layers as a scan of its own; layers that do nothing are left out."""
+        """Runs each segment of layers as a scan of its own; layers that do nothing are left out."""
         plan, (consts, count) = self._plan_scan(eqn, wanted, site), scan_counts(eqn.params)
         body, body_consts = open_jaxpr(eqn.params["jaxpr"])
         outs = [number in plan.carries for number in range(count)] + wanted[count:]
         carry = tuple(operands[consts + n] if n in plan.carries else None for n in range(count))
         fixed = operands[:consts]
         made: list[tuple[int, tuple[Any, ...]]] = []
-        for layers, pattern in plan.stretches:
+        for layers, pattern in plan.segments:
             reads, inside = plan.reads[pattern], plan.rewriters[pattern]
 
             def step(carry: tuple, slices: tuple, reads: Any = reads, inside: Any = inside) -> tuple:

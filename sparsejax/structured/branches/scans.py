@@ -1,4 +1,4 @@
-"""Scans over stacked layers: which parameters they slice, and which stretches of layers run alike."""
+"""Scans over stacked layers: which parameters they slice, and which segments of layers run alike."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Slot(NamedTuple):
     operand: int
 
 
-class Stretch(NamedTuple):
+class Segment(NamedTuple):
     """Layers, one after the other, in which the same is left out.
 
     Attributes:
@@ -78,28 +78,28 @@ def _follow(
     return outs
 
 
-def stretches(patterns: Iterable[Hashable | None], reverse: bool) -> list[Stretch]:
-    """Cuts the layers into stretches of one pattern, in the order of evaluation; None leaves a layer out.
+def segments(patterns: Iterable[Hashable | None], reverse: bool) -> list[Segment]:
+    """Cuts the layers into segments of one pattern, in the order of evaluation; None leaves a layer out.
 
     Args:
       patterns: of each layer.
       reverse: whether the last layer is evaluated first.
 
     Returns:
-      The stretches; two that only layers left out stood between are one.
+      The segments; two that only layers left out stood between are one.
 
     Example:
-      >>> [s.layers for s in stretches(["a", None, "a", "b"], reverse=False)]
+      >>> [s.layers for s in segments(["a", None, "a", "b"], reverse=False)]
       [(0, 2), (3,)]
     """
-    found: list[Stretch] = []
+    found: list[Segment] = []
     for layer, pattern in enumerate(patterns):
         if pattern is None:
             continue
         if found and found[-1].pattern == pattern:
-            found[-1] = Stretch((*found[-1].layers, layer), pattern)
+            found[-1] = Segment((*found[-1].layers, layer), pattern)
         else:
-            found.append(Stretch((layer,), pattern))
+            found.append(Segment((layer,), pattern))
     return found[::-1] if reverse else found
 
 

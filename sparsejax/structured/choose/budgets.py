@@ -166,7 +166,7 @@ def latency_counts(ratio: float, order: Order, seconds: Timer, rounds: int = 8) 
       name -> units kept.
 
     Raises:
-      SparsityError: the smallest allowed function is not fast enough, or the times are no numbers above 0.
+      SparsityError: the smallest allowed function is not fast enough, or a time is not finite and positive.
     """
     if ratio == 0.0:
         return order.counts(0)
@@ -175,7 +175,7 @@ def latency_counts(ratio: float, order: Order, seconds: Timer, rounds: int = 8) 
     low, high = 0, len(order)
     fastest = seconds(order.counts(high))
     if not (0.0 < whole < math.inf and 0.0 <= fastest < math.inf):
-        raise SparsityError(f"measure gave {whole} and {fastest}: a latency is a number of seconds above 0.")
+        raise SparsityError(f"measure gave {whole} and {fastest}: a latency must be finite and positive.")
     if fastest > target:
         _unreachable("latency_ratio", ratio, 0.0, 1.0 - fastest / whole)
     for _ in range(rounds):

@@ -132,7 +132,7 @@ def group_bounds(
             multiple = every
         if isinstance(multiple, bool) or multiple < 1:
             raise SparsityError(f"round_to is {multiple!r} for the group {name!r}; give a whole number >= 1.")
-        # A hair inside, so that 0.1 of 30 is 3 whatever its float is.
+        # A tolerance, so that 0.1 of 30 is 3 despite rounding.
         go = min(int(most * group.size + 1e-9), group.size - 1)
         found[name] = Bounds(group.size, min(int(-(-(least * group.size - 1e-9) // 1)), go), go, multiple)
     return found
@@ -171,7 +171,7 @@ def by_name_or_kind(
         hits = [n for n, group in groups.items() if group.kind == key or fnmatch.fnmatchcase(n, key)]
         if not hits and key not in _KINDS:
             raise PathError(
-                f"{where}: {key!r} is no kind and matches no group; there are: {', '.join(list(groups)[:8])}."
+                f"{where}: {key!r} is neither a kind nor the name of a group; there are: {', '.join(list(groups)[:8])}."
             )
         for name in hits:
             found.setdefault(name, value)

@@ -80,9 +80,6 @@ def check_shapes(importances: Importances, groups: Mapping[str, Group]) -> None:
 
     Raises:
       MaskError: a group has none, or one of another shape.
-
-    Example:
-      >>> check_shapes({"a:1": np.ones(3)}, {"a:1": Group(3, (), False)})
     """
     for name, group in groups.items():
         shape = np.shape(importances[name]) if name in importances else None

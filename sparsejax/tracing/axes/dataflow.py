@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
-from sparsejax.tracing.jaxpr import scan_counts
+from sparsejax.tracing.jaxpr import loop_operands, settle
 
 # What is known of one value; joined where two rounds or two branches meet.
 Fact = frozenset[Any]
@@ -35,24 +35,11 @@ class Flow:
         return [self.of(value) for value in plan.outs]
 
     def _inside(self, step: Step, facts: list[Fact]) -> list[Fact]:
-        if step.name == "scan":
-            consts, carries = scan_counts(step.params)
-            return self._rounds(step.inner[0], facts, consts, carries)
-        if step.name == "while":
-            skipped, consts = step.params["cond_nconsts"], step.params["body_nconsts"]
-            count = len(facts) - skipped - consts
-            return self._rounds(step.inner[1], facts[skipped:], consts, count)
+        if step.name in ("scan", "while"):
+            _, consts, carry, slices = loop_operands(step.eqn, facts)
+            body = lambda carry: self.run(step.inner[-1], [*consts, *carry, *slices])  # noqa: E731
+            return settle(carry, body, frozenset.union)[1]  # facts only grow
         if step.name == "cond":
             branches = [self.run(plan, facts[1:]) for plan in step.inner]
             return [frozenset().union(*column) for column in zip(*branches, strict=True)]
         return self.run(step.inner[0], facts)
-
-    def _rounds(self, plan: Plan, facts: list[Fact], consts: int, carries: int) -> list[Fact]:
-        """Facts only grow from round to round, so it ends."""
-        while True:
-            outs = self.run(plan, facts)
-            carried = slice(consts, consts + carries)
-            new = [a | b for a, b in zip(facts[carried], outs[:carries], strict=True)]
-            if new == facts[carried]:
-                return outs
-            facts = [*facts[:consts], *new, *facts[consts + carries :]]

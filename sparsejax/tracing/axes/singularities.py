@@ -1,4 +1,4 @@
-"""Operations that are not finite at zero, in value or slope: a masked model that reaches them is no reference.
+"""Operations that are not finite at zero, in value or slope: at them the masked and the smaller model differ.
 
 A weight divided by its own norm is 0/0 where all of it is pruned, and the slope of a norm at zero is 0 · ∞, which
 `jax.grad` gives as NaN.
@@ -13,7 +13,7 @@ _UNARY = names("rsqrt log sqrt cbrt lgamma digamma acosh")
 _QUOTIENTS = names("div rem")
 
 
-def poles(step: Step) -> Sequence[Value]:
+def singular_operands(step: Step) -> Sequence[Value]:
     """The operands of a step at whose zeros it is not finite."""
     if step.name in _QUOTIENTS:
         return step.ins[1:]

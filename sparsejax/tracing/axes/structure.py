@@ -30,9 +30,9 @@ class Structure:
         return self.planner.dims
 
 
-def analyse(fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]) -> Structure:
+def analyse(fn: Callable[..., Any], params: Params, inputs: Any) -> Structure:
     """Plans ``fn(params, *inputs)``: which axes are tied, which may not be pruned, their names."""
-    return analyse_traced(jaxprs.trace(fn, params, *inputs))
+    return analyse_traced(jaxprs.trace(fn, params, inputs))
 
 
 def analyse_traced(traced: jaxprs.Traced) -> Structure:

@@ -12,8 +12,8 @@ from typing import Any
 
 from sparsejax.tracing.axes.dims import Dims
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
-from sparsejax.tracing.axes.singularities import poles
-from sparsejax.tracing.jaxpr import scan_counts
+from sparsejax.tracing.axes.singularities import singular_operands
+from sparsejax.tracing.jaxpr import loop_operands, settle
 from sparsejax.tracing.primitives import REDUCE, UNARY_ZERO, WINDOWS
 
 # Zero everywhere, whatever is pruned.
@@ -44,7 +44,9 @@ class Zeros:
         for step in plan.steps:
             if step.mean is not None:
                 self.averaged |= self.candidates & self.dims.all_leaves(step.mean[0])
-            self.divided |= frozenset().union(*(self.of(value) or frozenset() for value in poles(step)))
+            self.divided |= frozenset().union(
+                *(self.of(value) or frozenset() for value in singular_operands(step))
+            )
             for value, zero in zip(step.outs, self._step(step), strict=True):
                 self._sets[id(value)] = zero if zero is ALL else zero & self.atoms(value)
         return [self.of(value) for value in plan.outs]
@@ -236,14 +238,13 @@ def _convolution(zeros: Zeros, step: Step) -> Zero:
 
 def _inner(zeros: Zeros, step: Step) -> list[Zero]:
     sets = [zeros.of(value) for value in step.ins]
-    if step.name == "scan":
-        consts, carries = scan_counts(step.params)
-        return _settle(zeros, step.inner[0], sets, slice(consts, consts + carries))
-    if step.name == "while":
-        skipped, consts = step.params["cond_nconsts"], step.params["body_nconsts"]
-        outs = _settle(zeros, step.inner[1], sets[skipped:], slice(consts, len(sets) - skipped))
-        zeros.run(step.inner[0], [*sets[:skipped], *outs])
-        return outs
+    if step.name in ("scan", "while"):
+        test, consts, start, slices = loop_operands(step.eqn, sets)
+        body = lambda carry: zeros.run(step.inner[-1], [*consts, *carry, *slices])  # noqa: E731
+        carry, outs = settle(start, body, _both)  # each round can only lose atoms
+        if step.name == "while":
+            zeros.run(step.inner[0], [*test, *carry])
+        return carry + outs[len(carry) :]
     if step.name == "cond":
         results = [zeros.run(plan, sets[1:]) for plan in step.inner]
         return [_both(*column) for column in zip(*results, strict=True)]
@@ -253,17 +254,6 @@ def _inner(zeros: Zeros, step: Step) -> list[Zero]:
 def _both(*sets: Zero) -> Zero:
     known = [zero for zero in sets if zero is not ALL]
     return frozenset.intersection(*known) if known else ALL
-
-
-def _settle(zeros: Zeros, plan: Plan, sets: list[Zero], carried: slice) -> list[Zero]:
-    """The sets that hold in every round; each round can only lose atoms, so it ends."""
-    while True:
-        outs = zeros.run(plan, sets)
-        count = carried.stop - carried.start
-        new = [_both(a, b) for a, b in zip(sets[carried], outs[:count], strict=True)]
-        if new == sets[carried]:
-            return new + outs[count:]
-        sets = [*sets[: carried.start], *new, *sets[carried.stop :]]
 
 
 _RULES: dict[str, Callable[[Zeros, Step], Any]] = {

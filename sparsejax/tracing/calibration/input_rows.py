@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 
 def input_rows(use: Use, shape: tuple[int, ...], path: str, operands: list[Any]) -> Rows:
-    """Unfolds the operand beside the weight.
+    """Unfolds the operand that the weight multiplies.
 
     Args:
       use: the use of the parameter.

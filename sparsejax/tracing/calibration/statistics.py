@@ -60,7 +60,7 @@ def calibrate(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
-      batches: an iterable of tuples of inputs; what is not a tuple is taken as the only input. Read once.
+      batches: an iterable of inputs, each one further argument or a tuple of all of them. Read once.
       collect: one or several of ``"gram"``, ``"norm"``, ``"mean_abs"``, ``"variance"`` (with the mean). With
         "gram" the norm comes for nothing. A Gram matrix takes 4 · features² bytes a layer.
       layers: path patterns (shell style) of the parameters to collect for; all of `linear_ops` when None.
@@ -97,7 +97,7 @@ def calibrate(
     )
     total = None
     for batch in batches:
-        inputs = batch if isinstance(batch, tuple) else (batch,)
+        inputs = jaxprs.as_tuple(batch)
         require_arrays(inputs, "calibrate runs the function on its batches")
         if total is None:
             total = zeros_like(jax.eval_shape(moments, params, inputs))
@@ -123,7 +123,7 @@ def _batch_moments(
     stacked: dict[str, tuple[int | None, ...]],
 ) -> dict[str, Moments]:
     """The moments of one batch; notes in `stacked` what the leading axes are."""
-    traced = jaxprs.trace(fn, params, *inputs)
+    traced = jaxprs.trace(fn, params, inputs)
     uses = find_uses(traced, every_branch=True)
     paths = [traced.paths[leaf] for leaf in sorted({use.leaf for use in uses})]
     if not paths:

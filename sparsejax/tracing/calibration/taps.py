@@ -85,10 +85,9 @@ class Taps:
 
     def _scan(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
         p = eqn.params
-        consts, carries = jaxprs.scan_counts(p)
         jaxpr, closed = jaxprs.open_jaxpr(p["jaxpr"])
-        fixed, start = operands[:consts], operands[consts : consts + carries]
-        slices = operands[consts + carries :]
+        _, fixed, start, slices = jaxprs.loop_operands(eqn, operands)
+        carries = len(start)
         own = self._own(site, depth)
 
         def once(carry: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], Found]:
@@ -108,10 +107,9 @@ class Taps:
         return [*carry, *stacked], {**total, **layered}
 
     def _while(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
-        skipped, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         body, closed = jaxprs.open_jaxpr(eqn.params["body_jaxpr"])
         test = core.jaxpr_as_fun(eqn.params["cond_jaxpr"])
-        fixed, start = operands[skipped : skipped + consts], operands[skipped + consts :]
+        for_test, fixed, start, _ = jaxprs.loop_operands(eqn, operands)
 
         def once(carry: Sequence[Any]) -> tuple[list[Any], Found]:
             return self.run(body, closed, [*fixed, *carry], site, depth)
@@ -121,7 +119,7 @@ class Taps:
             return outs, {leaf: merge(state[1][leaf], found[leaf]) for leaf in found}
 
         total = zeros_like(jax.eval_shape(lambda carry: once(carry)[1], start))
-        return jax.lax.while_loop(lambda s: test(*operands[:skipped], *s[0])[0], again, (start, total))
+        return jax.lax.while_loop(lambda s: test(*for_test, *s[0])[0], again, (start, total))
 
     def _cond(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
         def branch(number: int, jaxpr: Any) -> Any:

@@ -12,7 +12,7 @@ from sparsejax.tracing.axes.dims import Dim, Dims, Keep, Product
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value, step_atoms
 from sparsejax.tracing.axes.zeros import Zeros
 from sparsejax.tracing.evaluate.derivatives import custom
-from sparsejax.tracing.jaxpr import bind, scan_counts
+from sparsejax.tracing.jaxpr import bind, loop_operands
 
 
 class Evaluator:
@@ -110,26 +110,20 @@ def _function(evaluator: Evaluator, plan: Plan) -> Callable[..., tuple[Any, ...]
 
 def _run_scan(evaluator: Evaluator, step: Step, operands: list[Any]) -> Sequence[Any]:
     p = step.params
-    consts, carries = scan_counts(p)
-    fixed = operands[:consts]
+    _, fixed, start, scanned = loop_operands(step.eqn, operands)
+    carries = len(start)
 
     def body(carry: tuple[Any, ...], slices: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         outs = evaluator.run(step.inner[0], [*fixed, *carry, *slices])
         return tuple(outs[:carries]), tuple(outs[carries:])
 
-    start, scanned = tuple(operands[consts : consts + carries]), tuple(operands[consts + carries :])
     options = {"length": p["length"], "reverse": p["reverse"], "unroll": p["unroll"]}
-    carry, stacked = jax.lax.scan(body, start, scanned, **options)
+    carry, stacked = jax.lax.scan(body, tuple(start), tuple(scanned), **options)
     return [*carry, *stacked]
 
 
 def _run_while(evaluator: Evaluator, step: Step, operands: list[Any]) -> Sequence[Any]:
-    skipped, consts = step.params["cond_nconsts"], step.params["body_nconsts"]
-    for_test, fixed, carry = (
-        operands[:skipped],
-        operands[skipped : skipped + consts],
-        operands[skipped + consts :],
-    )
+    for_test, fixed, carry, _ = loop_operands(step.eqn, operands)
     test, body = step.inner
     return jax.lax.while_loop(
         lambda state: evaluator.run(test, [*for_test, *state])[0],

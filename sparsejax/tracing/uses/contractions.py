@@ -37,7 +37,7 @@ def multiply_adds(eqn: core.JaxprEqn) -> int:
 
 
 def valid_multiply_adds(eqn: core.JaxprEqn) -> int:
-    """Multiply-adds as XLA counts them: without those that meet padding or the holes of a dilated input."""
+    """Multiply-adds as XLA counts them: without those that meet padding or dilation."""
     total = multiply_adds(eqn)
     if eqn.primitive.name == "dot_general":
         return total

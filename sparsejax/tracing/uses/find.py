@@ -32,7 +32,7 @@ class Use(NamedTuple):
     origin: Origin
     share: float  # of the contraction's weights that are this parameter's; below 1 for concatenated weights
     times: int  # how often it runs: the product of the lengths of the scans around it
-    counted: bool  # False inside a while loop, whose number of rounds nobody knows
+    counted: bool  # False inside a while loop, whose number of rounds is unknown before it runs
     scanned: tuple[int, ...]  # lengths of the scans around it, outermost first
     callers: tuple[core.JaxprEqn, ...]  # the equations around it, innermost first
 
@@ -153,40 +153,30 @@ def _weights(origin: Origin) -> int:
 
 def _scan(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) -> list[Traceable]:
     inner, _ = jaxprs.open_jaxpr(eqn.params["jaxpr"])
-    consts, carries = jaxprs.scan_counts(eqn.params)
-    fixed = ins[:consts]
-    slices = [without_leading_axis(value, len(walk.scanned)) for value in ins[consts + carries :]]
+    _, fixed, start, scanned = jaxprs.loop_operands(eqn, ins)
+    slices = [without_leading_axis(value, len(walk.scanned)) for value in scanned]
 
     def body(carry: list[Traceable], uses: list[Use] | None) -> list[Traceable]:
         return _walk(
             inner, [*fixed, *carry, *slices], walk.inside(eqn, number, uses=uses, length=eqn.params["length"])
         )
 
-    carry = _settle(ins[consts : consts + carries], lambda c: body(c, [])[:carries])
+    # Each round can only lose origins and gain data. Uses are noted once the carry has settled.
+    carry, _ = jaxprs.settle(start, lambda c: body(c, []), join)
     outs = body(carry, None)
-    return carry + [Traceable((), value.data) for value in outs[carries:]]
+    return carry + [Traceable((), value.data) for value in outs[len(carry) :]]
 
 
 def _while(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) -> list[Traceable]:
     inner, _ = jaxprs.open_jaxpr(eqn.params["body_jaxpr"])
-    skipped, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    fixed = ins[skipped : skipped + consts]
+    _, fixed, start, _ = jaxprs.loop_operands(eqn, ins)
 
     def body(carry: list[Traceable], uses: list[Use] | None) -> list[Traceable]:
         return _walk(inner, [*fixed, *carry], walk.inside(eqn, number, uses=uses, counted=False))
 
-    carry = _settle(ins[skipped + consts :], lambda c: body(c, []))
+    carry, _ = jaxprs.settle(start, lambda c: body(c, []), join)
     body(carry, None)
     return carry
-
-
-def _settle(carry: list[Traceable], body: Any) -> list[Traceable]:
-    """The carry that holds in every round: each round can only lose origins and gain data, so it ends."""
-    while True:
-        new = [join(a, b) for a, b in zip(carry, body(carry), strict=True)]
-        if new == carry:
-            return carry
-        carry = new
 
 
 def _cond(eqn: core.JaxprEqn, ins: list[Traceable], walk: _Walk, number: int) -> list[Traceable]:

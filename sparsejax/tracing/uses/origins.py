@@ -13,7 +13,7 @@ class Factor(NamedTuple):
 
     owners: tuple[int, ...]
     size: int
-    stride: int = 1  # within the parameter's axis; 0 where the axis was resized, so that nobody knows
+    stride: int = 1  # within the parameter's axis; 0 where the axis was resized (unknown)
 
 
 Axis = tuple[Factor, ...]  # the row-major product of its factors

@@ -105,7 +105,7 @@ def test_a_function_without_a_branch_is_pruned_further():
 def test_no_branch_is_seen_where_there_is_none():
     for name in ("dense_net", "grouped", "fused_attention", "experts"):
         fn, params, inputs = CASES[name]()
-        names = [branch.name for branch in sparsejax.structured.residual_branches(fn, params, *inputs)]
+        names = [branch.name for branch in sparsejax.structured.residual_branches(fn, params, inputs)]
         assert names == {"fused_attention": ["branch"], "experts": ["branch"]}.get(name, [])
 
 

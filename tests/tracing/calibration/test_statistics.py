@@ -181,7 +181,7 @@ def test_a_scanned_decoder_and_flax_attention():
     fn, params, inputs = CASES["gqa_scan"]()
     stats = calibrate(fn, params, [inputs])
     assert stats["layers/down"].gram.shape == (3, 12, 12)
-    assert set(stats) == set(linear_ops(fn, params, *inputs))
+    assert set(stats) == set(linear_ops(fn, params, inputs))
     module = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8)
     x = normal(2, 3, 6)
     variables = random_params(jax.eval_shape(module.init, jax.random.key(0), x))

@@ -21,37 +21,38 @@ def _bare(value: Value) -> Value:
 
 def _scan(planner: Planner, step: Step, context: Context) -> list[Value]:
     p = step.params
-    (consts, carries), length = jaxprs.scan_counts(p), p["length"]
+    length = p["length"]
+    consts, start, scanned = jaxprs.loop_operands(step.eqn, step.ins)[1:]
     jaxpr, closed = jaxprs.open_jaxpr(p["jaxpr"])
     reason = step.reason("the axis that is scanned over")
     here = (*context, len(planner.scans))
-    ins = [Value(value.dims, value.aval, known=value.known) for value in step.ins[:consts]]
-    ins += [_bare(value) for value in step.ins[consts : consts + carries]]
-    scanned = step.ins[consts + carries :]
+    ins = [Value(value.dims, value.aval, known=value.known) for value in consts]
+    carry = [_bare(value) for value in start]
+    ins += carry
     planner.scans[here] = (scanned, length)
-    for value, var in zip(scanned, jaxpr.invars[consts + carries :], strict=True):
+    for value, var in zip(scanned, jaxpr.invars[len(ins) :], strict=True):
         planner.dims.freeze(value.dims[0], reason)
         ins.append(Value(value.dims[1:], var.aval))
     planner.seen += [(value, here) for value in ins]
     plan = planner.plan(jaxpr, closed, ins, here)
     step.inner = (plan,)
     outs = []
-    for before, after in zip(ins[consts : consts + carries], plan.outs[:carries], strict=True):
+    for before, after in zip(carry, plan.outs[: len(carry)], strict=True):
         planner.unify(before, after, step.reason("carried from round to round"))
         outs.append(_bare(after))
-    for after, var in zip(plan.outs[carries:], step.eqn.outvars[carries:], strict=True):
+    for after, var in zip(plan.outs[len(carry) :], step.eqn.outvars[len(carry) :], strict=True):
         outs.append(Value((planner.dims.atom(length, reason), *after.dims), var.aval))
     return outs
 
 
 def _while(planner: Planner, step: Step, context: Context) -> list[Value]:
     p = step.params
-    skipped, consts = p["cond_nconsts"], p["body_nconsts"]
-    carry = [_bare(value) for value in step.ins[skipped + consts :]]
+    for_test, consts, start, _ = jaxprs.loop_operands(step.eqn, step.ins)
+    carry = [_bare(value) for value in start]
     test, test_consts = jaxprs.open_jaxpr(p["cond_jaxpr"])
     body, body_consts = jaxprs.open_jaxpr(p["body_jaxpr"])
-    tests = planner.plan(test, test_consts, [*step.ins[:skipped], *carry], context)
-    rounds = planner.plan(body, body_consts, [*step.ins[skipped : skipped + consts], *carry], context)
+    tests = planner.plan(test, test_consts, [*for_test, *carry], context)
+    rounds = planner.plan(body, body_consts, [*consts, *carry], context)
     step.inner = (tests, rounds)
     for before, after in zip(carry, rounds.outs, strict=True):
         planner.unify(before, after, step.reason("carried from round to round"))
