@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from experiments.data.augment_recipes import build_augment
 from experiments.data.batches import batch_indices
 from experiments.data.streaming import Stream
@@ -33,10 +33,10 @@ from experiments.record.progress import ProgressBar
 from experiments.record.workdir import claim, stored_result
 from experiments.run.batch_norm import make_reestimate
 from experiments.run.chunk import RunChunk, compile_chunk, stream_chunk
+from experiments.run.compute_dtype import in_dtype
 from experiments.run.diagnose import blame
 from experiments.run.evaluation import Evaluation, make_evaluate
 from experiments.run.loop import Chunk, NotFinite, train_chunks
-from experiments.run.objective import in_dtype
 from experiments.run.population import MemberGroup
 from experiments.run.prepare import Setup, prepare
 from experiments.run.state import TrainState, member_of

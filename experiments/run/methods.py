@@ -262,6 +262,10 @@ def _grown(config: ConfigDict) -> UpdateTimes:
     return recipes.rigl_times(config.end_step, update_every=config.update_every, stop_fraction=1.0)
 
 
+def _own_times(config: ConfigDict) -> UpdateTimes | None:
+    return load_named("rule", config.rule).times
+
+
 class Entry(NamedTuple):
     """A method that `config.method` may name.
 
@@ -286,7 +290,15 @@ _MASKS = ("sparsity", "distribution", "dense_layers", "pattern")
 _RAMP = ("begin_step", "end_step", "update_every")
 _GROWTH = ("end_step", "update_every", "drop_fraction", "second_moment")
 _GATES = ("gate_learning_rate", "drop_rate")
-_SOFT = ("begin_step", "end_step", "threshold", "penalty_weight", "score_learning_rate", "dense_layers", "pattern")
+_SOFT = (
+    "begin_step",
+    "end_step",
+    "threshold",
+    "penalty_weight",
+    "score_learning_rate",
+    "dense_layers",
+    "pattern",
+)
 
 #: The methods by name; what is checked, said and built of them comes from here.
 METHODS: dict[str, Entry] = {
@@ -303,7 +315,7 @@ METHODS: dict[str, Entry] = {
     "fixed": Entry("the masks of an earlier run", _fixed, ("init_from",)),
     # A rule may do anything with the gradient; its FLOPs are counted as if it read all of it.
     "rule": Entry(
-        "a mask rule of yours", _rule, ("rule", "second_moment"), lambda config: load_named("rule", config.rule).times, True
+        "a mask rule of yours", _rule, ("rule", "second_moment"), _own_times, True
     ),
     "straight_through": Entry(
         "trains all weights, uses the largest", _straight_through, (*_MASKS, *_RAMP), _throughout, True, True

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from tests.configurations import read_config
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
