@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 import sparsejax
-from sparsejax import distributions, patterns, rules, schedules, scores
+from sparsejax import patterns, rules, schedules, scores
 
 
 def rule():
     """Half of the weights, once, at step 3."""
-    return rules.prune(scores.magnitude(), distributions.uniform(), lambda step: 0.5, schedules.update_every(1, begin=3, end=3))
+    return rules.prune(scores.magnitude(), lambda step: 0.5, schedules.update_every(1, begin=3, end=3))
 
 
 def smallest():
