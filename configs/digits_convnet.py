@@ -16,6 +16,7 @@ All were tuned alike: 3 learning rates, 2 seeds each, on the last 300 training i
 
 from ml_collections import ConfigDict
 
+from experiments.config.checks import choice
 from experiments.config.fields import default_config
 
 METHODS = {
@@ -27,6 +28,7 @@ METHODS = {
 
 def get_config(method: str = "rigl") -> ConfigDict:
     """The numbers of this run; the rest is `default_config`."""
+    choice(method, METHODS, "method")
     config = default_config("lenet")
     config.steps = 2000
     config.update({"method": method, **METHODS[method]})

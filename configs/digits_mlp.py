@@ -19,6 +19,7 @@ All were tuned alike: 3 learning rates × 2 weight decays, 3 seeds each, on the 
 
 from ml_collections import ConfigDict
 
+from experiments.config.checks import choice
 from experiments.config.fields import default_config
 
 METHODS = {
@@ -33,6 +34,7 @@ METHODS = {
 
 def get_config(method: str = "rigl") -> ConfigDict:
     """The numbers of this run; the rest is `default_config`."""
+    choice(method, METHODS, "method")
     config = default_config()
     config.update({"method": method, **METHODS[method]})
     return config

@@ -14,6 +14,7 @@ interval; 95.0 % of the prunable weights are zero but for dense; FLOPs are besid
 
 from ml_collections import ConfigDict
 
+from experiments.config.checks import choice
 from experiments.config.fields import default_config
 
 METHODS = {
@@ -25,6 +26,7 @@ METHODS = {
 
 def get_config(method: str = "rigl") -> ConfigDict:
     """The numbers of this run; the rest is `default_config`."""
+    choice(method, METHODS, "method")
     config = default_config("resnet")
     config.steps = 1000
     config.augment = "digits_shift"

@@ -15,6 +15,7 @@ the mean and 95 % interval; 90.0 % of the prunable weights are zero but for dens
 
 from ml_collections import ConfigDict
 
+from experiments.config.checks import choice
 from experiments.config.fields import default_config
 
 METHODS = {
@@ -27,6 +28,7 @@ METHODS = {
 
 def get_config(method: str = "rigl") -> ConfigDict:
     """The numbers of this run; the rest is `default_config`."""
+    choice(method, METHODS, "method")
     config = default_config("gpt")
     config.dataset = "python_text"
     config.test_split = "test[:20%]"

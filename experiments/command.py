@@ -72,6 +72,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(_ARGUMENTS)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(own := error.__cause__ or error.__context__, SparsejaxError):
+            _fail(own)  # what a configuration's file raised; ml_collections would show its traceback
         # ml_collections raises these for a mistyped field, with its "did you mean".
         text = (
             str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\\'", "'")

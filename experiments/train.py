@@ -36,8 +36,8 @@ from experiments.run.chunk import RunChunk, compile_chunk, stream_chunk
 from experiments.run.compute_dtype import in_dtype
 from experiments.run.diagnose import blame
 from experiments.run.evaluation import Evaluation, make_evaluate
-from experiments.run.methods import METHODS
 from experiments.run.loop import Chunk, NotFinite, train_chunks
+from experiments.run.methods import METHODS
 from experiments.run.population import MemberGroup
 from experiments.run.prepare import Setup, prepare
 from experiments.run.state import TrainState, member_of

@@ -120,7 +120,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_runs(tmp_path, sm
 @pytest.mark.parametrize("name", ["text_methods", "digits_methods"])
 def test_the_committed_studies_fit_together(name):
     found = _module(name).get_config()
-    study.check(found)
+    study.check(study.completed(found))
     assert found.seeds >= 3
     rows = {method.get("row", key) for key, method in found.methods.items()}
     wanted = {"dense", "small_dense", "static", "snip", "set", "rigl", "rigl_uniform"}
@@ -130,7 +130,7 @@ def test_the_committed_studies_fit_together(name):
 @pytest.mark.parametrize("name", ["movement", "distill", "cofi", "l0_digits_mlp", "l0_digits_convnet"])
 def test_the_committed_studies_of_learned_masks_fit_together(name):
     found = _module(name).get_config()
-    study.check(found)
+    study.check(study.completed(found))
     assert found.seeds == 5
     assert found.order[0] == "dense"
 
