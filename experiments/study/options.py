@@ -108,7 +108,7 @@ def takes_sparsity(method: str) -> bool:
       >>> takes_sparsity("gmp"), takes_sparsity("dense")
       (True, False)
     """
-    return "sparsity" in METHODS[method].reads
+    return method in METHODS and "sparsity" in METHODS[method].reads
 
 
 def configure(study: ConfigDict, method: ConfigDict, directory: pathlib.Path | None = None) -> ConfigDict:

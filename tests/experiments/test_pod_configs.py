@@ -56,7 +56,7 @@ import json, pathlib, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from jax.sharding import AxisType
-from experiments.abstract import abstract_step
+from experiments.run.abstract import abstract_step
 from tests.configurations import read_config
 config = read_config(pathlib.Path("configs/c4_gpt_gmp.py"))
 mesh = jax.make_mesh((1, 4, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
