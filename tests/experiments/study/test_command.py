@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from experiments.study import command as study
+from experiments.study.options import default_study
 
 
 @pytest.fixture
@@ -97,6 +98,24 @@ def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsiti
     table = (tmp_path / "table.md").read_text()
     assert "| dense | 64-16 |" in table
     assert "| l0, 90 % |" in table
+
+
+def test_fields_that_a_study_leaves_out_are_the_defaults():
+    base = default_config()
+    base.sparsity, base.penalty_weight = 0.9, 100.0  # each is ignored where a method does not read it
+    methods = {"dense": {}, "gmp": {"method": "gmp"}, "one_shot": {"method": "one_shot"}}
+    made = default_study(base, methods)
+    bare = ConfigDict(
+        {"base": base, "methods": {name: {"changes": found} for name, found in methods.items()}}
+    )
+    assert study.completed(bare).to_dict() == study.completed(made).to_dict() == made.to_dict()
+    for found in (bare, made):
+        study.check(study.completed(found))
+    bare.seedz = 3
+    with pytest.raises(ConfigError, match=r"config\.seedz is no field .did you mean 'seeds'"):
+        study.completed(bare)
+    with pytest.raises(ConfigError, match="lacks methods: start from default_study"):
+        study.completed(ConfigDict({"base": base}))
 
 
 @pytest.mark.parametrize(
