@@ -72,7 +72,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(_ARGUMENTS)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(own := error.__cause__ or error.__context__, SparsejaxError):
+        if own := _own(error):
             _fail(own)  # what a configuration's file raised; ml_collections would show its traceback
         # ml_collections raises these for a mistyped field, with its "did you mean".
         text = (
@@ -80,6 +80,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
         )
         _fail(ConfigError(f"The command line cannot be read: {text}"))
         raise  # not reached
+
+
+def _own(error: BaseException | None) -> SparsejaxError | None:
+    """Finds an error of ours among what an error came from."""
+    while error is not None and not isinstance(error, SparsejaxError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _help(main: Callable[[], None]) -> str:

@@ -189,6 +189,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
         ([config, workdir, "--config.sparsity=much"], ["ConfigError", "config.sparsity=much"]),
         ([config, workdir, "--config.mesh.dta=2"], ["ConfigError", 'Did you mean "data"']),
+        (["--config=configs/digits_mlp.py:rigle", workdir], ["ConfigError: config.method is", "'rigl'?"]),
         (["--config=configs/absent.py", workdir], ["ConfigError", "configs/absent.py"]),
         ([config, workdir, "sparsity=0.9"], ["ConfigError", "Unexpected 'sparsity=0.9'"]),
     ]
