@@ -83,10 +83,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _own(error: BaseException | None) -> SparsejaxError | None:
-    """Finds an error of ours among what an error came from."""
-    while error is not None and not isinstance(error, SparsejaxError):
+    """Finds the first error of ours that an error came from; those on the way repeat its traceback as their text."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, SparsejaxError) else found
         error = error.__cause__ or error.__context__
-    return error
+    return found
 
 
 def _help(main: Callable[[], None]) -> str:
