@@ -33,6 +33,7 @@ def validate_config(config: ConfigDict) -> None:
         do not go together; a function that the configuration names and that cannot be had.
 
     Example:
+      >>> from experiments.config.fields import default_config
       >>> validate_config(default_config())
     """
     check_names(config, FIELDS, "config")
@@ -62,6 +63,7 @@ def ignored_fields(config: ConfigDict) -> list[str]:
       Their names.
 
     Example:
+      >>> from experiments.config.fields import default_config
       >>> config = default_config()
       >>> config.sparsity = 0.9
       >>> ignored_fields(config)

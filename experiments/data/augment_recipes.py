@@ -39,6 +39,7 @@ def random_flip() -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_flip(), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -55,6 +56,7 @@ def random_crop(padding: int) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_crop(1), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -76,6 +78,7 @@ def random_augment(layers: int = 2, magnitude: float = 10) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_augment(1), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -99,6 +102,7 @@ def normalized(mean: Sequence[float], std: Sequence[float]) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> normalized((1.0,), (2.0,))(jax.random.key(0), Batch(jnp.ones((1, 1, 1, 1)), jnp.zeros(1))).inputs.item()
       0.0
     """
@@ -116,6 +120,7 @@ def smoothed_labels(classes: int, share: float) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> smoothed_labels(2, 0.5)(jax.random.key(0), Batch(jnp.ones(1), jnp.array([1]))).targets.tolist()
       [[0.25, 0.75]]
     """
@@ -133,6 +138,7 @@ def random_mixup(classes: int, alpha: float) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_mixup(2, 0.2), jax.random.key(0), Batch(jnp.ones(2), jnp.array([0, 1]))).targets.shape
       (2, 2)
     """
@@ -179,6 +185,7 @@ def build_augment(recipe: str | Sequence[Operation], classes: int, *, train: boo
       ConfigError: an unknown name.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> build_augment("none", 10) is None
       True
       >>> batch = Batch(jnp.ones((2, 8, 8)), jnp.array([0, 1]))
