@@ -22,7 +22,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 demo: $(VENV)/.installed-experiments  ## train a sparse network on real handwritten digits; table and plots in runs/demo
-	$(RUN) -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo
+	$(RUN) -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo
 
 test: $(VENV)/.installed-test  ## the whole default suite
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 512
     config.checkpoint_every = 5000
     config.learning_rate = 6e-4
-    config.warmup_steps = 1000
+    config.warmup_steps = config.get_ref("steps") // 100
     config.weight_decay = 0.1
     config.decay_all = False
     config.clip_norm = 1.0
@@ -42,8 +42,7 @@ def get_config() -> ConfigDict:
     config.sparsity = 0.8
     config.distribution = "uniform"
     config.update_every = 100
-    config.begin_step = 25_000
-    config.end_step = 75_000
+    config.begin_step = config.get_ref("steps") // 4
 
     config.mesh.data = -1
     config.mesh.fsdp = 4

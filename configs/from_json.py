@@ -14,9 +14,8 @@ def get_config(path: str) -> ConfigDict:
     config = default_config(stored["model"]["name"])
     with config.ignore_type():  # JSON has lists where configurations have tuples
         config.update(ConfigDict(stored))
-    for name in ("dense_layers", "sparsities", "learning_rates"):
-        config[name] = tuple(config[name])
-    for name, value in config.model.items():
-        if isinstance(value, list):
-            config.model[name] = tuple(value)
+        for part in (config, config.model):
+            for name, value in part.items():
+                if isinstance(value, list):
+                    part[name] = tuple(value)
     return config

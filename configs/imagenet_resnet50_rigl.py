@@ -33,8 +33,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1600
     config.optimizer = "sgd"
     config.learning_rate = 1.6
-    config.warmup_steps = 1600
-    config.decay_steps = (9600, 22_400, 28_800)
+    config.decay_steps = (0.3, 0.7, 0.9)  # shares of the steps; warm-up is a twentieth of them
     config.weight_decay = 1e-4
     config.decay_all = False
 
@@ -43,7 +42,7 @@ def get_config() -> ConfigDict:
     config.distribution = "erdos_renyi_kernel"
     config.update_every = 100
     config.drop_fraction = 0.3
-    config.end_step = 25_000
+    config.end_step = config.get_ref("steps") * 25 // 32
 
     config.mesh.data = -1
     return config

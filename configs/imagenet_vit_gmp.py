@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 2000
     config.checkpoint_every = 5000
     config.learning_rate = 1e-3
-    config.warmup_steps = 10_000
+    config.warmup_steps = config.get_ref("steps") * 100 // 1126  # 10,000
     config.weight_decay = 0.1
     config.decay_all = False
     config.clip_norm = 1.0

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments.config.help import fields_help
+from experiments.config.switching import SwitchingParser, spell_out
 from experiments.errors import ConfigError, Interrupted
 from sparsejax.errors import SparsejaxError
 
@@ -14,9 +16,15 @@ FAILED = 2
 #: Exit status of a command that SIGTERM stopped, as shells give it (128 + 15); it left a checkpoint to go on from.
 STOPPED = 143
 
+# What the flags of a configuration's fields are read from: the command line, the model's name written out.
+_ARGUMENTS: list[str] = []
+
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="configuration file, such as configs/digits_mlp_rigl.py"
+    "config",
+    help_string="configuration file, such as configs/digits_mlp.py:rigl",
+    sys_argv=_ARGUMENTS,
 )
+flags.FLAGS["config"].parser = SwitchingParser(flags.FLAGS["config"].parser, _ARGUMENTS)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory for the result, the arrays and the plots; made when absent"
 )
@@ -28,6 +36,10 @@ def run_command(main: Callable[[], None]) -> None:
     Args:
       main: reads `CONFIG` and `WORKDIR`; a `SparsejaxError` that it raises is printed, not traced.
     """
+
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(_help(main))
+        sys.exit(0)
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # absl would repeat what JAX and matplotlib only note
@@ -52,19 +64,44 @@ def run_command(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-_EXAMPLE = "python -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo"
+_EXAMPLE = "python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo"
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    _ARGUMENTS[:] = spell_out(argv)
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_ARGUMENTS)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if own := _own(error):
+            _fail(own)  # what a configuration's file raised; ml_collections would show its traceback
         # ml_collections raises these for a mistyped field, with its "did you mean".
         text = (
             str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
         )
         _fail(ConfigError(f"The command line cannot be read: {text}"))
         raise  # not reached
+
+
+def _own(error: BaseException | None) -> SparsejaxError | None:
+    """Finds the first error of ours that an error came from; those on the way repeat its traceback as their text."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, SparsejaxError) else found
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _help(main: Callable[[], None]) -> str:
+    """The command's own page: what it does, its flags, and the fields of a configuration."""
+    module = main.__module__
+    own = [*flags.FLAGS.get_key_flags_for_module(module), flags.FLAGS["config"], flags.FLAGS["workdir"]]
+    shown = {flag.name: f"  --{flag.name:<17} {flag.help}" for flag in own}
+    return "\n\n".join([
+        (sys.modules[module].__doc__ or "").strip(),
+        "\n".join(["Flags", *shown.values()]),
+        "Fields: --config.NAME=VALUE; where a study or a compression has its runs, --config.base.NAME=VALUE",
+        fields_help(),
+    ])  # fmt: skip
 
 
 def _check_loaded() -> None:

@@ -1,6 +1,6 @@
 """Trains one network or a population of them, dense or sparse; leaves results, arrays and plots in a directory.
 
-python -m experiments.train --config=configs/digits_mlp_rigl.py --workdir=runs/demo --config.sparsity=0.98
+python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.config.fields import validate_config
+from experiments.config.validation import ignored_fields, validate_config
 from experiments.data.augment_recipes import build_augment
 from experiments.data.batches import batch_indices
 from experiments.data.streaming import Stream
@@ -33,10 +33,11 @@ from experiments.record.progress import ProgressBar
 from experiments.record.workdir import claim, stored_result
 from experiments.run.batch_norm import make_reestimate
 from experiments.run.chunk import RunChunk, compile_chunk, stream_chunk
+from experiments.run.compute_dtype import in_dtype
 from experiments.run.diagnose import blame
 from experiments.run.evaluation import Evaluation, make_evaluate
 from experiments.run.loop import Chunk, NotFinite, train_chunks
-from experiments.run.objective import in_dtype
+from experiments.run.methods import METHODS
 from experiments.run.population import MemberGroup
 from experiments.run.prepare import Setup, prepare
 from experiments.run.state import TrainState, member_of
@@ -102,18 +103,20 @@ def describe(config: ConfigDict, setup: Setup) -> str:
     """Says in a few lines what is about to run."""
     member = 0 if config.population else None
     leaves = jax.tree.leaves(member_of(setup.states[0].params, member))
-    target = "dense" if config.method == "dense" else f"{config.method} to sparsity {config.sparsity}"
-    if config.penalty_weight or config.penalty_weights:
+    reads = METHODS[config.method].reads
+    target = f"{config.method} to sparsity {config.sparsity}" if "sparsity" in reads else config.method
+    if "penalty_weight" in reads and (config.penalty_weight or config.penalty_weights):
         penalties = config.penalty_weights or (config.penalty_weight,)
         target = f"{config.method} with penalty {', '.join(map(str, penalties))}"
     if len(config.sparsities):
         target = f"{config.method} to sparsities {', '.join(map(str, config.sparsities))}"
     who = f"{len(setup.runs)} members" if config.population else f"seed {config.seed}"
+    ignored = "".join(f"\nmethod {config.method!r} does not read {name}" for name in ignored_fields(config))
     return (
         f"{config.dataset}: {setup.source.size} training and {setup.test.size} test examples\n"
         f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters, "
         f"{sum(setup.meter.sizes):,} of them prunable; {target}\n"
-        f"{who}, {config.steps} steps of {config.batch_size} on {device_name()}"
+        f"{who}, {config.steps} steps of {config.batch_size} on {device_name()}{ignored}"
     )
 
 

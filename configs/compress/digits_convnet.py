@@ -14,7 +14,7 @@ from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:
-    """The dense run is `configs/digits_convnet_dense.py`; fine-tuning is half as long."""
+    """The dense run is `configs/digits_convnet.py:dense`; fine-tuning is half as long."""
     base = default_config("lenet")
     base.steps = 2000
     options = default_compression(base)

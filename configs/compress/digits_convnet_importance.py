@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
         ("l2", "position"),
     )
     options.ratio = 0.8
-    options.fine_tune.steps = 200
+    options.fine_tune.steps = base.get_ref("steps") // 5
     options.sensitivity = ()
     return options

@@ -13,7 +13,7 @@ from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:
-    """The dense run is `configs/digits_resnet_dense.py`; fine-tuning is half as long."""
+    """The dense run is `configs/digits_resnet.py:dense`; fine-tuning is half as long."""
     base = default_config("resnet")
     base.steps = 2000
     base.augment = "digits_shift"

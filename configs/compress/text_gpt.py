@@ -13,7 +13,7 @@ from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:
-    """Half of the heads and of the FFNs' units; the dense run is `configs/text_gpt_dense.py`."""
+    """Half of the heads and of the FFNs' units; the dense run is `configs/text_gpt.py:dense`."""
     base = default_config("gpt")
     base.dataset = "python_text"
     base.test_split = "test[:20%]"

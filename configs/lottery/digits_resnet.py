@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     study.base.checkpoint_every = 200
     study.levels = 4
     study.fraction = 0.36  # two rounds of 20 % at a time: 64, 41, 26, 17 % left
-    study.rewind_step = 40
+    study.rewind_step = study.base.get_ref("steps") * 2 // 15
     study.keep_weights = False
     study.distribution = "global"
     study.controls = ("reinit", "random")

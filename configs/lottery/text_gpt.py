@@ -27,12 +27,12 @@ def get_config() -> ConfigDict:
     study.base.learning_rate = 0.005  # the best of 0.002, 0.005 and 0.01 for a dense network of another seed
     study.base.clip_norm = 1.0
     study.base.eval_every = 100
-    study.base.warmup_steps = 50
+    study.base.warmup_steps = study.base.get_ref("steps") // 10
     study.base.weight_decay = 0.0
     study.base.checkpoint_every = 250
     study.levels = 2
     study.fraction = 0.6  # about four rounds of 20 % at a time: 40, 16 % left
-    study.rewind_step = 50
+    study.rewind_step = study.base.get_ref("steps") // 10
     study.keep_weights = False
     study.distribution = "global"
     study.controls = ("reinit", "random")

@@ -49,7 +49,7 @@ def base() -> ConfigDict:
     config.init_from = "pretrained"
     config.steps, config.eval_every = 400, 400
     config.learning_rate = 0.002
-    config.begin_step, config.end_step = 20, 200
+    config.begin_step, config.end_step = config.get_ref("steps") // 20, config.get_ref("steps") // 2
     config.gate_learning_rate = 0.1
     return config
 

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     study.tuning = tuning()
     study.metric = "test_accuracy"
     study.lower = False
-    grid = method_grid(study.base.steps, SMALL)
+    grid = method_grid(study.base.get_ref("steps"), SMALL)
     study.methods, study.order = ConfigDict(grid), tuple(grid)
     study.orderings = EXPECTED
     return study

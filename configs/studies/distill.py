@@ -50,7 +50,8 @@ def base() -> ConfigDict:
     config.init_from = "pretrained"
     config.steps, config.eval_every = 300, 300
     config.learning_rate = 0.003
-    config.begin_step, config.end_step, config.update_every = 20, 200, 10
+    steps = config.get_ref("steps")
+    config.begin_step, config.end_step, config.update_every = steps // 15, steps * 2 // 3, 10
     return config
 
 

@@ -41,7 +41,11 @@ def base() -> ConfigDict:
     """What all methods share."""
     config = default_config("lenet")
     config.steps, config.eval_every = 4000, 4000
-    config.begin_step, config.end_step = 200, 2000  # gates need the other half to come after the target
+    steps = config.get_ref("steps")
+    config.begin_step, config.end_step = (
+        steps // 20,
+        steps // 2,
+    )  # gates need the other half to come after the target
     config.learning_rate = 0.003
     config.gates, config.gate_learning_rate = "neurons", 0.1
     config.checkpoint_every = 0

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     study.tuning = tuning()
     study.metric = "bits_per_byte"
     study.lower = True
-    grid = method_grid(study.base.steps, SMALL, COMPUTE)
+    grid = method_grid(study.base.get_ref("steps"), SMALL, COMPUTE)
     study.methods, study.order = ConfigDict(grid), tuple(grid)
     study.orderings = EXPECTED
     return study
@@ -64,6 +64,5 @@ def base() -> ConfigDict:
     config.learning_rate = 0.01
     config.clip_norm = 1.0
     config.update_every = 20
-    config.begin_step = 150
     config.checkpoint_every = 750
     return config

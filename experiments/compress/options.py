@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from experiments.compress.unit_choices import UNIT_IMPORTANCES
 from experiments.config.checks import check_names, choice, is_whole, require
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 
 BUDGETS = ("channel_ratio", "global_channel_ratio", "parameter_ratio", "flops_ratio", "latency_ratio")

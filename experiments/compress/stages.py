@@ -26,8 +26,9 @@ from experiments.record import files
 from experiments.record.outcome import named_by_path
 from experiments.run import evaluation
 from experiments.run.batch_norm import reestimate
+from experiments.run.compute_dtype import Apply
 from experiments.run.initial import load_arrays
-from experiments.run.objective import Apply, make_objective
+from experiments.run.objective import make_objective
 from experiments.run.prepare import Setup, prepare
 from sparsejax.interop.flax import stateful
 

@@ -1,10 +1,128 @@
 """The checks of a configuration's fields, and the words in which they refuse."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from experiments.errors import ConfigError
+
+
+class Check(NamedTuple):
+    """What a field may be.
+
+    Attributes:
+      text: that in words, after "give"; `--help` says it too.
+      holds: ``value -> bool``.
+      options: the names that there are, so that a near miss finds its neighbour.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+    options: tuple[str, ...] = ()
+
+
+def check_value(field: str, value: Any, check: Check) -> None:
+    """Refuses a value that its check does not hold for.
+
+    Args:
+      field: its name, below ``config``.
+      value: what came.
+      check: of the field.
+
+    Raises:
+      ConfigError: it does not hold.
+
+    Example:
+      >>> check_value("steps", 10, whole(1))
+    """
+    if check.options and isinstance(value, str) and not check.holds(value):
+        choice(value, check.options, field)
+    require(check.holds(value), field, value, check.text)
+
+
+def number(text: str, holds: Callable[[Any], bool]) -> Check:
+    """A finite number for which something holds.
+
+    Example:
+      >>> number("a number above 0", lambda x: x > 0).holds(float("nan"))
+      False
+    """
+    return Check(text, lambda x: _is_number(x) and bool(holds(x)))
+
+
+def whole(least: int) -> Check:
+    """A whole number from `least`.
+
+    Example:
+      >>> whole(1).holds(1), whole(1).holds(0), whole(1).holds(1.0)
+      (True, False, False)
+    """
+    return Check(f"a whole number of at least {least}", lambda n: is_whole(n, least))
+
+
+def one_of(options: Iterable[str], *, or_function: bool = False) -> Check:
+    """A name from a table, or where a function of the user's may stand instead, ``"module:function"``.
+
+    Example:
+      >>> one_of(("adamw", "sgd")).holds("sgd"), one_of((), or_function=True).holds("mine:rule")
+      (True, True)
+    """
+    names = tuple(options)
+    known = ", ".join(names)
+    return Check(
+        f"one of {known}" + (", or 'module:function'" if or_function else ""),
+        lambda value: value in names or (or_function and isinstance(value, str) and ":" in value),
+        names,
+    )
+
+
+def text(what: str = "a text") -> Check:
+    """A text.
+
+    Example:
+      >>> text().holds("train"), text().holds(3)
+      (True, False)
+    """
+    return Check(what, lambda value: isinstance(value, str))
+
+
+def flag() -> Check:
+    """True or False.
+
+    Example:
+      >>> flag().holds(True), flag().holds("yes")
+      (True, False)
+    """
+    return Check("True or False", lambda value: isinstance(value, bool))
+
+
+def several(what: str, each: Callable[[Any], bool]) -> Check:
+    """A tuple or a list; it may be empty.
+
+    Example:
+      >>> several("path patterns", lambda x: isinstance(x, str)).holds("head/*")
+      False
+    """
+    return Check(what, lambda values: isinstance(values, tuple | list) and all(map(each, values)))
+
+
+def grid(each: Check) -> Check:
+    """Several numbers, of which each tells a member of a population from the others.
+
+    Example:
+      >>> grid(whole(1)).holds((1, 2)), grid(whole(1)).holds((1, 1))
+      (True, False)
+    """
+
+    def holds(values: Any) -> bool:
+        if not isinstance(values, tuple | list) or not all(map(each.holds, values)):
+            return False
+        return len({f"{x:g}" for x in values}) == len(values)  # as the members' directories are named
+
+    return Check(
+        f"several numbers, such as '(0.9,0.95)', each once (in 6 digits) and {each.text}; or ()", holds
+    )
 
 
 def require(holds: bool, field: str, value: Any, text: str) -> None:
@@ -102,3 +220,7 @@ def is_sizes(value: Any) -> bool:
     return not isinstance(value, str | Mapping) and isinstance(value, Iterable) and all(
         is_whole(size, 1) for size in value
     )  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The fields of `config.model`: which models there are, their default sizes, and the check of them."""
+"""The fields of `config.model`, which follow from the table of models, and the check of them."""
 
 from typing import Any
 
@@ -6,53 +6,27 @@ from ml_collections import ConfigDict
 
 from experiments.config.checks import check_names, choice, is_sizes, is_whole, require
 from experiments.errors import ConfigError
+from experiments.models.build import MODELS
 
-#: Models, and the fields of `config.model` that size them: images for the digits (8×8), text for bytes on a
-#: small CPU. A `kv_heads` of 0 means as many as `heads`. Classes, image shape, vocabulary and context are the
-#: data's.
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"widths": (300, 100)},
-    "lenet": {"channels": (16, 32), "widths": (120, 84), "kernel": 3, "padding": "SAME"},
-    "resnet": {
-        "stages": (1, 1, 1),
-        "width": 16,
-        "block": "basic",
-        "stem": "small",
-        "norm": "batch",
-        "zero_init_residual": False,
-    },
-    "vit": {
-        "patch": 2,
-        "width": 64,
-        "depth": 4,
-        "heads": 4,
-        "mlp_dim": 256,
-        "pool": "token",
-        "positions": "learned",
-        "scan": False,
-    },
-    "gpt": {
-        "width": 64,
-        "depth": 2,
-        "heads": 4,
-        "kv_heads": 0,
-        "mlp_dim": 256,
-        "mlp": "gelu",
-        "norm": "layer",
-        "positions": "rotary",
-        "tied": True,
-        "bias": True,
-        "scan": False,
-    },
-    "encoder": {"width": 64, "depth": 2, "heads": 4, "mlp_dim": 256, "scan": False},
-}
 
-_CHOICES = {
-    "lenet": {"padding": ("SAME", "VALID")},
-    "resnet": {"block": ("basic", "bottleneck"), "stem": ("small", "imagenet"), "norm": ("batch", "group")},
-    "vit": {"pool": ("token", "gap"), "positions": ("learned", "sincos")},
-    "gpt": {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms"), "positions": ("rotary", "learned")},
-}
+def model_fields(name: str) -> ConfigDict:
+    """Makes `config.model` of a name, with that model's default sizes.
+
+    Args:
+      name: a key of `MODELS`.
+
+    Returns:
+      The name and the sizes.
+
+    Raises:
+      ConfigError: an unknown model.
+
+    Example:
+      >>> model_fields("mlp").widths
+      (300, 100)
+    """
+    choice(name, MODELS, "model.name")
+    return ConfigDict({"name": name, **MODELS[name].sizes})
 
 
 def validate_model(model: ConfigDict) -> None:
@@ -66,14 +40,14 @@ def validate_model(model: ConfigDict) -> None:
         go together, by name.
 
     Example:
-      >>> validate_model(ConfigDict({"name": "gpt", **MODELS["gpt"]}))
+      >>> validate_model(model_fields("gpt"))
     """
     name = model.get("name")
     choice(name, MODELS, "model.name")
-    check_names(model, ("name", *MODELS[name]), "config.model")
-    for field, default in MODELS[name].items():
+    check_names(model, ("name", *MODELS[name].sizes), "config.model")
+    for field, default in MODELS[name].sizes.items():
         _check_field(name, field, model[field], default)
-    if "heads" in MODELS[name]:
+    if "heads" in MODELS[name].sizes:
         _check_heads(model)
     if model.get("positions") == "sincos" and model.width % 4:
         raise ConfigError(
@@ -89,7 +63,7 @@ def _check_field(name: str, field: str, value: Any, default: Any) -> None:
     elif isinstance(default, bool):
         require(isinstance(value, bool), where, value, "True or False")
     elif isinstance(default, str):
-        choice(value, _CHOICES[name][field], where)
+        choice(value, MODELS[name].choices[field], where)
     elif field == "kv_heads":
         require(is_whole(value, 0), where, value, "a whole number of at least 0 (0: as many as heads)")
     else:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from experiments.errors import DatasetError
@@ -45,114 +44,6 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     wide = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     shape = images.shape[1:]
     return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), shape))(wide, offsets)
-
-
-def draw_crop_boxes(
-    key: jax.Array,
-    count: int,
-    height: int,
-    width: int,
-    area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    attempts: int = 10,
-) -> jax.Array:
-    """Draws the boxes of Inception's random crop.
-
-    A box has a uniform share of the image's area and a log-uniform ratio of width to height; the first of
-    `attempts` that fits is placed uniformly, and where none fits, the box is the whole image.
-
-    Args:
-      key: decides the draw.
-      count: how many boxes; static.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      area: smallest and largest share of the area, in (0, 1].
-      ratio: smallest and largest width / height.
-      attempts: draws a box has to fit in.
-
-    Returns:
-      int32 (count, 4): top, left, height, width.
-
-    Source: Szegedy et al., Going deeper with convolutions, arXiv:1409.4842, section 6. Ratios are log-uniform as
-      in torchvision (TensorFlow draws them uniformly).
-
-    Example:
-      >>> jax.eval_shape(lambda key: draw_crop_boxes(key, 2, 32, 32), jax.random.key(0)).shape
-      (2, 4)
-    """
-    shares, ratios, place = jax.random.split(key, 3)
-    share = jax.random.uniform(shares, (count, attempts), minval=area[0], maxval=area[1])
-    log_ratio = jax.random.uniform(
-        ratios, (count, attempts), minval=np.log(ratio[0]), maxval=np.log(ratio[1])
-    )
-    pixels = share * (height * width)
-    tall = jnp.round(jnp.sqrt(pixels / jnp.exp(log_ratio))).astype(jnp.int32)
-    wide = jnp.round(jnp.sqrt(pixels * jnp.exp(log_ratio))).astype(jnp.int32)
-    fits = (tall >= 1) & (wide >= 1) & (tall <= height) & (wide <= width)
-    first = jnp.argmax(fits, axis=1)[:, None]
-    any_fits = jnp.any(fits, axis=1)
-    tall = jnp.where(any_fits, jnp.take_along_axis(tall, first, axis=1)[:, 0], height)
-    wide = jnp.where(any_fits, jnp.take_along_axis(wide, first, axis=1)[:, 0], width)
-    u, v = jax.random.uniform(place, (2, count))
-    top = jnp.floor(u * (height - tall + 1)).astype(jnp.int32)
-    left = jnp.floor(v * (width - wide + 1)).astype(jnp.int32)
-    return jnp.stack([jnp.minimum(top, height - tall), jnp.minimum(left, width - wide), tall, wide], axis=1)
-
-
-def center_boxes(count: int, height: int, width: int, share: float = 224 / 256) -> jax.Array:
-    """Makes the boxes of evaluation: the largest centred square, times `share`.
-
-    Args:
-      count: how many boxes; static.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      share: side of the box in sides of the largest square, in (0, 1].
-
-    Returns:
-      int32 (count, 4): top, left, height, width.
-
-    Example:
-      >>> center_boxes(1, 256, 512).tolist()
-      [[16, 144, 224, 224]]
-    """
-    side = max(1, round(min(height, width) * share))
-    box = ((height - side) // 2, (width - side) // 2, side, side)
-    return jnp.tile(jnp.asarray(box, jnp.int32), (count, 1))
-
-
-def resize_boxes(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
-    """Cuts boxes out of images and resizes them with the antialiased triangle filter.
-
-    Output i is the mean of the box's pixels weighted by ``max(0, 1 − |j − c_i| / s)``, with
-    ``c_i = (i + ½)·extent/size − ½`` and ``s = max(1, extent/size)``, along each axis: what Pillow's BILINEAR does.
-
-    Args:
-      images: float (batch, height, width, channels).
-      boxes: int32 (batch, 4): top, left, height, width.
-      size: side of the result in pixels; static.
-
-    Returns:
-      float (batch, size, size, channels).
-
-    Example:
-      >>> shrink = jax.jit(resize_boxes, static_argnums=2)
-      >>> shrink(jnp.arange(4.0).reshape(1, 2, 2, 1), jnp.array([[0, 0, 2, 2]]), 1).item()
-      1.5
-    """
-
-    def weights(start: jax.Array, extent: jax.Array, length: int) -> jax.Array:
-        step = extent.astype(jnp.float32)[:, None, None] / size
-        centers = (jnp.arange(size)[:, None] + 0.5) * step - 0.5
-        pixels = jnp.arange(length) - start[:, None, None]
-        inside = (pixels >= 0) & (pixels < extent[:, None, None])
-        raw = jnp.where(inside, jnp.maximum(0, 1 - jnp.abs(pixels - centers) / jnp.maximum(step, 1)), 0)
-        return raw / jnp.sum(raw, axis=-1, keepdims=True)
-
-    rows = weights(boxes[:, 0], boxes[:, 2], images.shape[1])
-    columns = weights(boxes[:, 1], boxes[:, 3], images.shape[2])
-    exact = jax.lax.Precision.HIGHEST
-    tall = jnp.einsum("bih,bhwc->biwc", rows, images, precision=exact)
-    return jnp.einsum("bjw,biwc->bijc", columns, tall, precision=exact)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from experiments.data.augment import center_boxes, crop, draw_crop_boxes, erase, flip, normalize, resize_boxes
+from experiments.data.augment import crop, flip, normalize
 from experiments.data.mixing import draw_mixup_weight, mixup, smooth
 from experiments.data.randaugment import draw_randaugment, randaugment
 from experiments.data.split import Batch
@@ -40,6 +39,7 @@ def random_flip() -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_flip(), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -56,6 +56,7 @@ def random_crop(padding: int) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_crop(1), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -64,67 +65,6 @@ def random_crop(padding: int) -> Operation:
         return crop(x, jax.random.randint(key, (x.shape[0], 2), 0, 2 * padding + 1), padding)
 
     return _on_images(shift)
-
-
-def random_resized_crop(size: int, area: tuple[float, float] = (0.08, 1.0)) -> Operation:
-    """Cuts Inception's random box out of every image and resizes it; for images that lie on the device.
-
-    Args:
-      size: side of the result in pixels.
-      area: smallest and largest share of the image's area.
-
-    Returns:
-      The operation.
-
-    Example:
-      >>> batch = Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))
-      >>> jax.eval_shape(random_resized_crop(2), jax.random.key(0), batch).inputs.shape
-      (2, 2, 2, 1)
-    """
-
-    def cut(key: jax.Array, x: jax.Array) -> jax.Array:
-        boxes = draw_crop_boxes(key, *x.shape[:3], area)
-        return resize_boxes(x, boxes, size)
-
-    return _on_images(cut)
-
-
-def center_crop(size: int, share: float = 224 / 256) -> Operation:
-    """Cuts the centred square out of every image and resizes it.
-
-    Args:
-      size: side of the result in pixels.
-      share: side of the square in sides of the largest one.
-
-    Returns:
-      The operation.
-
-    Example:
-      >>> jax.eval_shape(center_crop(2), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
-      (2, 2, 2, 1)
-    """
-    return _on_images(lambda key, x: resize_boxes(x, center_boxes(*x.shape[:3], share), size))
-
-
-def random_cutout(half: int) -> Operation:
-    """Blanks a square of side ``2·half`` around a random pixel of every image.
-
-    Args:
-      half: pixels.
-
-    Returns:
-      The operation.
-
-    Example:
-      >>> jax.eval_shape(random_cutout(1), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
-      (2, 3, 3, 1)
-    """
-
-    def blank(key: jax.Array, x: jax.Array) -> jax.Array:
-        centers = jax.random.randint(key, (x.shape[0], 2), 0, jnp.array(x.shape[1:3]))
-        return erase(x, centers, half)
-
-    return _on_images(blank)
 
 
 def random_augment(layers: int = 2, magnitude: float = 10) -> Operation:
@@ -138,6 +78,7 @@ def random_augment(layers: int = 2, magnitude: float = 10) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_augment(1), jax.random.key(0), Batch(jnp.ones((2, 3, 3, 1)), jnp.zeros(2))).inputs.shape
       (2, 3, 3, 1)
     """
@@ -161,6 +102,7 @@ def normalized(mean: Sequence[float], std: Sequence[float]) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> normalized((1.0,), (2.0,))(jax.random.key(0), Batch(jnp.ones((1, 1, 1, 1)), jnp.zeros(1))).inputs.item()
       0.0
     """
@@ -178,6 +120,7 @@ def smoothed_labels(classes: int, share: float) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> smoothed_labels(2, 0.5)(jax.random.key(0), Batch(jnp.ones(1), jnp.array([1]))).targets.tolist()
       [[0.25, 0.75]]
     """
@@ -195,6 +138,7 @@ def random_mixup(classes: int, alpha: float) -> Operation:
       The operation.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> jax.eval_shape(random_mixup(2, 0.2), jax.random.key(0), Batch(jnp.ones(2), jnp.array([0, 1]))).targets.shape
       (2, 2)
     """
@@ -241,6 +185,7 @@ def build_augment(recipe: str | Sequence[Operation], classes: int, *, train: boo
       ConfigError: an unknown name.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> build_augment("none", 10) is None
       True
       >>> batch = Batch(jnp.ones((2, 8, 8)), jnp.array([0, 1]))

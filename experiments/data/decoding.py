@@ -17,7 +17,7 @@ def draw_box(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     attempts: int = 10,
 ) -> Box:
-    """Draws the box of Inception's random crop, as `augment.draw_crop_boxes` does on the device.
+    """Draws the box of Inception's random crop.
 
     Args:
       rng: decides the draw.

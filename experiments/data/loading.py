@@ -6,15 +6,18 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data.preparing import damage_reported, data_directory, open_source, prepared_builder
+from experiments.data.preparing import (
+    OWN_SETS,
+    damage_reported,
+    data_directory,
+    open_source,
+    prepared_builder,
+)
 from experiments.data.split import Split
 from experiments.errors import DatasetError
 
 #: Stands between two documents that are joined into one text; no source file holds it.
 SEPARATOR = 0
-
-# The largest pixel value of the sets whose pixels do not end at 255.
-_PIXEL_MAX = {"digits": 16}
 
 
 def pixel_scale(name: str) -> float:
@@ -30,7 +33,7 @@ def pixel_scale(name: str) -> float:
       >>> pixel_scale("digits"), pixel_scale("cifar10") == 1 / 255
       (0.0625, True)
     """
-    return 1 / _PIXEL_MAX.get(name, 255)
+    return 1 / (OWN_SETS[name].pixel_max if name in OWN_SETS else 255)
 
 
 def load_splits(
@@ -38,9 +41,9 @@ def load_splits(
 ) -> tuple[Split, ...]:
     """Loads whole splits of a data set onto the device.
 
-    ``digits``, ``python_text`` (or ``python_text/code``, ``/tables``, ``/prose``, ``/headers``),
-    ``python_modules`` and ``python_kinds`` are prepared on first use, offline. Any other name is looked up in the
-    TFDS catalogue and must have been prepared as ArrayRecord; nothing is downloaded here and no TensorFlow is needed.
+    Our own sets (`OWN_SETS`, and ``python_text/code``, ``/tables``, ``/prose``, ``/headers``) are prepared on first
+    use, offline. Any other name is looked up in the TFDS catalogue and must have been prepared as ArrayRecord;
+    nothing is downloaded here and no TensorFlow is needed.
 
     Labelled images keep their pixels' type; `Split.take` scales them. Text is bytes: documents are joined by
     a zero byte, and an example is `window` bytes with the next byte as each one's target. Labelled text is cut

@@ -2,13 +2,41 @@
 
 import contextlib
 import fcntl
+import importlib
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.errors import DatasetError
+
+
+class OwnSet(NamedTuple):
+    """A data set of ours, which is prepared on first use, offline.
+
+    Attributes:
+      builder: its TFDS builder, as ``"module:class"``: those modules take seconds to import.
+      says: what it is.
+      pixel_max: the largest value of its pixels.
+      parts: whether ``name/PART`` names a part of it, of `experiments.data.sources.PARTS`.
+    """
+
+    builder: str
+    says: str
+    pixel_max: int = 255
+    parts: bool = False
+
+
+#: Our data sets by name.
+OWN_SETS: dict[str, OwnSet] = {
+    "digits": OwnSet("experiments.data.digits:Digits", "handwritten digits, 8×8", pixel_max=16),
+    "python_text": OwnSet(
+        "experiments.data.text:PythonText", "Python's library: /code, /tables, /prose, /headers", parts=True
+    ),
+    "python_modules": OwnSet("experiments.data.text:PythonModules", "text of large packages; which package?"),
+    "python_kinds": OwnSet("experiments.data.text:PythonKinds", "text; code, tables, prose or headers?"),
+}
 
 # Sets of the catalogue whose code TFDS cannot import without TensorFlow; prepared, they are read like others.
 _NEED_TENSORFLOW = ("c4", "glue", "wikipedia")
@@ -42,9 +70,8 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
     """Finds the builder of a data set that can be read at once.
 
     Args:
-      name: ``"digits"``, ``"python_text"``, ``"python_text/PART"``, ``"python_modules"`` and ``"python_kinds"`` are
-        prepared here on first use, offline; any other name of the TFDS catalogue must have been prepared as
-        ArrayRecord.
+      name: a key of `OWN_SETS` (also ``"python_text/PART"``), prepared here on first use, offline; any other
+        name of the TFDS catalogue must have been prepared as ArrayRecord.
       directory: where prepared sets live.
 
     Returns:
@@ -58,7 +85,7 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
       'digits'
     """
     family, _, part = name.partition("/")
-    if family in ("digits", "python_text", "python_modules", "python_kinds"):
+    if family in OWN_SETS:
         return _own(family, part, directory)
     import tensorflow_datasets as tfds  # late: it takes seconds to import
 
@@ -69,8 +96,8 @@ def prepared_builder(name: str, directory: pathlib.Path) -> Any:
         if family in _NEED_TENSORFLOW:
             raise _unprepared(name, directory) from error
         raise DatasetError(
-            f"Unknown data set {name!r}. There are 'digits', 'python_text', 'python_modules' and 'python_kinds' "
-            "(prepared offline) and the names of the TFDS catalogue "
+            f"Unknown data set {name!r}. There are {', '.join(map(repr, OWN_SETS))} (prepared offline) and "
+            "the names of the TFDS catalogue "
             "(https://www.tensorflow.org/datasets/catalog) that can be read without TensorFlow, such as 'mnist' "
             "and 'cifar10'; others must lie prepared in "
             f"{directory}."
@@ -177,24 +204,20 @@ def _unprepared(name: str, directory: pathlib.Path) -> DatasetError:
 
 
 def _own(family: str, part: str, directory: pathlib.Path) -> Any:
-    # Late: these modules define TFDS builders, and TFDS takes seconds to import.
-    if family == "digits" and not part:
-        from experiments.data.digits import Digits
+    own = OWN_SETS[family]
+    options = {}
+    if own.parts:
+        from experiments.data.sources import PARTS, python_version
 
-        return _prepare_offline(Digits, directory)
-    if family in ("python_modules", "python_kinds") and not part:
-        from experiments.data.text import PythonKinds, PythonModules
-
-        return _prepare_offline(PythonModules if family == "python_modules" else PythonKinds, directory)
-    from experiments.data.sources import PARTS, python_version
-
-    part = part or "code"
-    if family != "python_text" or part not in PARTS:
-        parts = f" Of 'python_text' there are {', '.join(PARTS)}." if family == "python_text" else ""
-        raise DatasetError(f"The data set {family!r} has no part {part!r}.{parts}")
-    from experiments.data.text import PythonText
-
-    return _prepare_offline(PythonText, directory, config=f"{part}-{python_version()}")
+        part = part or "code"
+        if part not in PARTS:
+            parts = f" Of {family!r} there are {', '.join(PARTS)}."
+            raise DatasetError(f"The data set {family!r} has no part {part!r}.{parts}")
+        options["config"] = f"{part}-{python_version()}"
+    elif part:
+        raise DatasetError(f"The data set {family!r} has no part {part!r}.")
+    module, _, name = own.builder.partition(":")
+    return _prepare_offline(getattr(importlib.import_module(module), name), directory, **options)
 
 
 def _prepare_offline(builder_class: Any, directory: pathlib.Path, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 import sparsejax
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 
 #: What a ticket is compared with: its mask on other initial weights, its weights on other masks of the same

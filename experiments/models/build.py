@@ -1,8 +1,8 @@
-"""From a name and sizes to a model: the one place that knows all of them."""
+"""From a name and sizes to a model: the one table that knows all of them, with their fields and default sizes."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -14,8 +14,81 @@ from experiments.models.mlp import MLP
 from experiments.models.resnet import ResNet
 from experiments.models.vit import ViT
 
-_IMAGES = {"lenet": LeNet, "resnet": ResNet, "vit": ViT}
-_BYTES = 256
+
+class Entry(NamedTuple):
+    """A model that `config.model.name` may name.
+
+    Attributes:
+      build: ``(input shape, classes, rngs, sizes) -> module``.
+      sizes: the fields of `config.model` with their defaults: images for the digits (8×8), text for bytes on a
+        small CPU. Classes, image shape, vocabulary and context are the data's.
+      choices: what a field of text may be.
+      ranks: of one example's input.
+      takes: what that is, in words.
+      hidden: whether it tells its hidden states (a transformer whose gates CoFi knows).
+    """
+
+    build: Callable[..., nnx.Module]
+    sizes: dict[str, Any]
+    choices: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (never changed)
+    ranks: tuple[int, ...] = (2, 3)
+    takes: str = "images: (height, width) or (height, width, channels)"
+    hidden: bool = False
+
+
+def _images(model: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
+    def build(shape: tuple[int, ...], classes: int, rngs: nnx.Rngs, sizes: dict[str, Any]) -> nnx.Module:
+        return model(image_shape=shape, classes=classes, rngs=rngs, **sizes)
+
+    return build
+
+
+def _mlp(shape: tuple[int, ...], classes: int, rngs: nnx.Rngs, sizes: dict[str, Any]) -> nnx.Module:
+    return MLP(inputs=math.prod(shape), classes=classes, rngs=rngs, **sizes)
+
+
+def _gpt(shape: tuple[int, ...], classes: int, rngs: nnx.Rngs, sizes: dict[str, Any]) -> nnx.Module:
+    sizes = {"context": shape[0], **sizes, "kv_heads": sizes.get("kv_heads") or None}  # 0: as many as heads
+    return GPT(vocabulary=classes, rngs=rngs, **sizes)
+
+
+def _encoder(shape: tuple[int, ...], classes: int, rngs: nnx.Rngs, sizes: dict[str, Any]) -> nnx.Module:
+    return Encoder(vocabulary=256, classes=classes, rngs=rngs, **{"context": shape[0], **sizes})  # of bytes
+
+
+_TOKENS = {"ranks": (1,), "takes": "tokens: (window,)", "hidden": True}
+
+#: The models by name. A `kv_heads` of 0 means as many as `heads`.
+MODELS: dict[str, Entry] = {
+    "mlp": Entry(_mlp, {"widths": (300, 100)}, ranks=tuple(range(8)), takes="anything"),
+    "lenet": Entry(
+        _images(LeNet),
+        {"channels": (16, 32), "widths": (120, 84), "kernel": 3, "padding": "SAME"},
+        {"padding": ("SAME", "VALID")},
+    ),
+    "resnet": Entry(
+        _images(ResNet),
+        {"stages": (1, 1, 1), "width": 16, "block": "basic", "stem": "small", "norm": "batch",
+         "zero_init_residual": False},
+        {"block": ("basic", "bottleneck"), "stem": ("small", "imagenet"), "norm": ("batch", "group")},
+    ),
+    "vit": Entry(
+        _images(ViT),
+        {"patch": 2, "width": 64, "depth": 4, "heads": 4, "mlp_dim": 256, "pool": "token",
+         "positions": "learned", "scan": False},
+        {"pool": ("token", "gap"), "positions": ("learned", "sincos")},
+    ),
+    "gpt": Entry(
+        _gpt,
+        {"width": 64, "depth": 2, "heads": 4, "kv_heads": 0, "mlp_dim": 256, "mlp": "gelu", "norm": "layer",
+         "positions": "rotary", "tied": True, "bias": True, "scan": False},
+        {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms"), "positions": ("rotary", "learned")},
+        **_TOKENS,
+    ),
+    "encoder": Entry(
+        _encoder, {"width": 64, "depth": 2, "heads": 4, "mlp_dim": 256, "scan": False}, **_TOKENS
+    ),
+}  # fmt: skip
 
 
 def build_model(
@@ -24,8 +97,7 @@ def build_model(
     """Builds the model that a configuration names.
 
     Args:
-      sizes: ``name`` (``"mlp"``, ``"lenet"``, ``"resnet"``, ``"vit"``, ``"gpt"`` or ``"encoder"``) and that
-        model's own size arguments. ``kv_heads`` of 0 means as many as heads. For the two models of tokens
+      sizes: ``name``, a key of `MODELS`, and that model's own size arguments. For the two models of tokens
         ``context`` is ``input_shape[0]`` where it is not given.
       input_shape: shape of one example's input: (height, width[, channels]), or (window,) for tokens.
       classes: logits; for ``"gpt"`` the vocabulary (256 for bytes). The encoder reads bytes.
@@ -43,29 +115,13 @@ def build_model(
       >>> model.dense_0.kernel.shape
       (4, 8)
     """
-    rest = {name: value for name, value in sizes.items() if name != "name"}
-    shape = tuple(input_shape)
-    match sizes.get("name"):
-        case "mlp":
-            return MLP(inputs=math.prod(shape), classes=classes, rngs=rngs, **rest)
-        case "lenet" | "resnet" | "vit" as name:
-            _check_rank(name, shape, (2, 3), "images: (height, width) or (height, width, channels)")
-            return _IMAGES[name](image_shape=shape, classes=classes, rngs=rngs, **rest)
-        case "gpt":
-            _check_rank("gpt", shape, (1,), "tokens: (window,)")
-            rest = {"context": shape[0], **rest, "kv_heads": rest.get("kv_heads") or None}
-            return GPT(vocabulary=classes, rngs=rngs, **rest)
-        case "encoder":
-            _check_rank("encoder", shape, (1,), "tokens: (window,)")
-            return Encoder(vocabulary=_BYTES, classes=classes, rngs=rngs, **{"context": shape[0], **rest})
-        case name:
-            known = "mlp, lenet, resnet, vit, gpt, encoder"
-            raise ConfigError(f"config.model.name is {name!r}: choose one of {known}.")
-
-
-def _check_rank(name: str, shape: tuple[int, ...], ranks: tuple[int, ...], takes: str) -> None:
-    if len(shape) not in ranks:
+    name, shape = sizes.get("name"), tuple(input_shape)
+    if name not in MODELS:
+        raise ConfigError(f"config.model.name is {name!r}: choose one of {', '.join(MODELS)}.")
+    entry = MODELS[name]
+    if len(shape) not in entry.ranks:
         raise ConfigError(
-            f"config.model.name {name!r} takes {takes}, but the data's inputs have shape {shape}. "
+            f"config.model.name {name!r} takes {entry.takes}, but the data's inputs have shape {shape}. "
             "Choose another model or another dataset."
         )
+    return entry.build(shape, classes, rngs, {key: value for key, value in sizes.items() if key != "name"})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.split import Batch, Split
-from experiments.run.objective import Apply
+from experiments.run.compute_dtype import Apply
 from experiments.run.state import TrainState, over_members
 from sparsejax.typing import Params
 

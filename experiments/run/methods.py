@@ -1,4 +1,4 @@
-"""From a configuration to an optimizer: the sparse method around the plain one."""
+"""From a configuration to an optimizer: the sparse method around the plain one. A new method is a line in `METHODS`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,17 +7,25 @@ import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from experiments.run.learned_methods import LEARNED, build_learned
+from experiments.run import builders
 from experiments.run.mask_meter import dense_masks
+from experiments.run.named import load_named
 from experiments.run.optimizers import build_optimizer
 from experiments.run.state import Member
-from sparsejax import distributions, recipes, schedules
+from sparsejax import distributions, schedules
 from sparsejax.masks.prunable import dense
-from sparsejax.rules.constant import fixed_masks
 from sparsejax.schedules import UpdateTimes
-from sparsejax.transforms.sparsify import sparsify
 from sparsejax.transforms.state import finalize, get_masks, init
+from sparsejax.transforms import SparseTransformation
 from sparsejax.typing import MaskTree, Params
+
+#: What `config.distribution` names, beside a function of the user's.
+DISTRIBUTIONS: dict[str, Callable[[], distributions.Distribution]] = {
+    "uniform": distributions.uniform,
+    "erdos_renyi": distributions.erdos_renyi,
+    "erdos_renyi_kernel": distributions.erdos_renyi_kernel,
+    "global": distributions.global_threshold,
+}
 
 
 class Method(NamedTuple):
@@ -54,6 +62,7 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
 
     Raises:
       ScheduleError, SparsityError: what the recipe says of numbers that do not go together.
+      ConfigError: a function that the configuration names and that cannot be had.
 
     Example:
       >>> from experiments.config.fields import default_config
@@ -63,124 +72,114 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
       >>> build_method(config, make_member(0, 0.1)).times is None
       True
     """
-    inner = build_optimizer(config, member.learning_rate)
+    inner, entry = build_optimizer(config, member.learning_rate), METHODS[config.method]
     if config.method == "dense":
         return Method(
             optax.with_extra_args_support(inner),
             lambda params: (params, inner.init(params)),
             lambda params, opt_state: dense_masks(params),
         )
-    options = {
-        "sparsity": config.sparsity if sparsity is None else sparsity,
-        "distribution": _distribution(config),
-        "overrides": dict.fromkeys(config.dense_layers, dense),
-    }
-    if config.method in LEARNED:
-        return _learned(config, build_learned(config, inner, member, options))
-    # Bits cost less than bytes to copy through the cond of the mask update, and to keep.
-    tx, times = _SPARSE[config.method](config, inner, member, options | {"packed": True})
+    tx = entry.build(config, inner, member, _options(config, entry, sparsity))
     return Method(
         tx,
         lambda params: init(tx, params),
         lambda params, opt_state: get_masks(opt_state),
-        times,
-        dense_gradient=config.method == "rigl",
+        _looked_at(config) if entry.learned else tx.times,
+        tx.reads_gradient,
+        finalize if entry.learned else None,
     )
 
 
-def _learned(config: ConfigDict, tx: optax.GradientTransformationExtraArgs) -> Method:
-    """Its masks may change at any step; they are looked at now and then, and at the end."""
-    return Method(
-        tx,
-        lambda params: init(tx, params),
-        lambda params, opt_state: get_masks(opt_state),
-        schedules.update_every(config.update_every, begin=0, end=config.steps - 1),
-        dense_gradient=True,
-        finalize=finalize,
-    )
+def _looked_at(config: ConfigDict) -> UpdateTimes:
+    """Learned masks may change at any step; they are looked at now and then, and at the end."""
+    return schedules.update_every(config.update_every, begin=0, end=config.steps - 1)
 
 
-_Built = tuple[optax.GradientTransformationExtraArgs, UpdateTimes | None]
-_Inner = optax.GradientTransformation
+def _options(config: ConfigDict, entry: "Entry", sparsity: ArrayLike | None) -> dict[str, Any]:
+    """The words that the recipes share, of which each gets those that it reads."""
+    options: dict[str, Any] = {}
+    if "sparsity" in entry.reads:
+        options["sparsity"] = config.sparsity if sparsity is None else sparsity
+    if "distribution" in entry.reads:
+        own = DISTRIBUTIONS.get(config.distribution)
+        options["distribution"] = own() if own else load_named("distribution", config.distribution)
+    if "dense_layers" in entry.reads:
+        options["overrides"] = dict.fromkeys(config.dense_layers, dense)
+    for name in ("score", "pattern"):
+        if name in entry.reads and config[name]:
+            options[name] = load_named(name, config[name])
+    if not entry.learned:
+        # Bits cost less than bytes to copy through the cond of the mask update, and to keep.
+        options["packed"] = True
+    return options
 
 
-def _gmp(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del member
-    times = {
-        "begin_step": config.begin_step,
-        "end_step": config.end_step,
-        "update_every": config.update_every,
-    }
-    tx = recipes.gmp(inner, **times, **options)
-    return tx, schedules.update_every(config.update_every, begin=config.begin_step, end=config.end_step)
+class Entry(NamedTuple):
+    """A method that `config.method` may name.
+
+    Attributes:
+      says: what it is, in a few words.
+      build: ``(config, inner optimizer, member, options) -> optimizer``.
+      reads: the fields of masks, gates and scores that it reads; it ignores the others.
+      learned: whether it keeps latents, scores or gates, of which `finalize` makes the weights.
+    """
+
+    says: str
+    build: Callable[[ConfigDict, optax.GradientTransformation, Member, dict[str, Any]], SparseTransformation]
+    reads: tuple[str, ...] = ()
+    learned: bool = False
 
 
-def _drop_and_grow(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    recipe = {"rigl": recipes.rigl, "set": recipes.set_}[config.method]
-    tx = recipe(
-        inner,
-        total_steps=config.end_step,
-        stop_fraction=1.0,
-        update_every=config.update_every,
-        drop_fraction=config.drop_fraction,
-        second_moment=config.second_moment,
-        key=member.mask_key,
-        **options,
-    )
-    return tx, tx.times
+_MASKS = ("sparsity", "distribution", "dense_layers", "pattern")
+_RAMP = ("begin_step", "end_step", "update_every")
+_GROWTH = ("end_step", "update_every", "drop_fraction", "second_moment")
+_GATES = ("gate_learning_rate", "drop_rate")
+_SOFT = (
+    "begin_step",
+    "end_step",
+    "threshold",
+    "penalty_weight",
+    "score_learning_rate",
+    "dense_layers",
+    "pattern",
+)
 
-
-def _static(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del config
-    return recipes.static_random(inner, key=member.mask_key, **options), None
-
-
-def _snip(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del config, member
-    return recipes.snip(inner, **options), schedules.update_every(1, begin=0, end=0)
-
-
-def _one_shot(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del member
-    at = config.begin_step
-    return recipes.one_shot(inner, at_step=at, **options), schedules.update_every(1, begin=at, end=at)
-
-
-def _fixed(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del config
-    return sparsify(inner, fixed_masks(member.masks), packed=options["packed"]), None
-
-
-def _ac_dc(config: ConfigDict, inner: _Inner, member: Member, options: dict[str, Any]) -> _Built:
-    del member
-    tx = recipes.ac_dc(
-        inner,
-        total_steps=config.steps,
-        phase_steps=config.update_every,
-        warmup_steps=config.begin_step,
-        final_steps=config.steps - config.end_step,
-        **options,
-    )
-    return tx, schedules.update_every(config.update_every, begin=config.begin_step, end=config.end_step)
-
-
-_SPARSE = {
-    "gmp": _gmp,
-    "rigl": _drop_and_grow,
-    "set": _drop_and_grow,
-    "static": _static,
-    "snip": _snip,
-    "one_shot": _one_shot,
-    "ac_dc": _ac_dc,
-    "fixed": _fixed,
-}
-
-
-def _distribution(config: ConfigDict) -> distributions.Distribution:
-    makers = {
-        "uniform": distributions.uniform,
-        "erdos_renyi": distributions.erdos_renyi,
-        "erdos_renyi_kernel": distributions.erdos_renyi_kernel,
-        "global": distributions.global_threshold,
-    }
-    return makers[config.distribution]()
+#: The methods by name; what is checked, said and built of them comes from here.
+METHODS: dict[str, Entry] = {
+    "dense": Entry("no pruning", builders.dense),
+    "gmp": Entry("gradual magnitude pruning", builders.gmp, (*_MASKS, "score", *_RAMP)),
+    "rigl": Entry(
+        "drops small weights, grows by the gradient", builders.drop_and_grow, (*_MASKS, *_GROWTH)
+    ),
+    "set": Entry("drops small weights, grows at random", builders.drop_and_grow, (*_MASKS, *_GROWTH)),
+    "static": Entry("random masks that never change", builders.static, _MASKS),
+    "snip": Entry("pruned at the first step, by sensitivity", builders.snip, (*_MASKS, "score")),
+    "one_shot": Entry(
+        "pruned once, at begin_step",
+        builders.one_shot, (*_MASKS, "score", "begin_step"),
+    ),
+    "ac_dc": Entry("dense and sparse phases in turn", builders.ac_dc, (*_MASKS, "score", *_RAMP)),
+    "fixed": Entry("the masks of an earlier run", builders.fixed, ("init_from",)),
+    "rule": Entry(
+        "a mask rule of yours", builders.rule, ("rule", "second_moment")
+    ),
+    "straight_through": Entry(
+        "trains all weights, uses the largest", builders.straight_through, (*_MASKS, *_RAMP), learned=True
+    ),
+    "movement": Entry(
+        "learned scores, top-k", builders.movement, (*_MASKS, *_RAMP, "score_learning_rate"), learned=True
+    ),
+    "soft_movement": Entry(
+        "learned scores, a threshold and a penalty", builders.soft_movement, _SOFT, learned=True
+    ),
+    "l0": Entry(
+        "hard-concrete gates",
+        builders.l0,
+        ("sparsity", "penalty_weight", "dense_layers", "gates", "begin_step", "end_step", *_GATES),
+        learned=True,
+    ),
+    "cofi": Entry(
+        "gates on a transformer's layers, heads and units",
+        builders.cofi, ("sparsity", "begin_step", "end_step", *_GATES), learned=True,
+    ),
+}  # fmt: skip

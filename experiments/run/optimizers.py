@@ -1,5 +1,6 @@
 """From a configuration to its plain optimizer: the learning-rate schedule, weight decay, clipping."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,14 +29,40 @@ def build_optimizer(config: ConfigDict, learning_rate: ArrayLike) -> optax.Gradi
     def rate(step: ArrayLike) -> ArrayLike:
         return learning_rate * shape(step + config.skip_steps)
 
-    if config.optimizer == "adamw":
-        tx = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
-    else:
-        tx = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask),
-            optax.sgd(rate, momentum=config.momentum or None),
-        )
+    tx = OPTIMIZERS[config.optimizer](config, rate, mask)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx) if config.clip_norm else tx
+
+
+def _adamw(config: ConfigDict, rate: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    return optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
+
+
+def _sgd(config: ConfigDict, rate: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    decay = optax.add_decayed_weights(config.weight_decay, mask)
+    return optax.chain(decay, optax.sgd(rate, momentum=config.momentum or None))
+
+
+#: What `config.optimizer` names: ``(config, learning rate, which leaves decay) -> optimizer``.
+OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule, Any], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+}
+
+
+def falls(config: ConfigDict) -> list[int]:
+    """Gives the steps at which the learning rate falls to a tenth.
+
+    Args:
+      config: ``decay_steps`` holds steps, or shares of ``steps`` below 1.
+
+    Returns:
+      The steps.
+
+    Example:
+      >>> falls(ConfigDict({"decay_steps": (0.3, 70), "steps": 100}))
+      [30, 70]
+    """
+    return [round(at * config.steps) if at < 1 else at for at in config.decay_steps]
 
 
 def rate_shape(config: ConfigDict) -> optax.Schedule:
@@ -49,10 +76,10 @@ def rate_shape(config: ConfigDict) -> optax.Schedule:
     """
     if not config.decay_steps:
         return optax.warmup_cosine_decay_schedule(0.0, 1.0, config.warmup_steps, config.schedule_steps)
-    falls = optax.piecewise_constant_schedule(1.0, dict.fromkeys(config.decay_steps, 0.1))
+    stairs = optax.piecewise_constant_schedule(1.0, dict.fromkeys(falls(config), 0.1))
 
     def shape(step: ArrayLike) -> ArrayLike:
-        return falls(step) * jnp.minimum(1.0, step / max(config.warmup_steps, 1))
+        return stairs(step) * jnp.minimum(1.0, step / max(config.warmup_steps, 1))
 
     return shape
 

@@ -26,16 +26,16 @@ from experiments.devices.mesh import (
 )
 from experiments.models.build import build_model
 from experiments.run.chunk import ChunkRecipe, needs_host_steps
-from experiments.run.distillation import teacher_config
+from experiments.run.compute_dtype import Apply
+from experiments.run.distillation import load_teacher, teacher_config
 from experiments.run.evaluation import TestStream
 from experiments.run.initial import initial_batch_stats, initial_masks, initial_params
 from experiments.run.mask_meter import MaskMeter, make_meter
 from experiments.run.methods import Method, build_method
-from experiments.run.objective import Apply, Objective, make_objective
+from experiments.run.objective import Objective, make_objective
 from experiments.run.placing import state_shardings
 from experiments.run.population import MemberGroup, Run, groups_of
 from experiments.run.state import Member, TrainState, copy_state, member_of, over_members, stack_members
-from experiments.run.teacher import load_teacher
 from sparsejax.interop.flax import stateful
 
 

@@ -3,7 +3,6 @@
 python -m experiments.study --config=configs/studies/text_methods.py --workdir=runs/text_methods
 """
 
-import copy
 import io
 import json
 import pathlib
@@ -17,17 +16,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command, train
-from experiments.config.fields import validate_config
-from experiments.errors import ConfigError
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
 from experiments.report.comparison import Cell, cell_table, comparison_table, paired_comparisons
 from experiments.run.population import Run
 from experiments.study.architecture import Architecture, architecture_table, units_left
+from experiments.study.options import PRETRAINED, check, completed, configure, takes_sparsity
 from experiments.study.plots import draw_study
-
-#: What the directory of `study.pretrain` is called, and how its methods name it.
-PRETRAINED = "pretrained"
 
 
 def main() -> None:
@@ -39,13 +34,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     """Runs what is not finished yet of a study, then compares.
 
     Args:
-      study: ``base`` (a training configuration), ``methods`` (name to ``changes`` of the base; a method of
-        one ``column`` belongs to that sparsity alone and to the ``row`` it names; one with ``penalties`` has
-        a penalty weight for each sparsity, which it comes near), ``order`` of the methods, ``sparsities``,
-        ``seeds``, ``metric``, ``lower`` (whether lower is better), ``orderings`` (pairs: the method expected
-        to be better, the other). Optional: ``pretrain``, a configuration that is trained first; a method
-        begins from it, or learns from it, where its ``init_from`` or ``teacher`` is ``"pretrained"``.
-        ``architecture``: whether to tell what is left of each layer.
+      study: from `default_study`; fields that its file left out are the defaults.
       workdir: each method has a directory below.
       console: where to report; standard output by default.
 
@@ -56,6 +45,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
       ConfigError: a study that does not fit together; and whatever a run raises.
     """
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    study = completed(study)
     check(study)
     started, directory, cells, left = time.perf_counter(), pathlib.Path(workdir), [], []
     pretrained = pretrain(study, directory, console)
@@ -66,7 +56,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
         result = train.run(config, str(directory / name / "runs"), _silent(), plots=False)
         found = cells_of(study, name, method, result)
         cells += found
-        if study.get("architecture", False):
+        if study.architecture:
             left += shapes_left(study, name, method, result, directory / name / "runs")
         values = ", ".join(f"{np.mean(cell.values):.4f}" for cell in found)
         seconds = time.perf_counter() - begun
@@ -108,35 +98,18 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
 
 def pretrain(study: ConfigDict, directory: pathlib.Path, console: Console) -> dict[str, Any] | None:
     """Trains what the study's methods begin or learn from, where there is any; returns its result."""
-    if "pretrain" not in study:
+    if not study.pretrain:
         return None
     result = train.run(study.pretrain, str(directory / PRETRAINED), _silent(), plots=False)
     console.print(f"{PRETRAINED}: {study.metric} {result['metrics'][study.metric]:.4f}")
     return result
 
 
-def configure(study: ConfigDict, method: ConfigDict, directory: pathlib.Path | None = None) -> ConfigDict:
-    """The configuration of one method: the base, changed, as a population of all seeds and sparsities."""
-    config = copy.deepcopy(study.base)
-    config.update(ConfigDict(method.changes))
-    config.population = study.seeds
-    for field in ("init_from", "teacher"):
-        if config[field] == PRETRAINED and directory is not None:
-            config[field] = str(directory / PRETRAINED)
-    if "penalties" in method:
-        config.penalty_weights = tuple(method.penalties)
-    elif config.method != "dense":
-        config.sparsities = (method.column,) if "column" in method else tuple(study.sparsities)
-    validate_config(config)
-    return config
-
-
 def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -> float:
     """Chooses a method's learning rate on held-out training data; every method gets the same candidates.
 
     Args:
-      study: ``tuning`` holds ``learning_rates``, ``seed`` (the first), ``seeds`` (how many; one alone picks
-        among rates by its noise), ``sparsity``, ``train_split`` and ``test_split``.
+      study: with every field.
       method: its entry.
       directory: the population of candidates goes below.
 
@@ -151,7 +124,7 @@ def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -
     config.train_split, config.test_split = tuning.train_split, tuning.test_split
     if "penalties" in method:
         config.penalty_weights = (method.penalties[list(study.sparsities).index(tuning.sparsity)],)
-    elif config.method != "dense" and "column" not in method:
+    elif takes_sparsity(config.method) and "column" not in method:
         config.sparsities = (tuning.sparsity,)
     result = train.run(config, str(directory / "tuning"), _silent(), plots=False)
     found = {rate: [] for rate in tuning.learning_rates}
@@ -192,9 +165,9 @@ def cells_of(study: ConfigDict, name: str, method: ConfigDict, result: dict[str,
 def _columns(
     study: ConfigDict, method: ConfigDict, result: dict[str, Any]
 ) -> Iterator[tuple[float | None, list[int]]]:
-    """The sparsity of each of a method's cells, and its members; the dense network has one cell for all."""
+    """The sparsity of each of a method's cells, and its members; a method without one has one cell for all."""
     members = result["members"]
-    if result["config"]["method"] == "dense":
+    if "penalties" not in method and not takes_sparsity(result["config"]["method"]):
         yield method.get("column", None), list(range(len(members)))
         return
     columns = (method.column,) if "column" in method else tuple(study.sparsities)
@@ -216,30 +189,6 @@ def shapes_left(
         shares = [1 - result["sparsity"][i] for i in chosen]
         found.append(Architecture(title, tuple(units), tuple(errors), tuple(shares)))
     return found
-
-
-def check(study: ConfigDict) -> None:
-    """Refuses a study that does not fit together before anything runs."""
-    if sorted(study.order) != sorted(study.methods):
-        raise ConfigError(
-            f"order is {tuple(study.order)}, the methods are {tuple(study.methods)}: name each once."
-        )
-    rows = {method.get("row", name) for name, method in study.methods.items()}
-    for better, worse in study.orderings:
-        if missing := {better, worse} - rows:
-            raise ConfigError(f"orderings name {sorted(missing)}; the study's rows are {sorted(rows)}.")
-    if study.seeds < 1 or not study.sparsities:
-        raise ConfigError(f"A study needs seeds (got {study.seeds}) and sparsities (got {study.sparsities}).")
-    for name, method in study.methods.items():
-        if "penalties" in method and ("column" in method or len(method.penalties) != len(study.sparsities)):
-            raise ConfigError(f"{name} needs a penalty for each of the sparsities {tuple(study.sparsities)}.")
-    if "pretrain" in study:
-        validate_config(study.pretrain)
-    first = study.methods[study.order[0]]
-    if configure(study, first).method != "dense" or "column" in first:
-        raise ConfigError("The first method of a study is the dense network: FLOPs are shares of its.")
-    for method in study.methods.values():
-        configure(study, method)
 
 
 def _finite(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import FieldReference
+
 _ERK = "erdos_renyi_kernel"
 
 #: Pairs (expected to be better, the other): static < SET < RigL ≤ GMP, and Erdős–Rényi-Kernel over uniform.
@@ -16,12 +18,15 @@ EXPECTED = (
 
 
 def method_grid(
-    steps: int, small: Mapping[float, Mapping[str, Any]], compute: Mapping[float, float] | None = None
+    steps: int | FieldReference,
+    small: Mapping[float, Mapping[str, Any]],
+    compute: Mapping[float, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Lists the methods of a study: the dense network first, then the sparse ones, then its dense rivals.
 
     Args:
-      steps: of the base; one-shot pruning comes in the middle of them.
+      steps: of the base; one-shot pruning comes in the middle of them. As a reference,
+        ``base.get_ref("steps")``, times that are made from them follow an override.
       small: sparsity to the sizes of a dense network with about as many parameters as the sparse ones keep.
       compute: sparsity to the share of the dense FLOPs that a sparse network takes, for the dense one that is
         trained for as many; 1 − sparsity when None, which holds where every layer is pruned.
@@ -54,6 +59,6 @@ def method_grid(
         entries[f"small_dense_{name}"] = {**of_one, "row": "small_dense", "changes": {"model": dict(sizes)}}
         # The same network trained for as many FLOPs as a sparse one would take.
         share = compute[sparsity] if compute else 1 - sparsity
-        few = {"steps": round(share * steps), "warmup_steps": 10, "begin_step": 0, "end_step": 0}
+        few = {"steps": steps * round(1000 * share) // 1000}
         entries[f"short_dense_{name}"] = {**of_one, "row": "short_dense", "changes": few}
     return entries

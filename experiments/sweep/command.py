@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.record import files
 from experiments.record.outcome import as_json

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.distributed.launch import ROOT, free_port
 
 SIZES = (
-    "--config=configs/digits_mlp_rigl.py",
+    "--config=configs/digits_mlp.py:rigl",
     "--config.model.widths=(64,)",
     "--config.steps=24",
     "--config.eval_every=6",

@@ -8,8 +8,8 @@ import pytest
 from experiments import train
 from experiments.config.fields import default_config
 from experiments.errors import Interrupted, WorkdirError
+from experiments.run import distillation as teach
 from experiments.run import prepare
-from experiments.run import teacher as teach
 from tests.experiments import killing
 
 

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from experiments.config.fields import validate_config
+from experiments.config.validation import validate_config
 from experiments.run.abstract import abstract_step
 from sparsejax.params.paths import flatten_with_paths
 from tests.configurations import read_config

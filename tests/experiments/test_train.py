@@ -45,7 +45,7 @@ _run = killing.run
 def test_the_command_trains_reports_and_draws(tmp_path, data_dir):
     workdir = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", "--config=configs/digits_mlp_rigl.py",
+        [sys.executable, "-m", "experiments.train", "--config=configs/digits_mlp.py:rigl",
          f"--workdir={workdir}", "--config.seed=3", *SMALL],
         cwd=ROOT, env={**os.environ, "SPARSEJAX_DATA": data_dir, "JAX_PLATFORMS": "cpu"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -184,11 +184,12 @@ def test_a_workdir_that_cannot_be_made_is_refused_before_any_data_is_read(tmp_pa
 
 
 def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
-    config, workdir = "--config=configs/digits_mlp_rigl.py", f"--workdir={tmp_path / 'run'}"
+    config, workdir = "--config=configs/digits_mlp.py:rigl", f"--workdir={tmp_path / 'run'}"
     cases = [
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
         ([config, workdir, "--config.sparsity=much"], ["ConfigError", "config.sparsity=much"]),
         ([config, workdir, "--config.mesh.dta=2"], ["ConfigError", 'Did you mean "data"']),
+        (["--config=configs/digits_mlp.py:rigle", workdir], ["ConfigError: config.method is", "'rigl'?"]),
         (["--config=configs/absent.py", workdir], ["ConfigError", "configs/absent.py"]),
         ([config, workdir, "sparsity=0.9"], ["ConfigError", "Unexpected 'sparsity=0.9'"]),
     ]

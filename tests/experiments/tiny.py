@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config.fields import default_config, validate_config
+from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.data.split import Split
 from experiments.run.chunk import ChunkRecipe, compile_chunk
 from experiments.run.loop import train_chunks

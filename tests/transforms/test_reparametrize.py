@@ -216,7 +216,8 @@ def test_lands_on_the_effective_parameters(setup: str, dtype: Any):
     method = METHODS["movement" if made.jit or list(SETUPS).index(setup) % 2 else "l0_weights"]
 
     def build(optimizer: Any, **options: Any) -> Any:
-        return sparsejax.reparametrize(optimizer, method(**options), aux_optimizer=SECOND, key=KEY)
+        given = {"allocation": sparsejax.distributions.Allocation(**options)} if options else {}
+        return sparsejax.reparametrize(optimizer, method(**given), aux_optimizer=SECOND, key=KEY)
 
     tx = made.make(build)
     params, state = sparsejax.init(tx, mlp_params(dtype))

@@ -2,8 +2,10 @@
 
 import pytest
 
-from experiments.config.fields import METHODS, default_config, validate_config
+from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
+from experiments.run.methods import METHODS
 
 
 def _with(**changes):
@@ -17,9 +19,9 @@ def _with(**changes):
 def test_defaults_are_valid_for_every_method(method):
     changes = {"sparsity": 0.9, "model": default_config("encoder" if method == "cofi" else "mlp").model}
     changes |= {
-        "dense": {"sparsity": 0.0},
-        "fixed": {"sparsity": 0.0, "init_from": "runs/a"},
-        "soft_movement": {"sparsity": 0.0, "penalty_weight": 100.0},
+        "fixed": {"init_from": "runs/a"},
+        "rule": {"rule": "tests.experiments.own:rule"},
+        "soft_movement": {"penalty_weight": 100.0},
     }.get(method, {})
     validate_config(_with(method=method, **changes))
 
@@ -60,9 +62,10 @@ def test_what_follows_the_steps_does_not_lead_them(name):
         ({"seed": -1}, ["config.seed is -1"]),
         ({"seed": 2**32}, ["config.seed is 4294967296", "2**31"]),
         ({"warmup_steps": 5000}, ["config.warmup_steps is 5000", "less than steps = 5000"]),
-        ({"begin_step": 3800}, ["begin_step and end_step is (3800, 3750)"]),
-        ({"end_step": 5001}, ["<= steps = 5000"]),
-        ({"sparsity": 0.5}, ["config.method='dense'", "rigl"]),
+        ({"method": "gmp", "begin_step": 3800}, ["begin_step and end_step is (3800, 3750)"]),
+        ({"method": "rigl", "end_step": 5001}, ["<= steps = 5000"]),
+        ({"begin_step": -1}, ["config.begin_step is -1", "whole number of at least 0"]),
+        ({"method": "rule"}, ["config.rule is ''", "'module:function'"]),
         ({"model": {"name": "mpl", "widths": (3,)}}, ["config.model.name is 'mpl'", "did you mean 'mlp'?"]),
         (
             {"model": {"name": "mlp", "width": (3,)}},
@@ -78,7 +81,7 @@ def test_what_follows_the_steps_does_not_lead_them(name):
         ({"population": 1, "sparsities": (0.9, 1.2)}, ["config.sparsities is (0.9, 1.2)", "[0, 1]"]),
         ({"population": 1, "learning_rates": (0.1, 0.0)}, ["config.learning_rates is", "above 0"]),
         ({"population": 1, "learning_rates": (0.1, 0.1)}, ["config.learning_rates is (0.1, 0.1)", "once"]),
-        ({"population": 1, "sparsities": (0.5,)}, ["config.method='dense'"]),
+        ({"population": 1, "sparsities": (0.5,)}, ["config.method='dense'", "rigl"]),
         ({"population": 1, "learning_rates": ("a",)}, ["config.learning_rates is ('a',)"]),
         ({"streaming": True, "population": 3, "population_chunk": 2}, ["population_chunk is 2", "3 members"]),
         ({"method": "fixed"}, ["config.init_from is ''"]),

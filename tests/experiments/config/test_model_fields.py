@@ -6,13 +6,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments.config.checks import check_names, choice, require
-from experiments.config.model_fields import MODELS, validate_model
+from experiments.config.model_fields import model_fields, validate_model
 from experiments.errors import ConfigError
-from experiments.models.build import build_model
+from experiments.models.build import MODELS, build_model
 
 
 def _model(name, /, **changes):
-    return ConfigDict({"name": name, **MODELS[name]} | changes)
+    return ConfigDict(model_fields(name).to_dict() | changes)
 
 
 @pytest.mark.parametrize("name", MODELS)

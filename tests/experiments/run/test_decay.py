@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.config.fields import default_config, validate_config
+from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.run.optimizers import build_optimizer
 

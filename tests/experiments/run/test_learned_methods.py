@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 import sparsejax
-from experiments.config.fields import default_config, validate_config
+from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.models.build import build_model
 from experiments.record.outcome import named_by_path
-from experiments.run.learned_methods import build_learned, gate_groups
+from experiments.run.gates import gate_groups
 from experiments.run.methods import build_method
-from experiments.run.optimizers import build_optimizer
 from experiments.run.population import runs_of
 from experiments.run.state import make_member, member_of
 from sparsejax.interop.flax import functional
@@ -73,7 +73,7 @@ def test_cofi_gates_every_kernel_of_the_blocks(sizes):
     validate_config(config)
     model = nnx.eval_shape(lambda: build_model(config.model, input_shape=(4,), classes=5, rngs=nnx.Rngs(0)))
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), functional(model)[1])
-    tx = build_learned(config, build_optimizer(config, 0.1), make_member(0, 0.1, 0.5), {})
+    tx = build_method(config, make_member(0, 0.1, 0.5)).tx
     masks = jax.eval_shape(lambda params: sparsejax.get_masks(sparsejax.init(tx, params)[1]), params)
     gated = {path for path, mask in named_by_path(masks).items() if mask.ndim}
     kernels = {path for path in named_by_path(params) if path.endswith("kernel")}
@@ -90,11 +90,7 @@ def _kept_with(name, shut):
         lambda: build_model(config.model, input_shape=(8, 8), classes=10, rngs=nnx.Rngs(0))
     )
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), functional(model)[1])
-    member, inner = (
-        make_member(0, 0.1, penalty_weight=1e-3),
-        build_optimizer(config, 0.1),
-    )
-    tx = build_learned(config, inner, member, {"overrides": {}})
+    tx = build_method(config, make_member(0, 0.1, penalty_weight=1e-3)).tx
     _, state = jax.jit(lambda params: sparsejax.init(tx, params))(params)  # op by op it takes much longer
     sizes = [gates.size for gates in state.aux.trained.log_alpha]
     values = [jnp.where(jnp.arange(n) < off, -9.0, 9.0) for n, off in zip(sizes, shut, strict=True)]
@@ -129,9 +125,12 @@ def test_a_shut_channel_leaves_wherever_it_is_flattened_to():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "movement", "penalty_weight": 1.0}, "which has no penalty"),
-        ({"method": "soft_movement"}, "whose penalty sets the sparsity"),
-        ({"method": "soft_movement", "penalty_weight": 1.0, "sparsity": 0.5}, "leave the first at 0"),
+        ({"method": "movement", "penalty_weights": (1.0,), "population": 1}, "which has no penalty_weight"),
+        ({"method": "soft_movement"}, "it sets the sparsity"),
+        (
+            {"method": "soft_movement", "penalty_weight": 1.0, "sparsities": (0.5,), "population": 1},
+            "which has no sparsity",
+        ),
         ({"method": "l0", "penalty_weight": 1.0, "sparsity": 0.5}, "both given"),
         ({"method": "l0", "penalty_weights": (0.0, 1.0), "population": 1}, "numbers above 0"),
         ({"method": "l0", "gates": "inputs"}, "did you mean 'input'"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import sparsejax
-from experiments.config.fields import default_config, validate_config
+from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.run.methods import build_method
 from experiments.run.optimizers import build_optimizer
 from experiments.run.state import make_member

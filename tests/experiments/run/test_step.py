@@ -8,8 +8,9 @@ import pytest
 import sparsejax
 from experiments.data.split import Split
 from experiments.record.outcome import evaluated_params
+from experiments.run.compute_dtype import in_dtype
 from experiments.run.evaluation import make_evaluate
-from experiments.run.objective import example_losses, in_dtype, make_objective
+from experiments.run.objective import example_losses, make_objective
 from experiments.run.population import groups_of
 from experiments.run.step import train_step
 from tests.experiments import tiny

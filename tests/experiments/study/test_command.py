@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from experiments.study import command as study
+from experiments.study.options import default_study
 
 
 @pytest.fixture
@@ -99,6 +100,24 @@ def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsiti
     assert "| l0, 90 % |" in table
 
 
+def test_fields_that_a_study_leaves_out_are_the_defaults():
+    base = default_config()
+    base.sparsity, base.penalty_weight = 0.9, 100.0  # each is ignored where a method does not read it
+    methods = {"dense": {}, "gmp": {"method": "gmp"}, "one_shot": {"method": "one_shot"}}
+    made = default_study(base, methods)
+    bare = ConfigDict(
+        {"base": base, "methods": {name: {"changes": found} for name, found in methods.items()}}
+    )
+    assert study.completed(bare).to_dict() == study.completed(made).to_dict() == made.to_dict()
+    for found in (bare, made):
+        study.check(study.completed(found))
+    bare.seedz = 3
+    with pytest.raises(ConfigError, match=r"config\.seedz is no field .did you mean 'seeds'"):
+        study.completed(bare)
+    with pytest.raises(ConfigError, match="lacks methods: start from default_study"):
+        study.completed(ConfigDict({"base": base}))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -120,7 +139,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_runs(tmp_path, sm
 @pytest.mark.parametrize("name", ["text_methods", "digits_methods"])
 def test_the_committed_studies_fit_together(name):
     found = _module(name).get_config()
-    study.check(found)
+    study.check(study.completed(found))
     assert found.seeds >= 3
     rows = {method.get("row", key) for key, method in found.methods.items()}
     wanted = {"dense", "small_dense", "static", "snip", "set", "rigl", "rigl_uniform"}
@@ -130,7 +149,7 @@ def test_the_committed_studies_fit_together(name):
 @pytest.mark.parametrize("name", ["movement", "distill", "cofi", "l0_digits_mlp", "l0_digits_convnet"])
 def test_the_committed_studies_of_learned_masks_fit_together(name):
     found = _module(name).get_config()
-    study.check(found)
+    study.check(study.completed(found))
     assert found.seeds == 5
     assert found.order[0] == "dense"
 

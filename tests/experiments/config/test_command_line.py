@@ -1,0 +1,66 @@
+"""What the command line makes of a configuration: its help, and another model by a flag."""
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.config.fields import FIELDS
+from experiments.config.help import fields_help
+from experiments.config.switching import SwitchingParser, spell_out
+from experiments.config.validation import ignored_fields, validate_config
+from experiments.models.build import MODELS
+from experiments.run.methods import METHODS
+
+#: ml_collections loads a configuration's file in a way that Python 3.12 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def _read(*arguments):
+    """The configuration that a command line gives."""
+    line = spell_out(["program", *arguments])
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+    values["config"].parser = SwitchingParser(values["config"].parser, line)
+    values(line)
+    return config.value
+
+
+def test_help_names_everything_at_eighty_columns():
+    text = fields_help()
+    assert max(map(len, text.splitlines())) <= 80
+    for name in (*FIELDS, *METHODS, *MODELS):
+        assert any(line.startswith(f"  {name} ") for line in text.splitlines()), name
+    assert "3·steps/4" in text
+
+
+@pytest.mark.parametrize("flag", ["--config.model.name=lenet", "--config.model=lenet"])
+def test_a_flag_switches_the_model_and_its_sizes_may_follow(flag):
+    config = _read("--config=configs/digits_mlp.py:gmp", flag, "--config.model.channels=(4,8)")
+    validate_config(config)
+    assert config.model.to_dict() == MODELS["lenet"].sizes | {"name": "lenet", "channels": (4, 8)}
+    assert config.method == "gmp"
+
+
+def test_a_study_switches_the_model_of_its_base():
+    study = _read(
+        "--config=configs/studies/digits_convnet_methods.py",
+        "--config.base.model=mlp",
+        "--config.base.steps=300",
+    )
+    assert study.base.model.widths == (300, 100)
+    assert study.base.end_step == 225
+
+
+def test_the_same_model_keeps_its_sizes_and_fields_of_another_are_unknown():
+    config = _read("--config=configs/imagenet_vit_gmp.py", "--config.model.name=vit")
+    assert config.model.patch == 16
+    with pytest.raises(AttributeError, match="channels"):
+        _read("--config=configs/digits_mlp.py", "--config.model.channels=(4,8)")
+
+
+def test_fields_that_the_method_ignores_are_told():
+    config = _read(
+        "--config=configs/digits_mlp.py:dense", "--config.sparsity=0.9", "--config.begin_step=4000"
+    )
+    validate_config(config)
+    assert ignored_fields(config) == ["sparsity"]
