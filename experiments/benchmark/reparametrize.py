@@ -153,7 +153,7 @@ def check(quick: bool) -> list[str]:
     """
     task = models.mlp(quick)
     done = []
-    for name in _CHECKED:
+    for name in _CHECKED[:1] if quick else _CHECKED:
         program = Step(task, _recipes("mlp")[name](optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 14, 15, 16, 31, 32, 501):
             program.run(jnp.int32(step))

@@ -180,7 +180,7 @@ def check(quick: bool) -> list[str]:
     """
     task = models.mlp(quick)
     done = []
-    for name, recipe in _recipes().items():
+    for name, recipe in chosen_recipes(quick).items():
         program = Step(task, recipe(optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 99, 100, 101, 200, 500, 501):
             program.run(jnp.int32(step))

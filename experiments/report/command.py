@@ -21,6 +21,7 @@ from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json
 from experiments.report.gathering import Found, flatten, gather
 from experiments.report.statistics import interval
+from experiments.report.tables import markdown_table
 from sparsejax.errors import SparsejaxError
 
 #: Fields that follow `steps` when a configuration leaves them alone.
@@ -147,7 +148,7 @@ def table(groups: Sequence[Group], metric: str) -> str:
         "finished",
         "not finished",
     ]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for found in groups:
         still = [run for run in found.runs if run.status != "finished"]
         rows.append([
@@ -157,7 +158,7 @@ def table(groups: Sequence[Group], metric: str) -> str:
             f"{len(found.values)} of {len(found.runs)}",
             "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still),
         ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(head, rows)
 
 
 def _bits(found: Group) -> list[float]:
