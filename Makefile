@@ -35,8 +35,8 @@ lint: $(VENV)/.installed-test  ## style and import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --config setup.cfg --no-cache
 
-gpu:  ## on a machine with an accelerator: correctness at real sizes, then every benchmark
-	$(or $(GPU_PYTHON),python3) -m experiments.benchmark all --json benchmarks.json --markdown benchmarks.md
+gpu:  ## OUT=DIR PART=1|2|3|table, on a machine with an accelerator: three parts of three minutes, rows in OUT, then OUT/gpu.md
+	$(or $(GPU_PYTHON),python3) -m experiments.benchmark.gpu $(or $(OUT),runs/gpu) --part $(or $(PART),all) $(GPU_FLAGS)
 
 clean:  ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

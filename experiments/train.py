@@ -26,7 +26,7 @@ from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
 from experiments.record import files
 from experiments.record.finish import final_of, finish, last_members, verdict
-from experiments.record.history import Record, record_chunk
+from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
 from experiments.record.progress import ProgressBar
@@ -140,7 +140,7 @@ def train(
                 states, done = chunk.states, int(chunk.states[0].step)
                 kept = np.concatenate([np.atleast_2d(to_host(state.kept)) for state in states])
                 rows = record_chunk(chunk.metrics, done, evaluate(states))
-                row = log.add(rows, setup.meter, kept, chunk.seconds)
+                row = log.add(rows, setup.meter, kept, chunk.seconds, text=is_text(setup.test))
                 shown = {"loss": "loss", "accuracy": "test_accuracy", "sparsity": "sparsity"}
                 bar.update(done, **{name: float(np.mean(row[of])) for name, of in shown.items()})
                 seconds, took = seconds + chunk.seconds, took + len(chunk.metrics.loss)

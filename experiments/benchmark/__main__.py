@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 _HERE = pathlib.Path(__file__).parent
-_NO_BENCHMARK = {"__init__", "__main__", "harness", "models"}
+_NO_BENCHMARK = {"__init__", "__main__", "harness", "models", "gpu"}
 
 
 def names() -> list[str]:

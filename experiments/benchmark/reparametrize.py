@@ -16,6 +16,7 @@ _EVERY = 16
 # A step that leaves the masks to the last threshold, and one that selects exactly for the step after it.
 _PLAIN, _SELECT = 501, 511
 _TOP_K = ("straight_through", "movement", "movement, global")
+_QUICK = ("movement", "l0, neurons", "l0, weights")
 _CHECKED = ("straight_through", "movement", "soft_movement", "l0, neurons", "l0, weights")
 
 Recipe = Callable[[optax.GradientTransformation], Any]
@@ -81,14 +82,19 @@ def run(quick: bool) -> list[Row]:
     """
     rows = []
     for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 9)):
-        recipes = _recipes(name)
-        chosen = ["movement", "l0, neurons", "l0, weights"] if quick else list(recipes)
-        found = _model_rows(make(quick), {key: recipes[key] for key in chosen}, rounds)
+        recipes = chosen_recipes(name, quick)
+        found = model_rows(make(quick), recipes, rounds)
         rows += [{"model": name, **row} for row in found]
-    return rows + _noise_rows(quick)
+    return rows + noise_rows(quick)
 
 
-def _model_rows(task: models.Task, recipes: dict[str, Recipe], rounds: int) -> list[Row]:
+def chosen_recipes(model: str, quick: bool) -> dict[str, Recipe]:
+    """The methods that are timed on a model, by name."""
+    recipes = _recipes(model)
+    return {name: recipes[name] for name in _QUICK} if quick else recipes
+
+
+def model_rows(task: models.Task, recipes: dict[str, Recipe], rounds: int) -> list[Row]:
     """Each method in turn beside the dense program: more programs at once would only measure cold caches."""
     inner = optax.adamw(1e-3)
     dense = Step(task, inner, sparse=False)
@@ -106,7 +112,7 @@ def _model_rows(task: models.Task, recipes: dict[str, Recipe], rounds: int) -> l
     return rows
 
 
-def _noise_rows(quick: bool) -> list[Row]:
+def noise_rows(quick: bool) -> list[Row]:
     """A draw of one uniform number a weight: JAX's generators, and the gates of `l0, weights` with their noise."""
     shape = (12, 256, 1024) if not quick else (12, 32, 32)
     key = jax.random.key(0)
@@ -147,7 +153,7 @@ def check(quick: bool) -> list[str]:
     """
     task = models.mlp(quick)
     done = []
-    for name in _CHECKED:
+    for name in _CHECKED[:1] if quick else _CHECKED:
         program = Step(task, _recipes("mlp")[name](optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 14, 15, 16, 31, 32, 501):
             program.run(jnp.int32(step))

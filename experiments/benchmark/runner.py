@@ -53,9 +53,9 @@ def run(quick: bool) -> list[Row]:
       Rows of loops: ``ratio`` of the plain loop to the chunked one's time, so above 1 the chunks are faster.
       Rows of populations: compilation and the start of each process included.
     """
-    rows = _loop_rows("mlp, batch 32", mlp(32), 20 if quick else 500)
+    rows = loop_rows("mlp, batch 32", mlp(32), 20 if quick else 500)
     if not quick:
-        rows += _loop_rows("transformer, 16 × 64 tokens", transformer(), 5)
+        rows += loop_rows("transformer, 16 × 64 tokens", transformer(), 5)
     for batch_size in (32, 128):
         rows += _population_rows(batch_size, 2 if quick else _MEMBERS, 40 if quick else 2000)
     return rows
@@ -141,7 +141,7 @@ def _begin(problem: Problem, recipe: ChunkRecipe, members: Member) -> TrainState
     return copy_state(jax.jit(over_members(begin, recipe.population, 0, axes))(members))
 
 
-def _loop_rows(name: str, problem: Problem, count: int) -> list[Row]:
+def loop_rows(name: str, problem: Problem, count: int) -> list[Row]:
     """The same steps as chunks and as the loop that everybody writes."""
     recipe, member = _recipe(problem, 10_000, False), make_member(0, 1e-3)
     chunk = compile_chunk(recipe, _begin(problem, recipe, member), member, problem.split, count)

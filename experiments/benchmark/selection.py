@@ -55,6 +55,20 @@ def _sizes_rows(size: int, quick: bool) -> Iterator[list[Row]]:
             print(f"  {', '.join(labels.values())}: {seconds:.0f} s", flush=True)
 
 
+def cases(quick: bool) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    """One case for each size and distribution at 10 % kept; at 100 M the normal one, as the host takes long."""
+    yield "3 layers", _mlp
+    for size in _QUICK_SIZES if quick else _SIZES:
+        for name in ("normal",) if size > 10**7 else _DISTRIBUTIONS:
+            yield f"{size:,} {name}", lambda size=size, name=name: _one(size, name)
+
+
+def _one(size: int, name: str) -> list[Row]:
+    scores = _DISTRIBUTIONS[name](np.random.default_rng(0), size)
+    labels = {"scores": f"{size:,}", "distribution": name, "kept": "10%"}
+    return [{**labels, **row} for row in _with_speedup(_compare(scores, size // 10, name == "normal"))]
+
+
 def _compare(scores: np.ndarray, k: int, sorts: bool) -> list[Row]:
     held = jax.device_put(scores)
     cases: dict[str, Callable[[], Any]] = {

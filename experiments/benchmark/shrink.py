@@ -58,7 +58,8 @@ def _gpt(length: int, width: int, depth: int, heads: int) -> Network:
     return Network(model, _tokens(length), ("neuron", "head"))
 
 
-def _networks(quick: bool) -> dict[str, Network]:
+def networks(quick: bool) -> dict[str, Network]:
+    """The networks that are measured, by name."""
     if quick:
         return {"convnet": _lenet((4, 4), (8, 8)), "gpt": _gpt(8, 8, 1, 2)}
     return {
@@ -80,10 +81,11 @@ def run(quick: bool) -> list[Row]:
       Rows with ``model``, ``ratio`` (time over the dense network's, of the same round), ``flops_ratio`` (dense over
       small multiply-adds), and ``share`` = (1 / ratio) / flops_ratio. The aim is a share of 0.8.
     """
-    return [row for name, network in _networks(quick).items() for row in _measure(name, network, quick)]
+    return [row for name, network in networks(quick).items() for row in measure(name, network, quick)]
 
 
-def _measure(name: str, network: Network, quick: bool) -> list[Row]:
+def measure(name: str, network: Network, quick: bool) -> list[Row]:
+    """Prunes one network and times the dense, the shrunk and the rebuilt one."""
     model, inputs = network.model(nnx.Rngs(0)), network.inputs(jax.random.key(0))
     fn, params = _function(model)
     found = sparsejax.prune_structured(fn, params, inputs, channel_ratio=0.5, kinds=network.kinds)

@@ -44,10 +44,19 @@ def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
 class Step:
     """One compiled training step that carries its state; plain and update steps are the same program."""
 
-    def __init__(self, task: models.Task, tx: Any, sparse: bool) -> None:
-        """Starts the optimizer on a copy of the task's parameters, since each step consumes its state."""
-        self.state = sparsejax.init(tx, task.params) if sparse else (task.params, tx.init(task.params))
-        self.state = jax.tree.map(jnp.copy, self.state)
+    def __init__(self, task: models.Task, tx: Any, sparse: bool, members: int = 0) -> None:
+        """Starts the optimizer on a copy of the task's parameters, since each step consumes its state.
+
+        With `members`, so many equal networks are trained on one batch as one program under `jax.vmap`.
+        """
+
+        def begin(params: Any) -> Any:
+            return sparsejax.init(tx, params) if sparse else (params, tx.init(params))
+
+        params = task.params
+        if members:
+            params = jax.tree.map(lambda x: jnp.stack([x] * members), params)
+        self.state = jax.tree.map(jnp.copy, (jax.vmap(begin) if members else begin)(params))
 
         def step(state: Any, batch: Any, at: jax.Array) -> Any:
             params, opt_state = state
@@ -56,8 +65,9 @@ class Step:
             updates, opt_state = tx.update(grads, opt_state, params, **extra)
             return (optax.apply_updates(params, updates), opt_state), loss
 
+        stepped = jax.vmap(step, in_axes=(0, None, None)) if members else step
         self._batch = task.batch
-        self._lower = lambda: jax.jit(step, donate_argnums=0).lower(self.state, task.batch, jnp.int32(0))
+        self._lower = lambda: jax.jit(stepped, donate_argnums=0).lower(self.state, task.batch, jnp.int32(0))
         self._program: Any = None
 
     def at(self, step: int) -> Callable[[], Any]:
@@ -95,16 +105,34 @@ def run(quick: bool) -> list[Row]:
       Rows with ``model``, ``ratio`` to the dense step of the same round, ``update_adds`` (what a mask update adds,
       in dense steps), ``compile_ratio`` and ``mask_bytes_per_weight``.
     """
-    recipes = _recipes()
-    chosen = ["gmp", "rigl"] if quick else list(recipes)
     rows = []
     for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 9)):
-        found = _model_rows(make(quick), {key: recipes[key] for key in chosen}, rounds)
+        found = model_rows(make(quick), chosen_recipes(quick), rounds)
         rows += [{"model": name, **row} for row in found]
     return rows
 
 
-def _model_rows(task: models.Task, recipes: dict[str, Callable], rounds: int) -> list[Row]:
+def chosen_recipes(quick: bool) -> dict[str, Callable]:
+    """The recipes that are timed, by name."""
+    recipes = _recipes()
+    return {name: recipes[name] for name in ("gmp", "rigl")} if quick else recipes
+
+
+def population_rows(name: str, quick: bool) -> list[Row]:
+    """Times a population of 8 MLPs under `jax.vmap` with one recipe against the dense population."""
+    task, inner = models.mlp(quick), optax.adamw(1e-3)
+    dense = Step(task, inner, sparse=False, members=8)
+    program = Step(task, _recipes()[name](inner), sparse=True, members=8)
+    cases = {
+        "dense": dense.at(_PLAIN),
+        f"{name}: plain": program.at(_PLAIN),
+        f"{name}: update": program.at(_UPDATE),
+    }
+    found = interleaved(cases, "dense", repeats=9, min_seconds=0.2)
+    return [{"model": "mlp, 8 members", **row} for row in found]
+
+
+def model_rows(task: models.Task, recipes: dict[str, Callable], rounds: int) -> list[Row]:
     """Each recipe in turn beside the dense program: more programs at once would only measure cold caches."""
     inner = optax.adamw(1e-3)
     dense = Step(task, inner, sparse=False)
@@ -152,7 +180,7 @@ def check(quick: bool) -> list[str]:
     """
     task = models.mlp(quick)
     done = []
-    for name, recipe in _recipes().items():
+    for name, recipe in chosen_recipes(quick).items():
         program = Step(task, recipe(optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 99, 100, 101, 200, 500, 501):
             program.run(jnp.int32(step))

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.statistics import interval, resolvable_difference
+from experiments.report.statistics import interval, paired_gain, resolvable_difference, verdict
+from experiments.report.tables import markdown_table
 
 _STAGES = ("pruned", "fine_tuned", "shrunk")
 
@@ -33,8 +34,7 @@ def compare_arms(
     for better, worse in pairs:
         for stage in ("pruned", "shrunk"):
             values = [arms[name][stage]["test_accuracy"] for name in (better, worse)]
-            gain = interval([a - b for a, b in zip(*values, strict=True)])
-            apart = len(values[0]) > 1 and abs(gain.mean) > gain.half_width
+            gain = paired_gain(*values)
             found.append(
                 {
                     "better": better,
@@ -42,7 +42,7 @@ def compare_arms(
                     "stage": stage,
                     "gain": gain.mean,
                     "half_width": gain.half_width if len(values[0]) > 1 else None,
-                    "verdict": ("holds" if gain.mean > 0 else "reversed") if apart else "not told apart",
+                    "verdict": verdict(gain),
                 }
             )
     return found
@@ -68,7 +68,7 @@ def compression_text(result: Mapping[str, Any]) -> str:
         [name, *_sizes(arm), _text(result["dense"]), *(_text(arm[stage]) for stage in _STAGES)]
         for name, arm in arms.items()
     ]
-    lines += [_table(head, rows), ""]
+    lines += [markdown_table(head, rows), ""]
     lines.append("Test accuracy in %, with the 95 % interval over seeds; pruned: before fine-tuning.")
     groups = [_accuracies(arm["shrunk"]) for arm in arms.values()]
     if len(groups) > 1 and len(groups[0]) > 1:
@@ -79,7 +79,7 @@ def compression_text(result: Mapping[str, Any]) -> str:
     lines += ["", *_latencies(arms)]
     if result["orderings"]:
         head = ["expected", "stage", "gain (points), paired by seed", ""]
-        lines += ["", _table(head, [_ordering(row) for row in result["orderings"]])]
+        lines += ["", markdown_table(head, [_ordering(row) for row in result["orderings"]])]
     worst = max(max(arm["difference"]) for arm in arms.values())
     lines += ["", f"Shrunk against masked: logits differ by at most {worst:.2g}."]
     return "\n".join(lines)
@@ -107,7 +107,7 @@ def _latencies(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     batch = next(arm["latency"]["batch"] for arm in arms.values() if "latency" in arm)
     head = ["importance", "network", f"latency, batch {batch}", "speed-up", "FLOPs ratio", "share of it"]
-    return [_table(head, rows)]
+    return [markdown_table(head, rows)]
 
 
 def _ordering(row: Mapping[str, Any]) -> list[str]:
@@ -126,8 +126,3 @@ def _text(metrics: Mapping[str, Sequence[float]]) -> str:
     if "bits_per_byte" in metrics:
         text += f" ({np.mean(metrics['bits_per_byte']):.3f} bits per byte)"
     return text
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from experiments.compress.unit_choices import (
 from experiments.data.augment_recipes import build_augment
 from experiments.data.split import Batch, Split, evenly_spaced
 from experiments.record import files
+from experiments.record.history import bits_per_byte, is_text
 from experiments.record.outcome import named_by_path
 from experiments.run import evaluation
 from experiments.run.batch_norm import reestimate
@@ -115,12 +115,12 @@ def make_evaluate(options: ConfigDict, setup: Setup, apply: Apply) -> Callable[.
         make_objective(apply), batch_size=config.eval_batch_size,
         augment=build_augment(config.augment, setup.test.classes, train=False),
     )  # fmt: skip
-    bytes_ = setup.test.window and "label" not in setup.test.arrays
+    text = is_text(setup.test)
 
     def metrics(variables: Variables, examples: int | None = None) -> Metrics:
         found = evaluate(variables["params"], variables["batch_stats"], setup.test, examples)
         loss = float(found.loss)
-        bits = {"bits_per_byte": loss / math.log(2)} if bytes_ else {}
+        bits = {name: float(value) for name, value in bits_per_byte(loss, text=text).items()}
         return {"test_accuracy": float(found.accuracy), "test_loss": loss} | bits
 
     return metrics

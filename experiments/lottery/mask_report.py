@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.record.figures import log_percent, new_figure, save_figure
+from experiments.report.tables import markdown_table
 
 
 def density_table(remaining: Sequence[float], densities: Sequence[Mapping[str, float]]) -> str:
@@ -24,9 +25,9 @@ def density_table(remaining: Sequence[float], densities: Sequence[Mapping[str, f
       | --- | --- | --- |
       | a | 1.0000 | 0.5000 |
     """
-    rows = [["layer", *(f"{100 * share:.1f} %" for share in remaining)], ["---"] * (len(remaining) + 1)]
-    rows += [[path, *(f"{level[path]:.4f}" for level in densities)] for path in densities[0]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    head = ["layer", *(f"{100 * share:.1f} %" for share in remaining)]
+    rows = [[path, *(f"{level[path]:.4f}" for level in densities)] for path in densities[0]]
+    return markdown_table(head, rows)
 
 
 def draw_masks(

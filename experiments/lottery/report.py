@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.record.figures import log_percent, new_figure, save_figure
-from experiments.report.statistics import interval
+from experiments.report.statistics import Interval, interval, paired_gain, verdict
+from experiments.report.tables import markdown_table
 
 _COLORS = {"ticket": "#3568a8", "reinit": "#d9742b", "shuffled": "#3b8f5a", "random": "#8a8f98"}
+
+#: What a verdict is called where a ticket is compared with its controls.
+_WORDS = {"holds": "better", "reversed": "worse", "not told apart": "undecided"}
 
 
 def lottery_table(arms: Sequence[Mapping[str, Any]], *, metric: str, lower: bool) -> str:
@@ -26,21 +30,21 @@ def lottery_table(arms: Sequence[Mapping[str, Any]], *, metric: str, lower: bool
     controls = [name for name in names if name != "ticket"]
     head = ["weights left", *(f"{name}: {metric}" for name in names), "early stop (step)"]
     head += [f"ticket − {name}, paired" for name in controls]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for level in sorted({arm["level"] for arm in arms}):
         found = {arm["arm"]: arm for arm in arms if arm["level"] == level}
-        ticket, sign = found["ticket"], -1.0 if lower else 1.0
+        ticket = found["ticket"]
         line = [f"{100 * ticket['remaining']:.1f} %"]
         line += [_text(found[name]["values"]) if name in found else "" for name in names]
         line.append(_text(ticket["early_stop"], 0))
         for name in controls:
             if name in found:
-                gains = [sign * (a - b) for a, b in zip(ticket["values"], found[name]["values"], strict=True)]
-                line.append(_text(gains, signed=True))
+                gain = paired_gain(ticket["values"], found[name]["values"], lower=lower)
+                line.append(_interval_text(gain, signed=True))
             else:
                 line.append("")
         lines.append(line)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = markdown_table(head, lines)
     seeds = len(arms[0]["values"])
     return f"{text}\n\nMean ± 95 % interval of {seeds} seeds; gains are positive where the ticket is better."
 
@@ -66,10 +70,8 @@ def lottery_verdicts(arms: Sequence[Mapping[str, Any]], *, lower: bool) -> dict[
     for arm in arms:
         if arm["arm"] == "ticket":
             continue
-        sign = -1.0 if lower else 1.0
-        pairs = zip(tickets[arm["level"]]["values"], arm["values"], strict=True)
-        gain = interval([sign * (a - b) for a, b in pairs])
-        says = "undecided" if abs(gain.mean) <= gain.half_width else ("better" if gain.mean > 0 else "worse")
+        gain = paired_gain(tickets[arm["level"]]["values"], arm["values"], lower=lower)
+        says = _WORDS[verdict(gain)]
         empty: dict[str, list[float]] = {"better": [], "worse": [], "undecided": []}
         found.setdefault(arm["arm"], empty)[says].append(arm["remaining"])
     return found
@@ -111,7 +113,10 @@ def draw_lottery(path: pathlib.Path, title: str, arms: Sequence[Mapping[str, Any
     save_figure(path, figure)
 
 
-def _text(values: Sequence[float], digits: int = 4, *, signed: bool = False) -> str:
-    mean = interval(values)
+def _text(values: Sequence[float], digits: int = 4) -> str:
+    return _interval_text(interval(values), digits)
+
+
+def _interval_text(mean: Interval, digits: int = 4, *, signed: bool = False) -> str:
     shown = f"{mean.mean:{'+' if signed else ''}.{digits}f}"
     return shown if math.isinf(mean.half_width) else f"{shown} ± {mean.half_width:.{digits}f}"

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.record import files
-from experiments.record.history import History, Record, history_of
+from experiments.record.history import History, Record, history_of, is_text
 from experiments.record.outcome import (
     account,
     device_name,
@@ -122,7 +122,7 @@ def _member(
         title = f"{config.dataset}, {config.model.name}, {config.method}, sparsity {sparsity:.4f}, seed {run.seed}"
         save_member(place, title, params, stats, masks, history, densities, plots=plots)
     return {
-        "metrics": final_metrics(history, config.eval_every, text=config.model.name == "gpt"),
+        "metrics": final_metrics(history, config.eval_every, text=is_text(setup.test)),
         "sparsity": sparsity,
         "density_by_layer": densities,
         "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params)),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data.split import Split
 from experiments.errors import TrainingError
 from experiments.run.evaluation import Evaluation
 from experiments.run.mask_meter import MaskMeter
@@ -55,6 +56,28 @@ class History(NamedTuple):
     test_steps: np.ndarray
     test_loss: np.ndarray
     test_accuracy: np.ndarray
+
+
+def bits_per_byte(nats: np.ndarray | float, *, text: bool) -> dict[str, Any]:
+    """Names a test loss in the unit of text models: ``loss / ln 2``; nothing where targets are no bytes.
+
+    Args:
+      nats: mean cross-entropy of a byte.
+      text: whether the targets are bytes of text, as `is_text` says.
+
+    Returns:
+      ``{"bits_per_byte": …}``, or ``{}``.
+
+    Example:
+      >>> bits_per_byte(2 * np.log(2), text=True)["bits_per_byte"].item()
+      2.0
+    """
+    return {"bits_per_byte": nats / np.log(2)} if text else {}
+
+
+def is_text(split: Split) -> bool:
+    """Whether a split's targets are the bytes that follow its inputs, rather than labels."""
+    return bool(split.window) and "label" not in split.arrays
 
 
 def record_chunk(metrics: StepMetrics, step: int, test: Evaluation) -> Record:
@@ -113,7 +136,9 @@ def history_of(meter: MaskMeter, whole: Record, member: int) -> History:
     )
 
 
-def chunk_row(meter: MaskMeter, rows: Record, kept: np.ndarray, seconds: float) -> dict[str, Any]:
+def chunk_row(
+    meter: MaskMeter, rows: Record, kept: np.ndarray, seconds: float, *, text: bool = False
+) -> dict[str, Any]:
     """Sums a chunk up as a row of ``metrics.jsonl``.
 
     Args:
@@ -121,6 +146,7 @@ def chunk_row(meter: MaskMeter, rows: Record, kept: np.ndarray, seconds: float) 
       rows: what it measured.
       kept: (members, layers), weights kept after it.
       seconds: that its steps took.
+      text: whether the targets are bytes of text: then ``bits_per_byte`` is in the row.
 
     Returns:
       Numbers by name, lists over the members of a population; ``mask_changes`` is a list of
@@ -137,6 +163,7 @@ def chunk_row(meter: MaskMeter, rows: Record, kept: np.ndarray, seconds: float) 
         "accuracy": _one_or_all(rows.accuracy.mean(axis=0)),
         "test_loss": _one_or_all(rows.test_loss[-1]),
         "test_accuracy": _one_or_all(rows.test_accuracy[-1]),
+        **{name: _one_or_all(value) for name, value in bits_per_byte(rows.test_loss[-1], text=text).items()},
         "sparsity": _one_or_all(1.0 - kept.sum(axis=1, dtype=np.int64) / total),
         "mask_changes": flips,
         "steps_per_second": count / seconds,

@@ -88,7 +88,9 @@ class RunLog:
         found = None if self.manager is None else restore_newest(self.manager, states)
         return states if found is None else found.tree
 
-    def add(self, rows: Record, meter: MaskMeter, kept: np.ndarray, seconds: float) -> dict[str, Any]:
+    def add(
+        self, rows: Record, meter: MaskMeter, kept: np.ndarray, seconds: float, *, text: bool = False
+    ) -> dict[str, Any]:
         """Logs a chunk and the evaluation after it.
 
         Args:
@@ -96,11 +98,12 @@ class RunLog:
           meter: knows the layers' sizes.
           kept: (members, layers), weights kept after it.
           seconds: that its steps took.
+          text: whether the targets are bytes of text.
 
         Returns:
           The row of ``metrics.jsonl``.
         """
-        row = chunk_row(meter, rows, kept, seconds)
+        row = chunk_row(meter, rows, kept, seconds, text=text)
         self._fresh.append(rows)
         if self._events is not None:
             files.append_json_line(self._directory / "metrics.jsonl", row)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.record import files
 from experiments.record.flops import Flops, inference_flops, training_flops
-from experiments.record.history import History
+from experiments.record.history import History, bits_per_byte
 from experiments.record.plots import draw_all
 from experiments.run.mask_meter import MaskMeter
 from experiments.run.methods import Method
@@ -76,7 +75,8 @@ def final_metrics(history: History, window: int, *, text: bool) -> dict[str, flo
         "train_accuracy": float(history.accuracy[-window:].mean()),
         "train_loss": float(history.loss[-window:].mean()),
     }
-    return metrics | ({"bits_per_byte": metrics["test_loss"] / math.log(2)} if text else {})
+    bits = bits_per_byte(metrics["test_loss"], text=text)
+    return metrics | {name: float(value) for name, value in bits.items()}
 
 
 def forward_flops(apply_fn: Any, params: Params, inputs: jax.Array) -> dict[str, float]:

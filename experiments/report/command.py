@@ -21,6 +21,7 @@ from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json
 from experiments.report.gathering import Found, flatten, gather
 from experiments.report.statistics import interval
+from experiments.report.tables import markdown_table
 from sparsejax.errors import SparsejaxError
 
 #: Fields that follow `steps` when a configuration leaves them alone.
@@ -137,17 +138,35 @@ def _follows(config: Mapping[str, Any], name: str) -> bool:
 def table(groups: Sequence[Group], metric: str) -> str:
     """Renders a markdown row for each group; unfinished runs are named with how far they came."""
     fields = list(groups[0].label)
-    head = [*fields, f"{metric}, mean ± 95 %", "finished", "not finished"]
-    rows = [head, ["---"] * len(head)]
+    finished = [run for found in groups for run in found.runs if run.status == "finished"]
+    # A text run is told by its bits per byte, whatever else is asked for.
+    bits = metric != "bits_per_byte" and any("bits_per_byte" in run.metrics for run in finished)
+    head = [
+        *fields,
+        f"{metric}, mean ± 95 %",
+        *(["bits per byte"] if bits else []),
+        "finished",
+        "not finished",
+    ]
+    rows = []
     for found in groups:
         still = [run for run in found.runs if run.status != "finished"]
         rows.append([
             *(str(found.label[name]) for name in fields),
             _mean_text(found.values),
+            *([_mean_text(_bits(found))] if bits else []),
             f"{len(found.values)} of {len(found.runs)}",
             "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still),
         ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(head, rows)
+
+
+def _bits(found: Group) -> list[float]:
+    return [
+        run.metrics["bits_per_byte"]
+        for run in found.runs
+        if run.status == "finished" and "bits_per_byte" in run.metrics
+    ]
 
 
 def _mean_text(values: Sequence[float]) -> str:

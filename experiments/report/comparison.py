@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.errors import ConfigError
-from experiments.report.statistics import Interval, interval, resolvable_difference
+from experiments.report.statistics import Interval, interval, paired_gain, resolvable_difference, verdict
+from experiments.report.tables import markdown_table
 
 
 class Cell(NamedTuple):
@@ -49,9 +50,7 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """Whether the seeds tell the two apart, and which way."""
-        if abs(self.gain.mean) <= self.gain.half_width:
-            return "not told apart"
-        return "holds" if self.gain.mean > 0 else "reversed"
+        return verdict(self.gain)
 
 
 def paired_comparisons(
@@ -75,9 +74,8 @@ def paired_comparisons(
     first, second = find_cell(cells, better, sparsity), find_cell(cells, worse, sparsity)
     if first.seeds != second.seeds:
         raise ConfigError(f"{better} has seeds {first.seeds}, {worse} has {second.seeds}: run the same ones.")
-    sign = -1.0 if lower else 1.0
-    gains = [sign * (a - b) for a, b in zip(first.values, second.values, strict=True)]
-    return Comparison(better, worse, sparsity, interval(gains))
+    gain = paired_gain(first.values, second.values, lower=lower)
+    return Comparison(better, worse, sparsity, gain)
 
 
 def find_cell(cells: Sequence[Cell], row: str, sparsity: float) -> Cell:
@@ -113,14 +111,14 @@ def cell_table(cells: Sequence[Cell], sparsities: Sequence[float], *, metric: st
     head = ["method"]
     for s in sparsities:
         head += [f"{metric} at {100 * s:g} %", "training FLOPs", "inference FLOPs"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows_of(cells):
         line = [row]
         for s in sparsities:
             found = next((c for c in cells if c.row == row and c.sparsity in (None, s)), None)
             line += ["", "", ""] if found is None else _texts(found, dense, digits)
         lines.append(line)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = markdown_table(head, lines)
     notes = [
         f"{100 * s:g} %: {resolvable(cells, s):.{digits}f}" for s in sparsities if len(_groups(cells, s)) > 1
     ]
@@ -137,11 +135,11 @@ def resolvable(cells: Sequence[Cell], sparsity: float) -> float:
 
 def comparison_table(comparisons: Sequence[Comparison], *, metric: str, digits: int = 3) -> str:
     """Renders the expected orderings and what the seeds say of them, as markdown."""
-    lines = [["expected", "sparsity", f"gain in {metric}, paired by seed", ""], ["---"] * 4]
+    head, lines = ["expected", "sparsity", f"gain in {metric}, paired by seed", ""], []
     for c in comparisons:
         gain = f"{c.gain.mean:+.{digits}f} ± {c.gain.half_width:.{digits}f}"
         lines.append([f"{c.better} better than {c.worse}", f"{100 * c.sparsity:g} %", gain, c.verdict])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def by_name(cells: Sequence[Cell]) -> Mapping[str, list[Cell]]:

@@ -45,9 +45,13 @@ def gather(directories: Iterable[pathlib.Path]) -> list[Found]:
     """Finds every run at or below the given directories, and what their sweeps have not begun.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: a directory that does not exist, or no run in any.
     """
     directories = list(directories)
+    if absent := [str(path) for path in directories if not path.is_dir()]:
+        raise ConfigError(
+            f"{', '.join(absent)}: no such directory. Give the workdirs of runs, or what holds them."
+        )
     paths = {path.parent for directory in directories for path in directory.rglob("config.json")}
     paths |= {
         path.parent.parent / path.stem

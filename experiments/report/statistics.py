@@ -47,6 +47,32 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, _t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n))
 
 
+def paired_gain(better: Sequence[float], worse: Sequence[float], *, lower: bool = False) -> Interval:
+    """The mean gain of one method over another, by the differences between runs of the same seed.
+
+    Args:
+      better: the metric of each seed.
+      worse: of the method it is compared with, in the same order of seeds.
+      lower: whether a lower metric is better.
+
+    Returns:
+      Student's 95 % interval of the gain, positive where `better` is indeed better.
+
+    Example:
+      >>> paired_gain([0.75, 1.0], [0.5, 0.5]).mean
+      0.375
+    """
+    sign = -1.0 if lower else 1.0
+    return interval([sign * (a - b) for a, b in zip(better, worse, strict=True)])
+
+
+def verdict(gain: Interval) -> str:
+    """What the seeds say of an expected gain: "holds", "reversed" or "not told apart"."""
+    if abs(gain.mean) <= gain.half_width:
+        return "not told apart"
+    return "holds" if gain.mean > 0 else "reversed"
+
+
 def resolvable_difference(groups: Sequence[Sequence[float]]) -> float:
     """The smallest difference between two means that these seeds tell from chance.
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.report.statistics import interval
+from experiments.report.tables import markdown_table
 from sparsejax.params.axis_roles import flax_axes
 
 
@@ -66,7 +67,7 @@ def architecture_table(rows: Sequence[Architecture], *, digits: int = 1) -> str:
 
     Source: Louizos et al., arXiv 1712.01312, table 1.
     """
-    lines = [["method", "inputs left of each layer", "error", "weights left"], ["---"] * 4]
+    head, lines = ["method", "inputs left of each layer", "error", "weights left"], []
     shared = [path for path in rows[0].units[0] if all(path in row.units[0] for row in rows)]
     for row in rows:
         left = [np.mean([units[path][0] for units in row.units]) for path in shared]
@@ -79,4 +80,4 @@ def architecture_table(rows: Sequence[Architecture], *, digits: int = 1) -> str:
                 f"{100 * np.mean(row.densities):.{digits}f} %",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)

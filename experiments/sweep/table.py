@@ -46,6 +46,8 @@ def overview(workdirs: Sequence[pathlib.Path]) -> Table:
     found = [gathering.read(path, ask=False)[0] for path in workdirs]
     found.sort(key=lambda run: _ORDER.index(run.status))
     done = sum(run.status == "finished" for run in found)
+    text = any("bits_per_byte" in run.metrics for run in found)
+    names = ("test_accuracy", "test_loss", *(("bits_per_byte",) if text else ()))
     table = Table(
         Column("run", no_wrap=True, min_width=12),
         "method",
@@ -53,14 +55,13 @@ def overview(workdirs: Sequence[pathlib.Path]) -> Table:
         "seed",
         "state",
         "step",
-        "test accuracy",
-        "test loss",
+        *(name.replace("_", " ") for name in names),
     )
     table.caption = f"{done} of {len(found)} finished"
     for run in found[:_ROWS]:
         shown = "begun" if run.status == "partial" else run.status
         fields = [str(run.config.get(name, "")) for name in ("method", "sparsity", "seed")]
-        metrics = [run.metrics.get(name) for name in ("test_accuracy", "test_loss")]
+        metrics = [run.metrics.get(name) for name in names]
         measured = ("" if value is None else f"{value:.4f}" for value in metrics)
         table.add_row(run.path.name, *fields, shown, f"{run.step}/{run.steps}", *measured)
     return table

@@ -153,3 +153,17 @@ def test_labels_leave_the_plot_its_room():
     assert lines[0].startswith("init_from=…")
     assert lines[0].endswith("level_01/ticket/start,")
     assert " ".join(lines).endswith("steps=20 (1 not finished)")
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path, capsys):
+    assert report.main([str(tmp_path / "absent")]) == 2
+    assert f"{tmp_path / 'absent'}: no such directory." in capsys.readouterr().err
+
+
+def test_text_runs_show_bits_per_byte_beside_the_metric(tmp_path):
+    place = _write(tmp_path / "a", _config(), 0.5)
+    result = json.loads((place / "result.json").read_text())
+    result["metrics"]["bits_per_byte"] = 2.5
+    (place / "result.json").write_text(json.dumps(result))
+    assert _table(tmp_path)[0][:2] == ["test_accuracy, mean ± 95 %", "bits per byte"]
+    assert _table(tmp_path)[2][:2] == ["0.5000", "2.5000"]
