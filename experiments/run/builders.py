@@ -11,8 +11,8 @@ from experiments.run.optimizers import rate_shape
 from experiments.run.state import Member
 from sparsejax import recipes, schedules
 from sparsejax.rules.constant import fixed_masks
-from sparsejax.transforms.sparsify import sparsify
 from sparsejax.transforms import SparseTransformation
+from sparsejax.transforms.sparsify import sparsify
 
 _Inner = optax.GradientTransformation
 _Options = dict[str, Any]
@@ -28,7 +28,9 @@ def gmp(config: ConfigDict, inner: _Inner, member: Member, options: _Options) ->
     return recipes.gmp(inner, **_ramp(config), **options)
 
 
-def drop_and_grow(config: ConfigDict, inner: _Inner, member: Member, options: _Options) -> SparseTransformation:
+def drop_and_grow(
+    config: ConfigDict, inner: _Inner, member: Member, options: _Options
+) -> SparseTransformation:
     recipe = {"rigl": recipes.rigl, "set": recipes.set_}[config.method]
     return recipe(
         inner,
@@ -79,7 +81,9 @@ def ac_dc(config: ConfigDict, inner: _Inner, member: Member, options: _Options) 
     )
 
 
-def straight_through(config: ConfigDict, inner: _Inner, member: Member, options: _Options) -> SparseTransformation:
+def straight_through(
+    config: ConfigDict, inner: _Inner, member: Member, options: _Options
+) -> SparseTransformation:
     del member
     return recipes.straight_through(inner, **_ramp(config), **options)
 
@@ -89,7 +93,9 @@ def movement(config: ConfigDict, inner: _Inner, member: Member, options: _Option
     return recipes.movement(inner, score_optimizer=_score_optimizer(config), **_ramp(config), **options)
 
 
-def soft_movement(config: ConfigDict, inner: _Inner, member: Member, options: _Options) -> SparseTransformation:
+def soft_movement(
+    config: ConfigDict, inner: _Inner, member: Member, options: _Options
+) -> SparseTransformation:
     return recipes.soft_movement(
         inner,
         begin_step=config.begin_step,

@@ -15,8 +15,8 @@ from experiments.run.state import Member
 from sparsejax import distributions, schedules
 from sparsejax.masks.prunable import dense
 from sparsejax.schedules import UpdateTimes
-from sparsejax.transforms.state import finalize, get_masks, init
 from sparsejax.transforms import SparseTransformation
+from sparsejax.transforms.state import finalize, get_masks, init
 from sparsejax.typing import MaskTree, Params
 
 #: What `config.distribution` names, beside a function of the user's.
