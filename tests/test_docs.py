@@ -1,8 +1,10 @@
 """The pages do what they say: their Python runs, and every link, path, module and configuration they name exists."""
 
 import importlib.util
+import inspect
 import pathlib
 import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -119,3 +121,16 @@ def test_nothing_says_to_install_from_an_index():
         *ROOT.glob("sparsejax/**/*.py"),
     ]:
         assert not re.search(r"pip install '?sparsejax", path.read_text(encoding="utf-8")), path
+
+
+def test_the_table_of_recipes_is_that_of_their_signatures():
+    writer = runpy.run_path(str(ROOT / "docs" / "write_recipes.py"))
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert writer["page"](text) == text
+    recipes = {
+        name
+        for name in sparsejax.__all__
+        if inspect.isfunction(getattr(sparsejax, name))
+        and "sparsejax.recipes" in getattr(sparsejax, name).__module__
+    }
+    assert recipes - {"find_tickets"} == set(writer["RECIPES"])

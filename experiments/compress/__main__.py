@@ -1,6 +1,7 @@
-"""Starts `experiments.compress.command`."""
+"""`python -m experiments.compress`."""
 
+from experiments import command
 from experiments.compress.command import main
 
 if __name__ == "__main__":
-    main()
+    command.run_command(main)

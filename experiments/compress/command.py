@@ -198,7 +198,3 @@ def _mean(rows: Iterable[Mapping[str, float]]) -> float:
 
 def _silent() -> Console:
     return Console(file=io.StringIO())
-
-
-if __name__ == "__main__":
-    command.run_command(main)

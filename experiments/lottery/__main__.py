@@ -1,6 +1,7 @@
-"""Starts `experiments.lottery.command`."""
+"""`python -m experiments.lottery`."""
 
+from experiments import command
 from experiments.lottery.command import main
 
 if __name__ == "__main__":
-    main()
+    command.run_command(main)

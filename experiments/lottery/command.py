@@ -293,7 +293,3 @@ def _says(control: str, found: dict[str, list[float]]) -> str:
         if found[word]
     ]
     return f"The ticket beside {control}, by weights left: {'; '.join(parts)}."
-
-
-if __name__ == "__main__":
-    command.run_command(main)

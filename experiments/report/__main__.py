@@ -1,6 +1,8 @@
-"""Starts `experiments.report.command`."""
+"""`python -m experiments.report`."""
+
+import sys
 
 from experiments.report.command import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

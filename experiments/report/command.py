@@ -220,7 +220,3 @@ def _label(found: Group) -> str:
     return textwrap.fill(
         ", ".join(parts) + (f" ({missing} not finished)" if missing else ""), _WIDTH, break_on_hyphens=False
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
-"""Starts `experiments.study.command`."""
+"""`python -m experiments.study`."""
 
+from experiments import command
 from experiments.study.command import main
 
 if __name__ == "__main__":
-    main()
+    command.run_command(main)

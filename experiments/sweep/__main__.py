@@ -1,6 +1,8 @@
-"""Starts `experiments.sweep.command`."""
+"""`python -m experiments.sweep`."""
+
+import sys
 
 from experiments.sweep.command import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

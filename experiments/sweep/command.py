@@ -193,7 +193,3 @@ def begin(run: Run) -> engines.Job:
 
 def _place(run: Run, kind: str) -> pathlib.Path:
     return run.workdir.parent / gathering.SWEEP / f"{run.name}.{kind}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

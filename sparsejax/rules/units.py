@@ -144,7 +144,7 @@ def _lift(
         units = {name: jnp.zeros(_shape(group)) for name, group in groups.items()}
         unit_masks, inner_state = inner.init(units, key)
         own = tuple(score.init(params) for score in scores)
-        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks, fixed_shapes=True), (unit_masks, inner_state, own)
 
     def observe(grads: Params, state: Any, params: Params) -> Any:
         unit_masks, inner_state, own = state
@@ -164,7 +164,7 @@ def _lift(
         # What grows is told by the weights that are masked: those alone have a gradient while a unit is out.
         grown = ranked if grow is None else _comparable(pool_units(values[1], chosen))
         unit_masks, inner_state = inner.update(grown, inner_state, unit_masks, ranked, step, keys[0])
-        return group_masks(params, chosen, unit_masks), (unit_masks, inner_state, own)
+        return group_masks(params, chosen, unit_masks, fixed_shapes=True), (unit_masks, inner_state, own)
 
     reads_gradient = any(score.reads_gradient for score in scores)
     return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient)

@@ -34,8 +34,11 @@ class Traced(NamedTuple):
 
 
 def as_tuple(inputs: Any) -> tuple[Any, ...]:
-    """The arguments of a function after its parameters: a tuple is all of them, anything else the only one."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
+    """The arguments of a function after its parameters: a plain tuple is all of them, anything else the only one.
+
+    A NamedTuple (a graph, a batch) is one argument.
+    """
+    return inputs if type(inputs) is tuple else (inputs,)
 
 
 def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:

@@ -19,7 +19,9 @@ KeepMasks = Mapping[str, Any]
 AxisMasks = dict[str, dict[int, Any]]
 
 
-def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) -> MaskTree:
+def group_masks(
+    params: Params, groups: Mapping[str, Group], keep: KeepMasks, *, fixed_shapes: bool = False
+) -> MaskTree:
     """Gives the masks that zero pruned positions everywhere they live; may be traced.
 
     Args:
@@ -27,10 +29,12 @@ def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) ->
       groups: from `prunable_groups`, or a dict with some of them.
       keep: name -> bool[size], True = kept; bool[layers, size] with as many in each row where the group has
         `layers`. Groups that are not named are kept whole. Traced masks are checked by shape only.
+      fixed_shapes: also masks the parameters of groups that are kept whole, so that the shapes of the masks do
+        not depend on what is kept. A traced `keep` always does.
 
     Returns:
       A tree like `params` of bool arrays that broadcast to their parameters (size 1 along axes that nothing
-      is pruned from); 0-d True for parameters of no named group. Sharded like their parameters.
+      is pruned from); 0-d True for parameters that nothing is pruned from. Sharded like their parameters.
 
     Raises:
       TracingError: `keep` names a group that is not there.
@@ -46,7 +50,10 @@ def group_masks(params: Params, groups: Mapping[str, Group], keep: KeepMasks) ->
       >>> masks["a"].shape, masks["c"].tolist()
       ((1, 3), [[True], [False], [True]])
     """
-    axis_masks = axis_masks_of(groups, checked_keep(groups, keep))
+    kept = checked_keep(groups, keep)
+    if not fixed_shapes:
+        kept = {name: mask for name, mask in kept.items() if is_tracer(mask) or not mask.all()}
+    axis_masks = axis_masks_of(groups, kept)
     if missing := sorted(set(axis_masks) - set(flatten_with_paths(params)[0])):
         raise ParamsError(f"There is no {missing[0]!r}: give the parameters that prunable_groups saw.")
 
