@@ -1,5 +1,6 @@
 """Scores: one number a weight, higher = kept longer."""
 
+from sparsejax.scores.activations import wanda as wanda
 from sparsejax.scores.before_training import grasp as grasp
 from sparsejax.scores.before_training import synflow as synflow
 from sparsejax.scores.gradients import gradient_magnitude as gradient_magnitude

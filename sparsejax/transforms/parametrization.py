@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax.masks.mask_trees import like_parameter
+from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.kept_count import is_concrete
+from sparsejax.params.paths import map_with_path
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
@@ -27,20 +29,20 @@ class Aux(NamedTuple):
 class Parametrization(NamedTuple):
     """Effective parameters as a differentiable function of latents and of what is trained beside them.
 
-    The design's grammar, init / apply / penalty, and what building it needed beyond: `aux` tells what is
-    trained from what is held (`Aux`); `advance` carries schedules, masks and clamps from step to step;
-    `penalty` sees the latents, whose shapes give each gate its size; `masks` is the hard decision that
-    `get_masks` reads; `settle` prepares for `finalize`. All are pure, so the same object also serves by hand
-    inside a loss.
+    Only `init` and `apply` are needed. `aux` tells what is trained from what is held (`Aux`); `advance` carries
+    schedules, masks and clamps from step to step; `penalty` sees the latents, whose shapes give each gate its
+    size; `masks` is the hard decision that `get_masks` reads; `settle` prepares for `finalize`. All are pure, so
+    the same object also serves by hand inside a loss.
 
     Attributes:
       init: ``(params, key) -> aux``; the key is None where the user gave none.
       apply: ``(params, aux, key) -> effective params``, differentiable in `params` and `aux.trained`; the key
         draws the noise, None evaluates without.
-      penalty: ``(params, aux) -> scalar``, added to the loss.
+      penalty: ``(params, aux) -> scalar``, added to the loss; none by default.
       advance: ``(params, aux, step) -> aux``, once before the forward pass of each step, that of step 0 too.
-        A method with conds decides them by `step` alone.
-      masks: ``(params, aux) -> MaskTree``, True where the weight would stay.
+        A method with conds decides them by `step` alone. By default nothing changes.
+      masks: ``(params, aux) -> MaskTree``, True where the weight would stay. When None, the evaluated parameters
+        are asked: True where one is not zero, over the leaves that are prunable by default.
       settle: ``(params, aux) -> aux`` for the end of training: what was approximate between refreshes, exact.
 
     Example:
@@ -54,10 +56,30 @@ class Parametrization(NamedTuple):
 
     init: Callable[[Params, Array | None], Aux]
     apply: Callable[[Params, Aux, Array | None], Params]
-    penalty: Callable[[Params, Aux], Array]
-    advance: Callable[[Params, Aux, ArrayLike], Aux]
-    masks: Callable[[Params, Aux], MaskTree]
+    penalty: Callable[[Params, Aux], Array] = lambda params, aux: jnp.zeros(())
+    advance: Callable[[Params, Aux, ArrayLike], Aux] = lambda params, aux, step: aux
+    masks: Callable[[Params, Aux], MaskTree] | None = None
     settle: Callable[[Params, Aux], Aux] = lambda params, aux: aux
+
+
+def masks_of(method: Parametrization, params: Params, aux: Aux) -> MaskTree:
+    """The hard masks of a method: its own, or where the evaluated parameters are not zero.
+
+    Args:
+      method: the parametrization.
+      params: the latents.
+      aux: what is trained and held.
+
+    Returns:
+      A mask tree; 0-d True for leaves that are not prunable.
+    """
+    if method.masks is not None:
+        return method.masks(params, aux)
+
+    def mask(path: str, leaf: Array) -> Array:
+        return leaf != 0 if default_prunable(path, leaf) else jnp.asarray(True)
+
+    return map_with_path(mask, method.apply(params, aux, None))
 
 
 def no_penalty(params: Params, aux: Aux) -> Array:

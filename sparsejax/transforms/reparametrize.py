@@ -12,7 +12,7 @@ from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.schedules import EVERY_STEP
-from sparsejax.transforms.parametrization import Aux, Parametrization
+from sparsejax.transforms.parametrization import Aux, Parametrization, masks_of
 from sparsejax.transforms.rng import split_key, step_key
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
@@ -211,7 +211,7 @@ def evaluated_params(state: ReparametrizeState) -> Params:
 
 def hard_masks(state: ReparametrizeState) -> MaskTree:
     """The masks in force; of gates, those that evaluation would decide."""
-    return state.method.parametrization.masks(state.latents, state.aux)
+    return masks_of(state.method.parametrization, state.latents, state.aux)
 
 
 def finalized(state: ReparametrizeState) -> tuple[Params, MaskTree]:

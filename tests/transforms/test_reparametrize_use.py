@@ -219,3 +219,32 @@ def test_old_and_new_keys_agree():
         sparsejax.init(_gates(key=key), mlp_params())[0] for key in (jax.random.key(5), jax.random.PRNGKey(5))
     )
     jax.tree.map(np.testing.assert_array_equal, new, old)
+
+
+def test_a_method_of_ones_own_needs_init_and_apply_alone():
+    def shrunk(by: float) -> sparsejax.parametrizations.Parametrization:
+        """Soft thresholding: small weights are zero, the others are smaller."""
+
+        def apply(params: Any, aux: Any, key: Any) -> Any:
+            del aux, key
+            return jax.tree.map(lambda w: jnp.sign(w) * jax.nn.relu(jnp.abs(w) - by), params)
+
+        return sparsejax.parametrizations.Parametrization(
+            init=lambda params, key: sparsejax.parametrizations.Aux(), apply=apply
+        )
+
+    latents = {"kernel": jnp.array([[0.3, -2.0], [1.0, 0.1]]), "bias": jnp.array([0.2, 3.0])}
+    tx = sparsejax.reparametrize(optax.sgd(0.5), shrunk(0.5))
+    params, state = sparsejax.init(tx, latents)
+    assert params["kernel"].tolist() == [[0.0, -1.5], [0.5, 0.0]]
+    grads = {"kernel": jnp.array([[9.0, 1.0], [1.0, 9.0]]), "bias": jnp.zeros(2)}
+    updates, state = jax.jit(tx.update)(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    # The gradient reaches the weights that are not zero; the last of them has become so.
+    np.testing.assert_allclose(params["kernel"], [[0.0, -2.0], [0.0, 0.0]], atol=1e-6)
+    np.testing.assert_array_equal(sparsejax.eval_params(state)["kernel"], params["kernel"])
+    final, masks = sparsejax.finalize(state)
+    assert masks["kernel"].tolist() == [[False, True], [False, False]]
+    assert masks["bias"].ndim == 0
+    assert sparsejax.get_masks(state)["kernel"].tolist() == masks["kernel"].tolist()
+    np.testing.assert_array_equal(final["kernel"], params["kernel"])
