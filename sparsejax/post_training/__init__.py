@@ -1,0 +1,13 @@
+"""Post-training pruning: masks and weights for a trained network from a few calibration batches."""
+
+from sparsejax.post_training.gram import layer_error as layer_error
+from sparsejax.post_training.solution import Solution as Solution
+from sparsejax.post_training.solvers.activation_scores import ria_mask as ria_mask
+from sparsejax.post_training.solvers.activation_scores import wanda_mask as wanda_mask
+from sparsejax.post_training.solvers.alps import solve_alps as solve_alps
+from sparsejax.post_training.solvers.magnitude import global_masks as global_masks
+from sparsejax.post_training.solvers.magnitude import magnitude_mask as magnitude_mask
+from sparsejax.post_training.solvers.resolving import resolve_weights as resolve_weights
+from sparsejax.post_training.solvers.sparsegpt import solve_sparsegpt as solve_sparsegpt
+from sparsejax.post_training.solvers.sparsegpt import update_weights as update_weights
+from sparsejax.post_training.solvers.swaps import refine_by_swaps as refine_by_swaps
