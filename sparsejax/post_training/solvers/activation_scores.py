@@ -57,7 +57,7 @@ def ria_mask(
     *,
     sparsity: float | None = None,
     pattern: Pattern | None = None,
-    scope: str = "row",
+    scope: str = "layer",
     mask: Array | None = None,
     power: float = 0.5,
 ) -> Array:
@@ -70,7 +70,8 @@ def ria_mask(
       norm: ‖X_j‖₂ over the calibration rows, (inputs,).
       sparsity: fraction of zeros in [0, 1]; None with N:M.
       pattern: `Unstructured` when None, `NM` or `Block`.
-      scope: "row" or "layer".
+      scope: "layer" compares all weights of the matrix, the authors' code's default (the shares make rows
+        comparable), "row" those of each output.
       mask: an earlier mask, bool (outputs, inputs); what it removed stays removed and takes no part in the sums.
       power: a ≥ 0.
 

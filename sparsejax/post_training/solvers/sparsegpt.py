@@ -11,9 +11,9 @@ from jax import lax
 from sparsejax.errors import CalibrationError
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
-from sparsejax.patterns.pattern import Pattern, Unstructured
+from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.column_order import column_order
-from sparsejax.post_training.constraint import ROLES, Constraint, best_mask, best_units, make_constraint
+from sparsejax.post_training.constraint import ROLES, Constraint, best_units, make_constraint
 from sparsejax.post_training.gram import check_problem, factored
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
@@ -32,7 +32,6 @@ def solve_sparsegpt(
     *,
     sparsity: float | None = None,
     pattern: Pattern | None = None,
-    scope: str = "block",
     mask: Array | None = None,
     count: ArrayLike | None = None,
     damping: float = 0.01,
@@ -42,8 +41,8 @@ def solve_sparsegpt(
     """Prunes by the optimal brain surgeon's rule with one factorisation for all rows.
 
     For one row w and the damped H, removing weight j and adjusting those of the set F of columns not yet visited
-    costs least with ``w_F −= (w_j / [H_F⁻¹]_jj) · [H_F⁻¹]_{:,j}``, at the cost ``w_j² / [H_F⁻¹]_jj`` (Hassibi and Stork,
-    1992). Visiting the columns from left to right in every row makes F the same for all rows, and Gaussian
+    costs least with ``w_F −= (w_j / [H_F⁻¹]_jj) · [H_F⁻¹]_{:,j}``, at the cost ``w_j² / [H_F⁻¹]_jj`` (Hassibi and
+    Stork, 1992). Visiting the columns from left to right in every row makes F the same for all rows, and Gaussian
     elimination turns H_F⁻¹ into the rows of one matrix: with ``H⁻¹ = UᵀU``, U upper triangular,
 
         [H_F⁻¹]_jj = U_jj²,   [H_F⁻¹]_{j,F} = U_jj · U_{j,F}
@@ -56,18 +55,17 @@ def solve_sparsegpt(
     The mask of a block is chosen when it is reached, on the corrected weights, by ``w² / U_jj²``, compared over all
     rows of the block; N:M likewise for each group of m columns. This gives each block the sparsity of the layer. Where
     important inputs lie side by side (the energy of the inputs falls along the columns) that loses to Wanda, so by
-    default the columns are visited in a shuffled order, groups and blocks of the pattern together. ``scope="layer"``
-    chooses the mask beforehand instead, over the whole matrix by ``w² / [H⁻¹]_jj``.
+    default the columns are visited in a shuffled order, groups and blocks of the pattern together. For a mask chosen
+    over the whole layer use `update_weights` on one of `wanda_mask`.
 
     Kept counts are exact: the layer's ``round((1 − s)·n)`` is handed out to the blocks in proportion to the weights
-    that may stay, so that counts of equal blocks differ by one at most. (The authors' code prunes int(s·n) + 1 a block.)
+    that may stay, so that equal blocks differ by one at most. (The authors' code prunes int(s·n) + 1 a block.)
 
     Args:
       weights: W, (outputs, inputs).
       gram: H = XᵀX, (inputs, inputs); its scale does not matter.
       sparsity: fraction of zeros in [0, 1]; None with N:M.
       pattern: `Unstructured` when None, `NM`, or `Block`.
-      scope: "block" or "layer": over what weights are compared. N:M compares within its groups in both.
       mask: an earlier mask, bool (outputs, inputs); what it removed stays removed.
       count: calibration rows, to warn of too few; None if unknown.
       damping: λ in units of the mean diagonal of H, ≥ 0; raised tenfold, with a warning, while the factorisation
@@ -80,28 +78,20 @@ def solve_sparsegpt(
 
     Raises:
       CalibrationError: weights or Gram matrix that are not finite or do not fit, a Gram matrix that cannot be
-        factored, an unknown scope or order.
+        factored, an unknown order.
       SparsityError, PatternError, MaskError: as `make_constraint`.
 
     Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     arXiv 2301.00774, section 3.2 and algorithm 1.
     """
     dtype = jnp.result_type(weights)
-    if scope not in ("block", "layer") or order not in ("shuffled", "given") or block < 1:
-        raise CalibrationError(
-            f"scope={scope!r}, order={order!r}, block={block!r}: scope is 'block' or 'layer', order 'shuffled' or "
-            "'given', block at least 1."
-        )
+    if order not in ("shuffled", "given") or block < 1:
+        raise CalibrationError(f"order={order!r}, block={block!r}: 'shuffled' or 'given', and at least 1.")
     dense, gram = check_problem(weights, gram, count)
     constraint = make_constraint(dense.shape, sparsity, pattern, "layer", mask)
     places = column_order(dense.shape[1], constraint.pattern, shuffled=order == "shuffled")
     filled, factor, used = factored(dense[:, places], gram[places][:, places], damping)
     constraint = _in_order(constraint, places)
-    if scope == "layer":
-        scores = filled**2 / jnp.sum(factor**2, axis=0)
-        fixed = constraint._replace(allowed=best_mask(scores, constraint), kept=dense.size)
-        # Every weight of the chosen mask may stay and does, so no choice is left to the sweep.
-        constraint = fixed._replace(pattern=Unstructured())
     pruned, chosen = _by_blocks(filled, factor, constraint, block)
     back = np.argsort(places)
     return Solution(pruned[:, back].astype(dtype), chosen[:, back], used)

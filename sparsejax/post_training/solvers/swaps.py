@@ -37,8 +37,8 @@ def refine_by_swaps(
 ) -> Solution:
     """Improves a mask by the best exchanges of a kept unit for a removed one; kept weights keep their values.
 
-    The error of one row with mask z is ``E(z) = eᵀ H e`` with ``e = w ⊙ (1 − z)``, and ``g = H e``. Removing weight i and
-    bringing back weight j changes it by
+    The error of one row with mask z is ``E(z) = eᵀ H e`` with ``e = w ⊙ (1 − z)``, and ``g = H e``. Removing weight i
+    and bringing back weight j changes it by
 
         Δ(i, j) = [2 w_i g_i + w_i² H_ii] + [−2 w_j g_j + w_j² H_jj] − 2 w_i w_j H_ij
 
