@@ -57,7 +57,3 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
-
-
-class CalibrationWarning(UserWarning):
-    """Calibration that gave a result which deserves a second look: few rows, damping raised, no convergence."""

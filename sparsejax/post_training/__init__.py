@@ -1,5 +1,6 @@
 """Post-training pruning: masks and weights for a trained network from a few calibration batches."""
 
+from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning
 from sparsejax.post_training.gram import layer_error as layer_error
 from sparsejax.post_training.methods import alps as alps
 from sparsejax.post_training.methods import magnitude as magnitude

@@ -1,13 +1,12 @@
 """Between a parameter and the matrices that solvers take: one problem a layer of a stack, a group, an expert."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.masks.prunable import Layer
-from sparsejax.params.axis_roles import sizes
+from sparsejax.params.axis_roles import fan_in, sizes
 from sparsejax.tracing.calibration.statistics import InputStatistics
 from sparsejax.typing import Array
 
@@ -61,9 +60,7 @@ def to_matrices(leaf: Array, layer: Layer, problems: int) -> Array:
     Returns:
       The matrices. A convolution in groups has its output channels in as many runs.
     """
-    return leaf.transpose(_order(layer)).reshape(
-        problems, -1, math.prod(sizes(layer.shape, (*layer.axes.spatial, *layer.axes.input)))
-    )
+    return leaf.transpose(_order(layer)).reshape(problems, -1, fan_in(layer.shape, layer.axes))
 
 
 def from_matrices(matrices: Array, layer: Layer) -> Array:

@@ -110,7 +110,7 @@ def sparsegpt(
       >>> x = jax.random.normal(jax.random.key(0), (64, 2)) @ jnp.array([[1.0, 1.0], [0.0, 1.0]])
       >>> pruned, masks, layers = sparsegpt(lambda p, x: x @ p["w"], params, [x[:32], x[32:]], sparsity=0.5)
       >>> masks["w"].tolist(), layers["w"].sparsity
-      ([[False, False], [True, True]], 0.5)
+      ([[True, False], [False, True]], 0.5)
 
     Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     arXiv 2301.00774.

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import CalibrationError, CalibrationWarning, PathError, SparsejaxError
+from sparsejax.errors import CalibrationError, PathError, SparsejaxError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
 from sparsejax.masks.mask_trees import validate
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.paths import flatten_with_paths, match_paths
 from sparsejax.patterns.pattern import Pattern
-from sparsejax.post_training.gram import ROWS_PER_INPUT, squared_errors
+from sparsejax.post_training.gram import ROWS_PER_INPUT, CalibrationWarning, squared_errors
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.solution import Solution
 from sparsejax.tracing import jaxpr as jaxprs
@@ -24,7 +24,7 @@ from sparsejax.tracing.operations import linear_ops
 from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Array, MaskTree, Params, Prunable
 
-#: ``solve(weights, gram, *, sparsity, pattern, mask, damping) -> Solution``; `solve_alps` and `solve_sparsegpt` are such.
+#: ``solve(weights, gram, *, sparsity, pattern, mask, damping) -> Solution``, such as `solve_alps`.
 LayerSolver = Callable[..., Solution]
 
 

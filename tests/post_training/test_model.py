@@ -11,9 +11,10 @@ from flax import nnx
 import sparsejax
 from experiments.models.gpt import GPT
 from sparsejax import Override
-from sparsejax.errors import CalibrationError, CalibrationWarning, MaskError, PathError, PatternError
+from sparsejax.errors import CalibrationError, MaskError, PathError, PatternError
 from sparsejax.patterns import NM
 from sparsejax.post_training import (
+    CalibrationWarning,
     alps,
     layer_error,
     magnitude,
@@ -80,15 +81,10 @@ def test_every_method_prunes_exactly_and_reports(network, method):
 
 def test_the_better_method_loses_less_at_the_output(network):
     fn, params, batches = network
-    loss = [
-        float(
-            jnp.mean(
-                (fn(method(fn, params, batches, sparsity=0.6).params, batches[-1]) - fn(params, batches[-1]))
-                ** 2
-            )
-        )
-        for method in METHODS
-    ]
+    target, loss = fn(params, batches[-1]), []
+    for method in METHODS:
+        pruned = method(fn, params, batches, sparsity=0.6).params
+        loss.append(float(jnp.mean((fn(pruned, batches[-1]) - target) ** 2)))
     assert loss[3] < loss[2] < loss[1] < loss[0]
 
 
@@ -131,7 +127,7 @@ def test_convolutions_are_unfolded_by_group(groups):
     def fn(p, x):
         return conv(x, p["conv"]["kernel"], groups)
 
-    pruned, masks, layers = prune_model(
+    pruned, masks, _ = prune_model(
         fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, pattern=NM(2, 4)
     )
     found = np.asarray(masks["conv"]["kernel"])
@@ -170,11 +166,11 @@ def test_experts_and_scanned_layers_are_problems_of_their_own():
     params = {"experts": {"kernel": normal(3, 12, 8)}, "layers": {"kernel": normal(2, 8, 8) / 3}}
 
     def fn(p, x):
-        x = jnp.einsum("end,edf->nf", x, p["experts"]["kernel"])
+        x = jnp.sum(jnp.einsum("end,edf->enf", x, p["experts"]["kernel"]), 0)
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["layers"]["kernel"])[0]
 
     batches = [normal(3, 80, 12, seed=i) * jnp.exp(normal(3, 1, 12)) for i in range(4)]
-    pruned, masks, layers = sparsegpt(fn, params, batches, sparsity=0.5)
+    pruned, masks, _ = sparsegpt(fn, params, batches, sparsity=0.5)
     assert (np.asarray(masks["experts"]["kernel"]).sum((1, 2)) == 48).all()
     assert (np.asarray(masks["layers"]["kernel"]).sum((1, 2)) == 32).all()
     for e in range(3):
@@ -193,10 +189,10 @@ def test_a_language_model():
         return nnx.merge(graph, p)(tokens)
 
     tokens = [jnp.asarray(np.random.default_rng(i).integers(0, 32, (8, 16))) for i in range(4)]
-    pruned, masks, layers = wanda(fn, params, tokens, pattern=NM(2, 4))
+    _, _, layers = wanda(fn, params, tokens, pattern=NM(2, 4))
     assert len(layers) == 2 * 6
     assert all(path.startswith("block_0") for path in list(layers)[:6])
-    assert list(layers)[:2] != sorted(layers)[:2] or list(layers)[-1].startswith("block_1/mlp")
+    assert list(layers).index("block_0/attention/out/kernel") == 3  # after the query, key and value
     assert all(result.sparsity == 0.5 for result in layers.values())
     best = prune_model(
         fn, params, tokens, solve=partial(solve_alps, scope="row"), sparsity=0.5, sequential=False
@@ -208,7 +204,7 @@ def test_a_language_model():
 
 def test_bad_input_is_refused_with_the_layer(network):
     fn, params, batches = network
-    with pytest.raises(CalibrationError, match="1 batches|0 batches"):
+    with pytest.raises(CalibrationError, match="0 batches to calibrate"):
         sparsegpt(fn, params, batches[:1], sparsity=0.5)
     with pytest.raises(CalibrationError, match="0 batches"):
         sparsegpt(fn, params, [], sparsity=0.5)

@@ -46,8 +46,8 @@ def solve_alps(
     Π_S keeps the entries of largest square (n of every m for N:M, blocks of largest sum of squares). With ``H = QΛQᵀ``
     the inverse for any ρ is two products. Before, inputs are scaled to unit norm (W_j ↦ W_j √H_jj), which makes the
     projection compare what Wanda compares. Every third step looks at s, the number of entries that entered or left
-    the mask over those steps: ρ is multiplied by 1.3 if s ≥ 0.1 k, 1.2 if s ≥ 0.005 k, 1.1 if s ≥ 1, and the method stops
-    at s = 0. Last the kept weights are re-solved by conjugate gradients from D.
+    the mask over those steps: ρ is multiplied by 1.3 if s ≥ 0.1 k, by 1.2 if s ≥ 0.005 k, by 1.1 if s ≥ 1, and the
+    method stops at s = 0. Last the kept weights are re-solved by conjugate gradients from D.
 
     Args:
       weights: W, (outputs, inputs).
