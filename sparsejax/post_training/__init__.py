@@ -13,6 +13,7 @@ from sparsejax.post_training.solution import Solution as Solution
 from sparsejax.post_training.solvers.activation_scores import ria_mask as ria_mask
 from sparsejax.post_training.solvers.activation_scores import wanda_mask as wanda_mask
 from sparsejax.post_training.solvers.alps import solve_alps as solve_alps
+from sparsejax.post_training.solvers.asymmetric import asymmetric_target as asymmetric_target
 from sparsejax.post_training.solvers.magnitude import global_masks as global_masks
 from sparsejax.post_training.solvers.magnitude import magnitude_mask as magnitude_mask
 from sparsejax.post_training.solvers.resolving import resolve_weights as resolve_weights

@@ -32,7 +32,8 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
       ``(weights, gram)`` as float32, or float64 where the Gram matrix is float64.
 
     Raises:
-      CalibrationError: shapes that do not fit, or entries that are not finite.
+      CalibrationError: shapes that do not fit, entries that are not finite, or a Gram matrix that is not symmetric
+        or negative on its diagonal.
 
     Warns:
       CalibrationWarning: fewer than five rows an input.
@@ -51,6 +52,11 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
                 f"The {name} {array.shape} has entries that are not finite. Look for overflow in the parameters "
                 "or in the activations of the calibration batches."
             )
+    diagonal = jnp.diagonal(gram)
+    if bool(jnp.any(diagonal < 0) | (jnp.max(jnp.abs(gram - gram.T)) > 1e-3 * jnp.max(diagonal))):
+        raise CalibrationError(
+            f"The Gram matrix {gram.shape} is not symmetric, or negative on its diagonal; a sum of rows xxᵀ is neither."
+        )
     if count is not None and count < ROWS_PER_INPUT * gram.shape[0]:
         warnings.warn(
             f"{int(count)} calibration rows for {gram.shape[0]} inputs: with fewer than {ROWS_PER_INPUT} rows an "

@@ -86,6 +86,9 @@ def test_what_does_not_fit_is_refused(solve):
     for bad, match in ((gram[:31], "do not fit"), (gram * np.nan, "Gram matrix .* not finite")):
         with pytest.raises(CalibrationError, match=match):
             solve(w, bad, sparsity=0.5)
+    for bad in (np.triu(gram), -gram):
+        with pytest.raises(CalibrationError, match="not symmetric, or negative"):
+            solve(w, bad, sparsity=0.5)
     with pytest.raises(CalibrationError, match=r"weights .* not finite"):
         solve(np.where(w > 2, np.inf, w), gram, sparsity=0.5)
     with pytest.raises(CalibrationError, match="damping"):

@@ -7,6 +7,7 @@ import pytest
 
 from sparsejax.patterns import NM, Block
 from sparsejax.post_training import (
+    asymmetric_target,
     global_masks,
     layer_error,
     magnitude_mask,
@@ -262,3 +263,22 @@ def test_a_second_layer_of_a_shape_compiles_nothing():
     solve_sparsegpt(v, other, sparsity=0.7, damping=0.1)
     solve_alps(v, other, sparsity=0.7, damping=0.1)
     assert [f._cache_size() for f in (sparsegpt._sweep_all, alps._admm)] == sizes
+
+
+def test_the_asymmetric_target_is_the_least_squares_of_the_dense_outputs():
+    rng = np.random.default_rng(0)
+    w, dense = rng.normal(size=(5, 12)), rng.normal(size=(300, 12))
+    x = dense + 0.3 * rng.normal(size=dense.shape) @ rng.normal(size=(12, 12))
+    gram, cross = x.T @ x, dense.T @ x
+    ridge = 0.01 * np.mean(np.diag(gram))
+    mask = rng.random(w.shape) < 0.5
+    with jax.enable_x64(True):
+        target = asymmetric_target(w, jnp.asarray(gram), cross)
+        found = resolve_weights(target, jnp.asarray(gram), mask, tolerance=1e-12).weights
+        np.testing.assert_allclose(asymmetric_target(w, jnp.asarray(gram), gram), w, atol=1e-12)
+    # The same with the rows themselves: dense outputs, and √λ·W for the ridge.
+    rows = np.concatenate([x, np.sqrt(ridge) * np.eye(12)])
+    outputs = np.concatenate([dense @ w.T, np.sqrt(ridge) * w.T])
+    for o in range(5):
+        expected = np.linalg.lstsq(rows[:, mask[o]], outputs[:, o], rcond=None)[0]
+        np.testing.assert_allclose(np.asarray(found)[o, mask[o]], expected, atol=1e-9)

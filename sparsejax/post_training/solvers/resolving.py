@@ -22,8 +22,8 @@ def resolve_weights(
     start: Array | None = None,
     count: ArrayLike | None = None,
     damping: float = 0.01,
-    tolerance: float = 1e-4,
-    iterations: int = 300,
+    tolerance: float = 1e-3,
+    iterations: int = 100,
 ) -> Solution:
     """Gives the kept weights the values with which the layer's outputs change least.
 

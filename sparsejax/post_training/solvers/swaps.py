@@ -17,8 +17,9 @@ from sparsejax.post_training.gram import check_damping, check_problem, damped, s
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
-# Numbers that the rows worked on at once may hold for their candidates.
-_AT_ONCE = 1 << 24
+# Numbers that the rows worked on at once may hold for their candidates: on a CPU what a cache holds.
+_AT_ONCE = {"cpu": 1 << 18}
+_AT_ONCE_ELSEWHERE = 1 << 24
 # A swap must lower a row's error by this share, else rounding could swap back and forth.
 _GAIN = 1e-6
 
@@ -122,8 +123,9 @@ def _refine(
     problem = (weights.reshape(shape), mask.reshape(shape)[:, 0, :, 0], free.reshape(shape)[:, 0, :, 0])
     limit = units if swaps is None else swaps
     steps, done = 0, True
+    room = _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
     for tried in (1, min(candidates, units)) if group is None else (1,):
-        batch = max(1, min(outputs // cols, _AT_ONCE // (max(tried, group or 1) * cols * inputs)))
+        batch = max(1, min(outputs // cols, room // (max(tried, group or 1) * cols * inputs)))
         kept, taken, done = _rows(*problem, gram, limit, group=group, candidates=tried, batch=batch)
         problem = (problem[0], kept, problem[2])
         steps = steps + taken
@@ -160,6 +162,8 @@ def _refine_row(
 
     def images(chosen: Array) -> Array:
         """``w_u H`` of the chosen units: (chosen, cols, units, rows)."""
+        if rows == cols == 1:
+            return (w[0, chosen] * gram[chosen]).reshape(-1, 1, units, 1)
         picked = jnp.einsum("ckr,kri->kci", w[:, chosen], by_unit[chosen], precision=lax.Precision.HIGHEST)
         return picked.reshape(-1, cols, units, rows)
 
@@ -168,7 +172,7 @@ def _refine_row(
         out = jnp.where(mask, linear + squares, jnp.inf)
         back = jnp.where(mask | ~free, jnp.inf, squares - linear)
         if group is None:
-            tried = lax.top_k(-back, candidates)[1]
+            tried = jnp.argmin(back)[None] if candidates == 1 else lax.top_k(-back, candidates)[1]
             cross = jnp.sum(w * images(tried), axis=(1, 3))
             gains = back[tried][:, None] + out - 2 * cross
             where = jnp.argmin(gains)
