@@ -53,3 +53,7 @@ class ParamsError(SparsejaxError, ValueError):
 
 class TracingError(SparsejaxError, ValueError):
     """A function that the tracer cannot read, or a request that does not fit what it read."""
+
+
+class CalibrationError(SparsejaxError, ValueError):
+    """Calibration statistics that are missing, not finite, or do not fit the weights."""

@@ -16,7 +16,7 @@ from sparsejax.typing import Array, ArrayLike
 
 @dataclass(frozen=True)
 class NM(Units):
-    """n weights **kept** of every m consecutive ones along the input axis (2:4 is ``NM(2, 4)``).
+    """n weights **kept** of every m along the input axis (2:4 is ``NM(2, 4)``), consecutive ones or a stride apart.
 
     At sparsity 1 − n/m every group keeps its n best. Below it each group keeps its n best and the rest of
     the budget goes to the best of the others, so a gradual schedule tightens into N:M; above it the budget
@@ -24,10 +24,13 @@ class NM(Units):
 
     Args:
       n: weights kept of a group, 1 ≤ n ≤ m.
-      m: size of a group; divides the input axis (the flattened input axes where there are several).
+      m: size of a group; m times the stride divides the input axis (the flattened input axes where there are
+        several).
+      stride: distance between the members of a group, ≥ 1. With 128 a group lies in one lane of a TPU's vector
+        registers: inputs j, j + 128, … of each run of 128·m.
 
     Raises:
-      PatternError: n or m is no such number.
+      PatternError: n, m or the stride is no such number.
 
     Example:
       >>> str(NM(2, 4))
@@ -38,16 +41,21 @@ class NM(Units):
 
     n: int
     m: int
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n <= self.m):
             raise PatternError(f"NM({self.n!r}, {self.m!r}) needs integers 1 <= n <= m: n kept of every m.")
+        if not (isinstance(self.stride, int) and self.stride >= 1):
+            raise PatternError(f"NM(…, stride={self.stride!r}) needs a whole number of at least 1.")
 
     def check(self, path: str, shape: tuple[int, ...], axes: AxisRoles) -> None:
         size = math.prod(sizes(shape, axes.input))
-        if not axes.input or size % self.m:
+        if not axes.input or size % (self.m * self.stride):
+            stride = f", stride={self.stride}" if self.stride > 1 else ""
             raise PatternError(
-                f"NM({self.n}, {self.m}) needs an input axis divisible by {self.m}; {path!r} {shape} has {size}. "
+                f"NM({self.n}, {self.m}{stride}) needs an input axis divisible by {self.m * self.stride}; {path!r} "
+                f"{shape} has {size}. "
                 "Exclude it with prunable=… or overrides={…: sparsejax.dense}, or pad."
             )
 
@@ -88,11 +96,11 @@ class NM(Units):
         return self._ungrouped(_ranks(self._grouped(scores, axes)) < count, scores.shape, axes)
 
     def _grouped(self, x: Array, axes: AxisRoles) -> Array:
-        """(…, groups, m, outputs): the groups' members along axis −2."""
+        """(…, groups, m, stride·outputs): the groups' members along axis −2, outputs last."""
         x = jnp.transpose(x, input_output_last(axes))
         outputs = math.prod(x.shape[x.ndim - len(axes.output) :])
         leading = x.shape[: x.ndim - len(axes.output) - len(axes.input)]
-        return x.reshape(*leading, -1, self.m, outputs)
+        return x.reshape(*leading, -1, self.m, self.stride * outputs)
 
     def _ungrouped(self, x: Array, shape: tuple[int, ...], axes: AxisRoles) -> Array:
         order = input_output_last(axes)
@@ -100,7 +108,7 @@ class NM(Units):
         return jnp.transpose(x, tuple(order.index(axis) for axis in range(len(order))))
 
     def __str__(self) -> str:
-        return f"{self.n}:{self.m}"
+        return f"{self.n}:{self.m}" + (f" stride {self.stride}" if self.stride > 1 else "")
 
 
 def _ranks(scores: Array, lowest_first: Array | None = None) -> Array:

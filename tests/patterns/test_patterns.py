@@ -1,5 +1,7 @@
 """Patterns, by masks worked out by hand: a kernel of sixteen weights, each score, each layout of the axes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -314,3 +316,17 @@ def test_roles_that_the_convention_reads_wrongly_can_be_given():
     # A kernel stored (out, in), as PyTorch does: N:M must run along its last axis.
     transposed = sparsejax.Override(axes=AxisRoles(input=(1,), output=(0,)))
     assert _mask(W.T, 0.5, NM(2, 4), overrides={"w": transposed}).T.tolist() == LOWER
+
+
+def test_strided_groups_hold_members_a_stride_apart():
+    pattern, axes = NM(1, 2, stride=4), AxisRoles(input=(0,), output=(1,))
+    scores = jnp.asarray(np.random.default_rng(0).random((16, 3)), jnp.float32)
+    mask = np.asarray(pattern.select(scores, 24, axes))
+    for run, lane in itertools.product(range(2), range(4)):
+        members = [8 * run + lane, 8 * run + lane + 4]
+        np.testing.assert_array_equal(mask[members].sum(0), 1)
+        np.testing.assert_array_equal(mask[members[0]], scores[members[0]] >= scores[members[1]])
+    with pytest.raises(PatternError, match="divisible by 8"):
+        pattern.check("w", (12, 3), axes)
+    with pytest.raises(PatternError, match="stride=0"):
+        NM(1, 2, stride=0)

@@ -1,0 +1,140 @@
+"""What solvers do with calibration that is poor or wrong: typed errors, warnings, and sound results."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsityError
+from sparsejax.patterns import NM, Block, Channel
+from sparsejax.post_training import (
+    CalibrationWarning,
+    layer_error,
+    magnitude_mask,
+    refine_by_swaps,
+    resolve_weights,
+    solve_alps,
+    solve_sparsegpt,
+    wanda_mask,
+)
+from tests.post_training import papers
+
+SOLVERS = [solve_sparsegpt, solve_alps]
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_dead_inputs_get_no_weight_and_harm_nothing(solve):
+    w, gram = papers.problem()
+    gram[[3, 17]] = gram[:, [3, 17]] = 0
+    found = solve(w, gram, sparsity=0.5)
+    assert not np.any(np.asarray(found.weights)[:, [3, 17]])
+    assert layer_error(w, found.weights, gram) < 0.1
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_all_inputs_dead(solve):
+    w, gram = papers.problem()
+    found = solve(w, 0 * gram, sparsity=0.5)
+    assert not np.any(np.asarray(found.weights))
+    assert int(np.sum(found.mask)) == w.size // 2
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_null_directions_are_harmless(solve):
+    """What a layer norm gives: features that sum to zero in every row."""
+    w, gram = papers.problem()
+    centre = np.eye(32) - 1 / 32
+    found = solve(w, centre @ gram @ centre, sparsity=0.5)
+    assert np.all(np.isfinite(np.asarray(found.weights)))
+    assert np.abs(found.weights).max() < 20 * np.abs(w).max()
+
+
+def test_damping_is_raised_until_the_factorisation_succeeds_and_reported():
+    w, _ = papers.problem()
+    x = np.random.default_rng(0).normal(size=(10, 32))  # rank 10 of 32
+    with pytest.warns(CalibrationWarning, match="could not be factored with damping 0"):
+        found = solve_sparsegpt(w, x.T @ x - 1e-3 * np.eye(32), sparsity=0.5, damping=0.0)
+    assert 0 < found.damping <= 1e-2
+    assert np.all(np.isfinite(np.asarray(found.weights)))
+
+
+def test_a_matrix_that_is_no_gram_matrix_is_refused():
+    w, gram = papers.problem()
+    gram = gram - 100 * np.outer(np.arange(32) < 2, np.arange(32) < 2) + 101 * np.diag(np.arange(32) < 2)
+    with pytest.raises(CalibrationError, match="not positive semidefinite"):
+        solve_sparsegpt(w, gram, sparsity=0.5)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_few_rows_are_warned_of(solve):
+    w, gram = papers.problem()
+    with pytest.warns(CalibrationWarning, match="159 calibration rows for 32 inputs"):
+        solve(w, gram, sparsity=0.5, count=159)
+    solve(w, gram, sparsity=0.5, count=160)
+
+
+def test_few_rows_hide_the_error_that_held_out_rows_show():
+    rng = np.random.default_rng(0)
+    mixing, w = rng.normal(size=(32, 64)), rng.normal(size=(8, 64))
+    few, many = (rng.normal(size=(n, 32)) @ mixing + rng.normal(size=(n, 64)) for n in (40, 4000))
+    found = solve_alps(w, few.T @ few, sparsity=0.5, damping=1e-3)
+    assert layer_error(w, found.weights, few.T @ few) < 0.2 * layer_error(w, found.weights, many.T @ many)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_what_does_not_fit_is_refused(solve):
+    w, gram = papers.problem()
+    for bad, match in ((gram[:31], "do not fit"), (gram * np.nan, "Gram matrix .* not finite")):
+        with pytest.raises(CalibrationError, match=match):
+            solve(w, bad, sparsity=0.5)
+    for bad in (np.triu(gram), -gram):
+        with pytest.raises(CalibrationError, match="not symmetric, or negative"):
+            solve(w, bad, sparsity=0.5)
+    with pytest.raises(CalibrationError, match=r"weights .* not finite"):
+        solve(np.where(w > 2, np.inf, w), gram, sparsity=0.5)
+    with pytest.raises(CalibrationError, match="damping"):
+        solve(w, gram, sparsity=0.5, damping=-0.1)
+    with pytest.raises(SparsityError, match="percentage"):
+        solve(w, gram, sparsity=50)
+    with pytest.raises(SparsityError, match="missing"):
+        solve(w, gram)
+    with pytest.raises(SparsityError, match=r"the pattern 2:4 has 0\.5"):
+        solve(w, gram, sparsity=0.6, pattern=NM(2, 4))
+    with pytest.raises(PatternError, match="divisible by 3"):
+        solve(w, gram, pattern=NM(1, 3))
+    with pytest.raises(PatternError, match="divisible by 64"):
+        solve(w, gram, pattern=NM(2, 4, stride=16))
+    with pytest.raises(PatternError, match="prune_structured"):
+        solve(w, gram, sparsity=0.5, pattern=Channel())
+    with pytest.raises(MaskError, match="bool mask"):
+        solve(w, gram, sparsity=0.5, mask=np.ones((3, 3), bool))
+    with pytest.raises(MaskError, match="parts of blocks"):
+        solve(w, gram, sparsity=0.5, pattern=Block(4, 4), mask=w > 0)
+
+
+def test_wrong_options_are_refused():
+    w, gram = papers.problem()
+    mask = w > 0
+    for call in (
+        lambda: solve_sparsegpt(w, gram, sparsity=0.5, order="sorted"),
+        lambda: solve_sparsegpt(w, gram, sparsity=0.5, block=0),
+        lambda: solve_alps(w, gram, sparsity=0.5, penalty=0.0),
+        lambda: refine_by_swaps(w, gram, mask, candidates=0),
+        lambda: resolve_weights(w, gram, mask, start=w[:3]),
+        lambda: wanda_mask(w, -np.ones(32), sparsity=0.5),
+        lambda: wanda_mask(w, np.ones(31), sparsity=0.5),
+    ):
+        with pytest.raises(CalibrationError):
+            call()
+    with pytest.raises(PatternError, match="scope"):
+        magnitude_mask(w, sparsity=0.5, scope="column")
+
+
+def test_one_row_one_input_and_bfloat16():
+    w, gram = papers.problem(outputs=1)
+    assert int(np.sum(solve_sparsegpt(w, gram, sparsity=0.5).mask)) == 16
+    half = jnp.asarray(w, jnp.bfloat16)
+    for solve in SOLVERS:
+        found = solve(half, gram, sparsity=0.5)
+        assert found.weights.dtype == jnp.bfloat16
+        assert np.all((np.asarray(found.weights) != 0) <= np.asarray(found.mask))
+        assert solve(np.ones((2, 1)), np.ones((1, 1)), sparsity=0.5).mask.tolist() == [[True], [False]]

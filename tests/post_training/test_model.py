@@ -1,0 +1,220 @@
+"""Pruning whole functions: against layers pruned by hand, over convolutions, stacks, attention, earlier masks."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import sparsejax
+from experiments.models.gpt import GPT
+from sparsejax import Override
+from sparsejax.errors import CalibrationError, MaskError, PathError, PatternError
+from sparsejax.patterns import NM
+from sparsejax.post_training import (
+    CalibrationWarning,
+    alps,
+    layer_error,
+    magnitude,
+    prune_model,
+    solve_alps,
+    solve_sparsegpt,
+    sparsegpt,
+    wanda,
+)
+from tests.tracing.functions import conv, normal
+
+METHODS = [magnitude, wanda, sparsegpt, alps]
+
+
+@pytest.fixture(scope="module")
+def network():
+    """(fn, params, batches): two layers, the second listed first, on inputs that are correlated."""
+    params = {"b": {"kernel": normal(24, 6)}, "z": {"kernel": normal(16, 24), "bias": normal(24)}}
+
+    def fn(p, x):
+        return jax.nn.relu(x @ p["z"]["kernel"] + p["z"]["bias"]) @ p["b"]["kernel"]
+
+    mixing = normal(8, 16)
+    batches = [normal(100, 8, seed=i) @ mixing + 0.5 * normal(100, 16, seed=40 + i) for i in range(5)]
+    return fn, params, batches
+
+
+def test_each_layer_sees_the_inputs_of_the_layers_pruned_before(network):
+    fn, params, batches = network
+    pruned, masks, layers = sparsegpt(fn, params, batches, sparsity=0.5)
+    assert list(layers) == ["z/kernel", "b/kernel"]  # as the function runs, not as the tree is sorted
+    x, unseen = jnp.concatenate(batches[:-1]), batches[-1]
+    z, b = params["z"]["kernel"], params["b"]["kernel"]
+    first = solve_sparsegpt(z.T, x.T @ x, sparsity=0.5)
+    np.testing.assert_allclose(pruned["z"]["kernel"], first.weights.T, atol=2e-4)
+
+    def hidden(x):
+        return jax.nn.relu(x @ pruned["z"]["kernel"] + params["z"]["bias"])
+
+    h = hidden(x)
+    second = solve_sparsegpt(b.T, h.T @ h, sparsity=0.5)
+    np.testing.assert_allclose(pruned["b"]["kernel"], second.weights.T, atol=2e-4)
+    h = hidden(unseen)
+    expected = layer_error(b.T, pruned["b"]["kernel"].T, h.T @ h)
+    np.testing.assert_allclose(layers["b/kernel"].held_out_error, expected, rtol=1e-3)
+    assert masks["z"]["bias"].shape == ()
+    assert layers["z/kernel"].rows == 400
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_every_method_prunes_exactly_and_reports(network, method):
+    fn, params, batches = network
+    seen = []
+    pruned, masks, layers = method(fn, params, batches, sparsity=0.5, progress=seen.append)
+    assert [result.path for result in seen] == list(layers)
+    for path in ("z", "b"):
+        mask, weights = np.asarray(masks[path]["kernel"]), np.asarray(pruned[path]["kernel"])
+        assert mask.sum() == mask.size // 2
+        assert not weights[~mask].any()
+        assert layers[f"{path}/kernel"].sparsity == 0.5
+        assert 0 < layers[f"{path}/kernel"].error < 1
+    sparsejax.masks.validate(masks, params)
+
+
+def test_the_better_method_loses_less_at_the_output(network):
+    fn, params, batches = network
+    target, loss = fn(params, batches[-1]), []
+    for method in METHODS:
+        pruned = method(fn, params, batches, sparsity=0.6).params
+        loss.append(float(jnp.mean((fn(pruned, batches[-1]) - target) ** 2)))
+    assert loss[3] < loss[2] < loss[1] < loss[0]
+
+
+def test_without_sequence_every_layer_is_solved_on_the_dense_inputs(network):
+    fn, params, batches = network
+    pruned = sparsegpt(fn, params, batches, sparsity=0.5, sequential=False).params
+    h = jax.nn.relu(jnp.concatenate(batches[:-1]) @ params["z"]["kernel"] + params["z"]["bias"])
+    expected = solve_sparsegpt(params["b"]["kernel"].T, h.T @ h, sparsity=0.5).weights.T
+    np.testing.assert_allclose(pruned["b"]["kernel"], expected, atol=2e-4)
+
+
+def test_overrides_and_an_earlier_mask(network):
+    fn, params, batches = network
+    overrides = {"z/*": Override(pattern=NM(1, 4), sparsity=0.75), "b/*": sparsejax.dense}
+    _, masks, layers = alps(fn, params, batches, sparsity=0.5, overrides=overrides)
+    assert list(layers) == ["z/kernel"]
+    assert (np.asarray(masks["z"]["kernel"]).reshape(4, 4, 24).sum(1) == 1).all()
+    start = sparsejax.apply_masks(params, masks)
+    after = alps(fn, start, batches, sparsity=0.9, masks=masks).masks
+    assert not np.any(np.asarray(after["z"]["kernel"]) & ~np.asarray(masks["z"]["kernel"]))
+    assert int(np.sum(after["z"]["kernel"])) == round(0.1 * 16 * 24)
+
+
+def _convolution(kernel, x, groups):
+    """Outputs of a 3×3 convolution as a product of unfolded patches, one group after another."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    n, h, w, channels = x.shape
+    inside = channels // groups
+    patches = np.stack(
+        [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], 3
+    )  # (n, h, w, window, channels)
+    return [patches[..., g * inside : (g + 1) * inside].reshape(n * h * w, 9 * inside) for g in range(groups)]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_are_unfolded_by_group(groups):
+    kernel = normal(3, 3, 8 // groups, 6)
+    batches = [normal(4, 6, 6, 8, seed=i) for i in range(5)]
+
+    def fn(p, x):
+        return conv(x, p["conv"]["kernel"], groups)
+
+    pruned, masks, _ = prune_model(
+        fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, pattern=NM(2, 4)
+    )
+    found = np.asarray(masks["conv"]["kernel"])
+    assert (
+        found.reshape(3, 3, -1, 4, 6).sum(3) == 2
+    ).all()  # of every four channels, at each window position
+    rows = _convolution(kernel, np.concatenate(batches[:-1]), groups)
+    matrices = np.asarray(kernel).reshape(-1, groups, 6 // groups).transpose(1, 2, 0)
+    for g in range(groups):
+        expected = solve_sparsegpt(matrices[g], rows[g].T @ rows[g], pattern=NM(2, 4)).weights
+        got = np.asarray(pruned["conv"]["kernel"]).reshape(-1, groups, 6 // groups).transpose(1, 2, 0)[g]
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+def test_a_kernel_with_its_channels_before_the_window_groups_along_the_channels():
+    numbers = ("NCHW", "OIHW", "NCHW")
+
+    def fn(p, x):
+        return jax.lax.conv_general_dilated(x, p["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
+
+    batches = [normal(4, 8, 6, 6, seed=i) for i in range(5)]
+    params = {"conv": {"kernel": normal(6, 8, 3, 3)}}
+    masks = sparsegpt(fn, params, batches, pattern=NM(2, 4)).masks
+    assert (np.asarray(masks["conv"]["kernel"]).reshape(6, 2, 4, 3, 3).sum(2) == 2).all()
+    same = sparsegpt(
+        lambda p, x: conv(jnp.moveaxis(x, 1, 3), p["conv"]["kernel"]),
+        {"conv": {"kernel": jnp.transpose(params["conv"]["kernel"], (2, 3, 1, 0))}},
+        batches,
+        pattern=NM(2, 4),
+    ).masks
+    agree = np.transpose(same["conv"]["kernel"], (3, 2, 0, 1)) == np.asarray(masks["conv"]["kernel"])
+    assert agree.mean() > 0.99
+
+
+def test_experts_and_scanned_layers_are_problems_of_their_own():
+    params = {"experts": {"kernel": normal(3, 12, 8)}, "layers": {"kernel": normal(2, 8, 8) / 3}}
+
+    def fn(p, x):
+        x = jnp.sum(jnp.einsum("end,edf->enf", x, p["experts"]["kernel"]), 0)
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["layers"]["kernel"])[0]
+
+    batches = [normal(3, 80, 12, seed=i) * jnp.exp(normal(3, 1, 12)) for i in range(4)]
+    pruned, masks, _ = sparsegpt(fn, params, batches, sparsity=0.5)
+    assert (np.asarray(masks["experts"]["kernel"]).sum((1, 2)) == 48).all()
+    assert (np.asarray(masks["layers"]["kernel"]).sum((1, 2)) == 32).all()
+    for e in range(3):
+        x = jnp.concatenate([batch[e] for batch in batches[:-1]])
+        expected = solve_sparsegpt(params["experts"]["kernel"][e].T, x.T @ x, sparsity=0.5).weights.T
+        np.testing.assert_allclose(pruned["experts"]["kernel"][e], expected, atol=1e-3)
+
+
+def test_a_language_model():
+    model = GPT(
+        vocabulary=32, context=16, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=32, rngs=nnx.Rngs(0)
+    )
+    graph, params = nnx.split(model)
+
+    def fn(p, tokens):
+        return nnx.merge(graph, p)(tokens)
+
+    tokens = [jnp.asarray(np.random.default_rng(i).integers(0, 32, (8, 16))) for i in range(4)]
+    _, _, layers = wanda(fn, params, tokens, pattern=NM(2, 4))
+    assert len(layers) == 2 * 6
+    assert all(path.startswith("block_0") for path in list(layers)[:6])
+    assert list(layers).index("block_0/attention/out/kernel") == 3  # after the query, key and value
+    assert all(result.sparsity == 0.5 for result in layers.values())
+    best = prune_model(
+        fn, params, tokens, solve=partial(solve_alps, scope="row"), sparsity=0.5, sequential=False
+    )
+    parallel = wanda(fn, params, tokens, sparsity=0.5, sequential=False)
+    assert all(best.layers[path].error < parallel.layers[path].error for path in layers)
+    assert np.all(np.isfinite(np.asarray(fn(best.params, tokens[0]))))
+
+
+def test_bad_input_is_refused_with_the_layer(network):
+    fn, params, batches = network
+    with pytest.raises(CalibrationError, match="0 batches to calibrate"):
+        sparsegpt(fn, params, batches[:1], sparsity=0.5)
+    with pytest.raises(CalibrationError, match="0 batches"):
+        sparsegpt(fn, params, [], sparsity=0.5)
+    with pytest.raises(CalibrationError, match=r"'z/kernel'.*not finite"):
+        sparsegpt(fn, params, [batch * jnp.inf for batch in batches], sparsity=0.5)
+    with pytest.raises(PathError, match="matches no layer that is pruned"):
+        sparsegpt(fn, params, batches, sparsity=0.5, overrides={"z/bias": Override(sparsity=0.1)})
+    with pytest.raises(PatternError, match=r"'(z|b)/kernel'"):
+        sparsegpt(fn, params, batches, pattern=NM(2, 5))
+    with pytest.raises(MaskError):
+        sparsegpt(fn, params, batches, sparsity=0.5, masks={"z": jnp.ones(3, bool)})
+    with pytest.warns(CalibrationWarning, match="'z/kernel': 40 calibration rows for 16 inputs"):
+        sparsegpt(fn, params, [b[:40] for b in batches[:2]], sparsity=0.5, overrides={"b/*": sparsejax.dense})
