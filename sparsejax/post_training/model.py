@@ -172,9 +172,9 @@ def _layers_in_order(
     overrides: Mapping[str, Override] | None,
 ) -> list[Layer]:
     """The layers to prune with the roles that the tracer reads, in the order of their first use."""
-    inputs = batch if isinstance(batch, tuple) else (batch,)
-    ops = linear_ops(fn, params, *inputs)
-    traced = jaxprs.trace(fn, params, *inputs)
+    inputs = jaxprs.as_tuple(batch)
+    ops = linear_ops(fn, params, inputs)
+    traced = jaxprs.trace(fn, params, inputs)
     first: dict[str, Any] = {}
     for use in find_uses(traced):
         path = traced.paths[use.leaf]
