@@ -209,7 +209,7 @@ def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], Evaluation]:
 
 
 def explain(config: ConfigDict, log: RunLog, error: NotFinite) -> str:
-    """Runs up to the step whose loss is no number once more, to find the layer."""
+    """Runs up to the step whose loss is not finite once more, to find the layer."""
     setup = prepare(config)
     if config.streaming:
         return "streamed batches are not read again, so the layer is not known"

@@ -31,7 +31,7 @@ def join_hosts() -> bool:
       Whether this is one of several processes.
 
     Raises:
-      ConfigError: a part of the three variables is missing, or is no number.
+      ConfigError: a part of the three variables is missing, or is not a number.
 
     Example:
       >>> join_hosts()

@@ -92,7 +92,7 @@ def record_chunk(metrics: StepMetrics, step: int, test: Evaluation) -> Record:
       The record.
 
     Raises:
-      TrainingError: the test loss is no number.
+      TrainingError: the test loss is not finite.
     """
     if not np.isfinite(test.loss).all():
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""After a loss that is no number: which layer broke first."""
+"""After a loss that is not finite: which layer broke first."""
 
 from typing import Any
 
@@ -16,26 +16,26 @@ def blame(objective: Objective, params: Params, batch_stats: Any, batch: Batch) 
 
     Args:
       objective: the model's.
-      params: before the step whose loss is no number.
+      params: before the step whose loss is not finite.
       batch_stats: likewise.
       batch: of that step.
 
     Returns:
-      A sentence that names parameter paths: those that are no numbers already, else the input if it is none,
+      A sentence that names parameter paths: those that are not finite already, else the input if it is not,
       else the largest weight, in which the forward pass overflows.
 
     Example:
       >>> objective = Objective(lambda params, stats, batch: None, None)
       >>> blame(objective, {"a": jnp.array([jnp.inf])}, {}, Batch(jnp.ones(1), jnp.ones(1)))
-      "the parameters 'a' are no numbers"
+      "the parameters 'a' are not finite"
     """
     paths, leaves, _ = flatten_with_paths(params)
     if bad := [path for path, leaf in zip(paths, leaves, strict=True) if not jnp.isfinite(leaf).all()]:
-        return f"the parameters {', '.join(map(repr, bad[:3]))} are no numbers" + (
+        return f"the parameters {', '.join(map(repr, bad[:3]))} are not finite" + (
             f", nor are {len(bad) - 3} more" if len(bad) > 3 else ""
         )
     if jnp.issubdtype(batch.inputs.dtype, jnp.floating) and not jnp.isfinite(batch.inputs).all():
-        return "the inputs of that batch are no numbers"
+        return "the inputs of that batch are not finite"
     largest = [float(jnp.abs(leaf).max()) for leaf in leaves]
     path, size = max(zip(paths, largest, strict=True), key=lambda pair: pair[1])
     grads = jax.grad(lambda p: objective.train(p, batch_stats, batch)[0])(params)
@@ -43,5 +43,5 @@ def blame(objective: Objective, params: Params, batch_stats: Any, batch: Batch) 
         p for p, leaf in zip(paths, flatten_with_paths(grads)[1], strict=True) if not jnp.isfinite(leaf).all()
     ]
     return f"the forward pass overflows; the largest weight, {size:.3g}, is in {path!r}" + (
-        f", and {len(broken)} of {len(paths)} gradients are no numbers" if broken else ""
+        f", and {len(broken)} of {len(paths)} gradients are not finite" if broken else ""
     )

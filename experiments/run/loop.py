@@ -1,4 +1,4 @@
-"""The loop over compiled chunks: every group of runs in turn, stopping at a loss that is no number."""
+"""The loop over compiled chunks: every group of runs in turn, stopping at a loss that is not finite."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +92,7 @@ def _with_members(metrics: StepMetrics, population: bool) -> StepMetrics:
 
 
 class NotFinite(TrainingError):
-    """A loss that is no number; says where, so that the layer can be looked for."""
+    """A loss that is not finite; says where, so that the layer can be looked for."""
 
     def __init__(self, text: str, step: int, member: int) -> None:
         super().__init__(text)

@@ -82,9 +82,9 @@ def rebuild(
 
 def _leaves(values: Params) -> dict[str, Any]:
     paths, leaves, _ = flatten_with_paths(values)
-    if holes := [path for path, leaf in zip(paths, leaves, strict=True) if is_masked_node(leaf)]:
+    if absent := [path for path, leaf in zip(paths, leaves, strict=True) if is_masked_node(leaf)]:
         raise ParamsError(
-            f"{holes[0]!r} was dropped with its residual branch: a module cannot leave it out. Use the function "
+            f"{absent[0]!r} was dropped with its residual branch: a module cannot leave it out. Use the function "
             "that drop_branches returned."
         )
     return dict(zip(paths, leaves, strict=True))

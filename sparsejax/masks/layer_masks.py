@@ -17,7 +17,7 @@ def dense_masks(params: Params, layers: tuple[Layer, ...]) -> MaskTree:
 
     Args:
       params: the parameters.
-      layers: the prunable ones, from `describe`.
+      layers: the prunable ones, from `prunable_layers`.
 
     Returns:
       A mask tree; full-shape or broadcast masks as each layer's pattern makes them.

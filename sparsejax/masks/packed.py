@@ -46,13 +46,7 @@ def pack(mask: Array) -> PackedMask:
       (2, 3)
     """
     axis = _packed_axis(mask.shape)
-    size = mask.shape[axis]
-    padding = [(0, -size % 8 if i == axis else 0) for i in range(mask.ndim)]
-    padded = jnp.pad(mask, padding) if size % 8 else mask
-    bytes_of = padded.reshape(*mask.shape[:axis], -(-size // 8), 8, *mask.shape[axis + 1 :])
-    weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * (mask.ndim - axis - 1))
-    bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
-    return PackedMask(bits, axis, size)
+    return PackedMask(jnp.packbits(mask, axis=axis, bitorder="little"), axis, mask.shape[axis])
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
@@ -77,12 +71,8 @@ def unpack(packed: PackedMask) -> Array:
       >>> unpack(pack(jnp.array([True, False, True]))).tolist()
       [True, False, True]
     """
-    bits, axis = packed.bits, packed.axis
-    shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * (bits.ndim - axis - 1))
-    spread = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)
-    shape = (*bits.shape[:axis], bits.shape[axis] * 8, *bits.shape[axis + 1 :])
-    full = spread.reshape(shape).astype(jnp.bool_)
-    return full if packed.size == shape[axis] else jax.lax.slice_in_dim(full, 0, packed.size, axis=axis)
+    bits = jnp.unpackbits(packed.bits, axis=packed.axis, count=packed.size, bitorder="little")
+    return bits.astype(jnp.bool_)
 
 
 @jax.tree_util.register_dataclass

@@ -24,7 +24,7 @@ from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.selection.top_k import top_k_mask
-from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, beside, replaced
+from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, placed_like, replaced
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule
 
 
@@ -202,7 +202,7 @@ def _initial(
     def draw(stream: int, group: Gates) -> Array:
         noise = jax.random.normal(jax.random.fold_in(key, stream), group.shape, float)
         start = initial_log_alpha(_rate(drop_rate, group.name))
-        return beside(start + 0.01 * noise, leaves[group.factors[0].leaf])
+        return placed_like(start + 0.01 * noise, leaves[group.factors[0].leaf])
 
     log_alpha = tuple(draw(stream, group) for stream, group in enumerate(gates))
     multipliers = jnp.zeros((2,), float) if targeted else ()  # orbax saves no empty arrays

@@ -14,7 +14,7 @@ from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.schedules import UpdateTimes
-from sparsejax.transforms.parametrization import beside, when
+from sparsejax.transforms.parametrization import placed_like, when
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
 
 
@@ -52,7 +52,7 @@ class TopK(NamedTuple):
     def dense(self, layers: tuple[Layer, ...], units: Sequence[Array]) -> Held:
         """Keeps everything; `units` are arrays of the layers' unit shapes."""
         return Held(
-            tuple(beside(jnp.ones(unit.shape, bool), unit) for unit in units),
+            tuple(placed_like(jnp.ones(unit.shape, bool), unit) for unit in units),
             tuple(jnp.full(_batch(x, unit), -jnp.inf) for x, unit in zip(layers, units, strict=True)),
             jnp.full((), -1, jnp.int32),
         )
@@ -141,7 +141,7 @@ def unit_zeros(params: Params, layers: tuple[Layer, ...]) -> tuple[Array, ...]:
     leaves = flatten_with_paths(params)[1]
     shapes = [jax.eval_shape(lambda x, of=x: of.pattern.pool(x, of.axes), leaves[x.index]) for x in layers]
     return tuple(
-        beside(jnp.zeros(shape.shape, float), leaves[x.index])
+        placed_like(jnp.zeros(shape.shape, float), leaves[x.index])
         for shape, x in zip(shapes, layers, strict=True)
     )
 

@@ -25,7 +25,7 @@ def is_concrete(value: ArrayLike) -> bool:
 
 
 def check_sparsity(sparsity: ArrayLike, where: str) -> None:
-    """Refuses a sparsity that is no number in [0, 1]; a traced one is let through.
+    """Refuses a sparsity that is not a number in [0, 1]; a traced one is let through.
 
     Args:
       sparsity: a fraction of zeros, scalar or array.
@@ -46,7 +46,7 @@ def check_sparsity(sparsity: ArrayLike, where: str) -> None:
         raise SparsityError(f"{advice}.") from error
     # By the type: NumPy would read None as NaN, "0.9" as 0.9 and True as 1.
     if not (jnp.issubdtype(values.dtype, jnp.floating) or jnp.issubdtype(values.dtype, jnp.integer)):
-        raise SparsityError(f"{advice}; it is no real number.")
+        raise SparsityError(f"{advice}; it is not a real number.")
     if values.size == 0 or not np.all((values >= 0) & (values <= 1)):
         hint = " (a percentage? write 0.9 for 90 %)" if np.any(values > 1) else ""
         raise SparsityError(f"{advice}{hint}.")

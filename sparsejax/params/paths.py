@@ -12,7 +12,7 @@ from sparsejax.typing import Params
 
 
 def is_masked_node(leaf: Any) -> bool:
-    """Tells whether `leaf` is the hole that `optax.masked` and `optax.partition` leave in a tree."""
+    """Tells whether `leaf` is the `MaskedNode` that `optax.masked` and `optax.partition` leave in a tree."""
     return isinstance(leaf, optax.MaskedNode)
 
 
@@ -58,7 +58,7 @@ def flatten_with_paths(tree: Params) -> tuple[list[str], list[Any], Any]:
 
 
 def map_with_path(function: Callable[..., Any], tree: Params, *rest: Params) -> Params:
-    """Maps ``function(path, leaf, *rest_leaves)`` over `tree`; holes stay holes.
+    """Maps ``function(path, leaf, *rest_leaves)`` over `tree`; masked nodes stay as they are.
 
     The result has the structure of `tree`. The trees of `rest` need the same leaves in the same
     order, not the same containers: an nnx state of Variables and one of arrays go together.
@@ -80,7 +80,7 @@ def map_with_path(function: Callable[..., Any], tree: Params, *rest: Params) -> 
         other_leaves = jax.tree.leaves(other, is_leaf=is_masked_node)
         if len(other_leaves) != len(leaves):
             raise ParamsError(
-                f"Trees do not fit: {len(leaves)} leaves beside {len(other_leaves)}; the first holds {paths[:4]}…"
+                f"Trees do not fit: {len(leaves)} leaves against {len(other_leaves)}; the first holds {paths[:4]}…"
             )
         columns.append(other_leaves)
     mapped = [

@@ -31,7 +31,7 @@ class Level(NamedTuple):
       masks: the ticket.
       start: the parameters that its training began with.
       trained: those that it ended with.
-      result: what the training returned beside them.
+      result: what the training returned with them.
     """
 
     number: int
@@ -90,7 +90,7 @@ def find_tickets(
     Each level's training begins on the parameters of `rewind` (by default those given: the initialisation), on the
     level's mask. With `keep_weights` the weights go on from where the last level left them, and only the
     caller's learning rate starts again. The kept count of level n is ``round((1 − f)^n · size)`` of a
-    layer, or of the whole with `global_`: never one round's rounding on top of another's.
+    layer, or of the whole with `global_threshold`: never one round's rounding on top of another's.
 
     Args:
       train: trains parameters inside masks, for instance with ``sparsify(optimizer, fixed(masks))``. One that

@@ -51,7 +51,7 @@ def prune_units(
       schedule: ``step -> sparsity``, here the share of units that goes.
       times: the update steps.
       score: of the weights; `magnitude` when None.
-      distribution: shares the sparsity among the groups; `uniform` when None, `global_` ranks all units
+      distribution: shares the sparsity among the groups; `uniform` when None, `global_threshold` ranks all units
         together. ``explicit({name pattern: ratio})`` gives each group its own.
       masked: ``"all"`` zeroes a unit everywhere it lives, and it never comes back; ``"outgoing"`` only where
         weights read it, which takes it out of the function as well, and it may return.

@@ -30,7 +30,7 @@ def magnitude() -> Score:
 
 
 def lamp() -> Score:
-    """Layer-adaptive magnitude, for `global_`: what a weight is of all that are at least as large.
+    """Layer-adaptive magnitude, for `global_threshold`: what a weight is of all that are at least as large.
 
     ``w_u² / Σ_{v: |w_v| ≥ |w_u|} w_v²`` within one layer; of equal weights the later index counts as smaller
 

@@ -15,7 +15,7 @@ from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 
 class Aux(NamedTuple):
-    """What a parametrization has beside the latents.
+    """What a parametrization has besides the latents.
 
     Attributes:
       trained: a pytree of floating arrays that a second optimizer moves: scores, gates, multipliers.
@@ -27,7 +27,7 @@ class Aux(NamedTuple):
 
 
 class Parametrization(NamedTuple):
-    """Effective parameters as a differentiable function of latents and of what is trained beside them.
+    """Effective parameters as a differentiable function of latents and of what is trained with them.
 
     Only `init` and `apply` are needed. `aux` tells what is trained from what is held (`Aux`); `advance` carries
     schedules, masks and clamps from step to step; `penalty` sees the latents, whose shapes give each gate its
@@ -105,7 +105,7 @@ def replaced(leaves: list[Any], new: dict[int, Any]) -> list[Any]:
     return [new.get(i, leaf) for i, leaf in enumerate(leaves)]
 
 
-def beside(units: Array, leaf: Array) -> Array:
+def placed_like(units: Array, leaf: Array) -> Array:
     """Places an array of units like its parameter where they share axes, so that both are sharded alike."""
     if units.ndim != leaf.ndim or any(u not in (1, n) for u, n in zip(units.shape, leaf.shape, strict=True)):
         return units

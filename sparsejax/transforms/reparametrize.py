@@ -43,7 +43,7 @@ class ReparametrizeState(NamedTuple):
       count: int32 scalar, steps taken.
       key: the random key's data (uint32), or an empty tuple where there is none.
       latents: like the parameters, float32 (float64 where they are).
-      aux: what the parametrization has beside them, for the next forward pass.
+      aux: what the parametrization has besides them, for the next forward pass.
       inner_state: the optimizer's, of the latents.
       aux_state: the second optimizer's; an empty tuple where it has nothing to train.
       method: the functions, no arrays.

@@ -98,8 +98,8 @@ def _marks(optimizer: optax.GradientTransformation, state: Any, keep: MaskTree, 
     """A tree like `state` that tells which leaves are a prunable parameter's, or None if none can tell."""
 
     def mark(leaf: Any, mask: Any, param: Any, depth: Any) -> _Mark:
-        holes = any(is_masked_node(x) for x in (leaf, mask, param))
-        if holes or mask.ndim == 0 or leaf.shape != param.shape:
+        absent = any(is_masked_node(x) for x in (leaf, mask, param))
+        if absent or mask.ndim == 0 or leaf.shape != param.shape:
             return _LEAVE
         return _Mark(mask, depth)
 

@@ -68,7 +68,7 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
         # Where both kinds stand side by side, the other's parameters become latents as they are.
         params = apply_masks(params, _merged([_sparsify_masks(part) for part in found]))
         state = tx.init(params)
-    state = _beside(params, state)
+    state = _replicated_over_mesh(params, state)
     for part in _find(state):
         if isinstance(part, ReparametrizeState):
             # Copies: a parameter that the method leaves alone is its latent, and both may be donated.
@@ -91,7 +91,7 @@ def _overlaid(values: Params, part: Params) -> Params:
     return jax.tree.unflatten(treedef, chosen)
 
 
-def _beside(params: Params, state: Any) -> Any:
+def _replicated_over_mesh(params: Params, state: Any) -> Any:
     """Replicates what the state holds on one device over the parameters' mesh, where a step would leave it.
 
     Otherwise the second step sees other placements than the first and is compiled again.
@@ -160,7 +160,7 @@ def eval_params(opt_state: Any) -> Params:
       >>> eval_params(opt_state)["w"].tolist()
       [[0.0, 2.0]]
     """
-    return _merged([evaluated_params(part) for part in _reparametrized(opt_state)], hole=optax.MaskedNode())
+    return _merged([evaluated_params(part) for part in _reparametrized(opt_state)], absent=optax.MaskedNode())
 
 
 def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
@@ -188,7 +188,7 @@ def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
     """
     pairs = [finalized(part) for part in _reparametrized(opt_state)]
     params, masks = zip(*pairs, strict=True)
-    return _merged(params, hole=optax.MaskedNode()), _merged(masks)
+    return _merged(params, absent=optax.MaskedNode()), _merged(masks)
 
 
 def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
@@ -200,16 +200,16 @@ def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
     return found
 
 
-def _merged(parts: Sequence[Any], hole: Any = None) -> Any:
-    """One tree from those of `optax.partition`'s parts; what none has is `hole`, or a 0-d True."""
+def _merged(parts: Sequence[Any], absent: Any = None) -> Any:
+    """One tree from those of `optax.partition`'s parts; what none has is `absent`, or a 0-d True."""
     flat = [flatten_with_paths(part)[1] for part in parts]
-    merged = [_only(leaves, hole) for leaves in zip(*flat, strict=True)]
+    merged = [_only(leaves, absent) for leaves in zip(*flat, strict=True)]
     return jax.tree.unflatten(flatten_with_paths(parts[0])[2], merged)
 
 
-def _only(leaves: tuple[Any, ...], hole: Any) -> Any:
+def _only(leaves: tuple[Any, ...], absent: Any) -> Any:
     real = [leaf for leaf in leaves if not is_masked_node(leaf)]
-    return real[0] if real else jnp.asarray(True) if hole is None else hole
+    return real[0] if real else jnp.asarray(True) if absent is None else absent
 
 
 def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[SparsifyState | ReparametrizeState]:

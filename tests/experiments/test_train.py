@@ -172,7 +172,7 @@ def test_input_that_is_no_number_is_named(tmp_path, data_dir, monkeypatch):
 
     monkeypatch.setattr("experiments.run.prepare.load_splits", broken)
     with pytest.raises(
-        TrainingError, match=r"nan at step \d+ .*Where: the inputs of that batch are no numbers"
+        TrainingError, match=r"nan at step \d+ .*Where: the inputs of that batch are not finite"
     ):
         _run(_config(data_dir, "dense"), tmp_path)
 

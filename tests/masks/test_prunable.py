@@ -83,7 +83,7 @@ def test_the_facts_of_a_stacked_convolution():
     assert layer.dims == (8, 16, 3, 3)
 
 
-def test_parameters_may_be_one_bare_array_a_list_or_hold_holes():
+def test_parameters_may_be_one_bare_array_a_list_or_hold_masked_nodes():
     assert [layer.path for layer in sparsejax.masks.prunable_layers(jnp.ones((2, 2)))] == [""]
     layers = sparsejax.masks.prunable_layers([jnp.ones((2, 2)), optax.MaskedNode(), (jnp.ones((2, 2)),)])
     assert [(layer.path, layer.index) for layer in layers] == [("0", 0), ("2/0", 2)]

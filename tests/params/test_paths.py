@@ -42,7 +42,7 @@ def test_nnx_paths_are_the_same_with_variables_and_with_arrays():
     )
 
 
-def test_holes_stay_holes():
+def test_masked_nodes_stay_as_they_are():
     params = {"a": jnp.ones(2), "b": optax.MaskedNode()}
     assert flatten_with_paths(params)[0] == ["a", "b"]
     doubled = map_with_path(lambda path, leaf: 2 * leaf, params)
@@ -58,7 +58,7 @@ def test_trees_of_other_containers_go_together():
 
 
 def test_trees_of_another_length_are_refused():
-    with pytest.raises(ParamsError, match=r"1 leaves beside 2; the first holds \['a'\]"):
+    with pytest.raises(ParamsError, match=r"1 leaves against 2; the first holds \['a'\]"):
         map_with_path(lambda path, a, b: a, {"a": 1.0}, {"a": 1.0, "b": 2.0})
 
 

@@ -139,7 +139,7 @@ def test_masks_that_do_not_fit_are_refused():
         model_cost(fn, params, x, masks={"w": np.ones(3, bool)})
     with pytest.raises(MaskError, match="type float32"):
         model_cost(fn, params, x, masks={"w": np.ones((8, 6), np.float32)})
-    with pytest.raises(ParamsError, match="1 leaves beside 2"):
+    with pytest.raises(ParamsError, match="1 leaves against 2"):
         model_cost(fn, params, x, masks={"w": np.array(True), "v": np.array(True)})
 
 

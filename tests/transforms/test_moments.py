@@ -140,7 +140,7 @@ def test_factored_statistics_keep_shape_and_value():
     assert all((leaf > 0).all() for leaf in statistics)
 
 
-def test_holes_in_the_state_are_leaves():
+def test_masked_nodes_in_the_state_are_leaves():
     is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim == 2, params)  # noqa: E731
     tx = rigl(optax.chain(optax.masked(optax.trace(0.9), is_kernel), optax.scale(-0.1)))
     for params, state in train(tx, mlp_params(), 8):

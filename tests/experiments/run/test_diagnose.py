@@ -1,4 +1,4 @@
-"""A loss that is no number is traced to what broke first."""
+"""A loss that is not finite is traced to what broke first."""
 
 import jax.numpy as jnp
 import pytest
@@ -15,12 +15,12 @@ GOOD = {"first": jnp.ones((3, 2)), "second": jnp.ones((2, 2))}
 @pytest.mark.parametrize(
     ("params", "batch", "words"),
     [
-        ({**GOOD, "second": jnp.full((2, 2), jnp.nan)}, BATCH, "the parameters 'second' are no numbers"),
-        (GOOD, Batch(BATCH.inputs.at[0, 0].set(jnp.inf), BATCH.targets), "the inputs of that batch are no numbers"),
+        ({**GOOD, "second": jnp.full((2, 2), jnp.nan)}, BATCH, "the parameters 'second' are not finite"),
+        (GOOD, Batch(BATCH.inputs.at[0, 0].set(jnp.inf), BATCH.targets), "the inputs of that batch are not finite"),
         (
             {"first": jnp.full((3, 2), 1e30), "second": jnp.full((2, 2), 1e20)},
             BATCH,
-            "the largest weight, 1e+30, is in 'first', and 2 of 2 gradients are no numbers",
+            "the largest weight, 1e+30, is in 'first', and 2 of 2 gradients are not finite",
         ),
     ],
 )  # fmt: skip
@@ -30,4 +30,4 @@ def test_what_broke(params, batch, words):
 
 def test_many_broken_parameters_are_counted():
     params = {f"layer_{i}": jnp.array([jnp.nan]) for i in range(5)}
-    assert "'layer_2' are no numbers, nor are 2 more" in blame(OBJECTIVE, params, {}, BATCH)
+    assert "'layer_2' are not finite, nor are 2 more" in blame(OBJECTIVE, params, {}, BATCH)
