@@ -46,7 +46,12 @@ def pack(mask: Array) -> PackedMask:
       (2, 3)
     """
     axis = _packed_axis(mask.shape)
-    return PackedMask(jnp.packbits(mask, axis=axis, bitorder="little"), axis, mask.shape[axis])
+    size = mask.shape[axis]
+    if mask.size == 0:  # which jnp.packbits does not take
+        return PackedMask(
+            jnp.zeros((*mask.shape[:axis], -(-size // 8), *mask.shape[axis + 1 :]), jnp.uint8), axis, size
+        )
+    return PackedMask(jnp.packbits(mask, axis=axis, bitorder="little"), axis, size)
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
@@ -71,6 +76,9 @@ def unpack(packed: PackedMask) -> Array:
       >>> unpack(pack(jnp.array([True, False, True]))).tolist()
       [True, False, True]
     """
+    if packed.bits.size == 0:
+        shape = packed.bits.shape
+        return jnp.zeros((*shape[: packed.axis], packed.size, *shape[packed.axis + 1 :]), bool)
     bits = jnp.unpackbits(packed.bits, axis=packed.axis, count=packed.size, bitorder="little")
     return bits.astype(jnp.bool_)
 
