@@ -20,7 +20,7 @@ LEFT = ("params.npz", "masks.npz")
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The workdir of the same run on one device."""
-    config = read_config(ROOT / "configs" / "digits_mlp_rigl.py")
+    config = read_config(ROOT / "configs" / "digits_mlp.py", "rigl")
     config.model.widths = (64,)
     for field in SIZES[2:]:
         name, value = field.removeprefix("--config.").split("=")
