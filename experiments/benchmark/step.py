@@ -42,7 +42,7 @@ def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
     }
 
 
-class Step:
+class TrainingProgram:
     """One compiled training step that carries its state; plain and update steps are the same program."""
 
     def __init__(self, task: models.Task, tx: Any, sparse: bool, members: int = 0) -> None:
@@ -91,7 +91,7 @@ class Step:
 
 
 class _At:
-    def __init__(self, program: Step, step: jax.Array) -> None:
+    def __init__(self, program: TrainingProgram, step: jax.Array) -> None:
         self.compile = program.compile
         self._program, self._step = program, step
 
@@ -125,8 +125,8 @@ def chosen_recipes(quick: bool) -> dict[str, Callable]:
 def population_rows(name: str, quick: bool) -> list[Row]:
     """Times a population of 8 MLPs under `jax.vmap` with one recipe against the dense population."""
     task, inner = models.mlp(quick), optax.adamw(1e-3)
-    dense = Step(task, inner, sparse=False, members=8)
-    program = Step(task, _recipes()[name](inner), sparse=True, members=8)
+    dense = TrainingProgram(task, inner, sparse=False, members=8)
+    program = TrainingProgram(task, _recipes()[name](inner), sparse=True, members=8)
     cases = {
         "dense": dense.at(_PLAIN),
         f"{name}: plain": program.at(_PLAIN),
@@ -137,13 +137,13 @@ def population_rows(name: str, quick: bool) -> list[Row]:
     return [{"model": "mlp, 8 members", **row} for row in found]
 
 
-def dense_step(task: models.Task) -> Step:
+def dense_step(task: models.Task) -> TrainingProgram:
     """The step of plain adamw, which the others are divided by."""
-    return Step(task, optax.adamw(1e-3), sparse=False)
+    return TrainingProgram(task, optax.adamw(1e-3), sparse=False)
 
 
 def model_rows(
-    task: models.Task, recipes: dict[str, Callable], rounds: int, dense: Step | None = None
+    task: models.Task, recipes: dict[str, Callable], rounds: int, dense: TrainingProgram | None = None
 ) -> Iterator[Row]:
     """Each recipe in turn beside the dense program: more programs at once would only measure cold caches.
 
@@ -158,7 +158,7 @@ def model_rows(
     """
     inner, dense = optax.adamw(1e-3), dense or dense_step(task)
     for index, (name, recipe) in enumerate(recipes.items()):
-        program = Step(task, recipe(inner), sparse=True)
+        program = TrainingProgram(task, recipe(inner), sparse=True)
         cases = {"dense": dense.at(_PLAIN), f"{name}: plain": program.at(_PLAIN)}
         if name != "static":
             cases[f"{name}: update"] = program.at(_UPDATE)
@@ -168,7 +168,7 @@ def model_rows(
         yield from _with_derived(measured[1:], dense.compile_ms, _mask_bytes(program))
 
 
-def _mask_bytes(program: Step) -> float:
+def _mask_bytes(program: TrainingProgram) -> float:
     params, opt_state = program.state
     weights = sum(layer.size * layer.depth for layer in sparsejax.masks.prunable_layers(params))
     return round(sum(leaf.nbytes for leaf in jax.tree.leaves(opt_state.masks)) / weights, 4)
@@ -198,7 +198,7 @@ def check(quick: bool) -> Iterator[str]:
     """
     task = models.mlp(quick)
     for name, recipe in chosen_recipes(quick).items():
-        program = Step(task, recipe(optax.adamw(1e-3)), sparse=True)
+        program = TrainingProgram(task, recipe(optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 99, 100, 101, 200, 500, 501):
             program.run(jnp.int32(step))
             params, opt_state = program.state
@@ -210,6 +210,6 @@ def check(quick: bool) -> Iterator[str]:
         yield f"{name}: zero off the masks, sparsity {sparsejax.summarize(*_trees(program)).sparsity:.4f}"
 
 
-def _trees(program: Step) -> tuple[Any, Any]:
+def _trees(program: TrainingProgram) -> tuple[Any, Any]:
     params, opt_state = program.state
     return params, sparsejax.get_masks(opt_state)

@@ -148,7 +148,7 @@ def test_labels_leave_the_plot_its_room():
         "skip_steps": 10,
         "steps": 20,
     }
-    lines = report._label(report.Group(label, (None,), ())).splitlines()
+    lines = report._label(report.SeedGroup(label, (None,), ())).splitlines()
     assert max(map(len, lines)) <= 45
     assert lines[0].startswith("init_from=…")
     assert lines[0].endswith("level_01/ticket/start,")
