@@ -32,6 +32,7 @@ from experiments.lottery.report import (
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, named_by_path, to_host, versions
 from experiments.record.workdir import claim, stored_result
+from experiments.report.tables import terminal_text
 from experiments.run.initial import load_arrays
 from experiments.run.population import runs_of
 from experiments.run.prepare import prepare
@@ -247,7 +248,7 @@ def report(
         *(_says(control, found) for control, found in verdicts.items()),
         density_table(remaining, densities),
     ])  # fmt: skip
-    console.print(text)
+    console.print(terminal_text(text))
     files.write_bytes(root / "table.md", f"{text}\n".encode())
     draw_lottery(root / "lottery.png", study.title, arms, metric=study.metric)
     draw_masks(root / "masks.png", study.title, remaining, densities, seeds, levels)

@@ -21,7 +21,7 @@ from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json
 from experiments.report.gathering import Found, flatten, gather
 from experiments.report.statistics import interval
-from experiments.report.tables import markdown_table
+from experiments.report.tables import markdown_table, terminal_text
 from sparsejax.errors import SparsejaxError
 
 #: Fields that follow `steps` when a configuration leaves them alone.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         found = gather(map(pathlib.Path, arguments.directories))
         groups = group(found, arguments.metric)
         text = table(groups, arguments.metric)
-        print(text)
+        print(terminal_text(text))
         if arguments.markdown:
             files.write_bytes(pathlib.Path(arguments.markdown), f"{text}\n".encode())
         if arguments.csv:
