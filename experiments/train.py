@@ -142,6 +142,7 @@ def train(
                 rows = record_chunk(chunk.metrics, done, evaluate(states))
                 row = log.add(rows, setup.meter, kept, chunk.seconds, text=is_text(setup.test))
                 shown = {"loss": "loss", "accuracy": "test_accuracy", "sparsity": "sparsity"}
+                shown |= {"bits_per_byte": "bits_per_byte"} if "bits_per_byte" in row else {}
                 bar.update(done, **{name: float(np.mean(row[of])) for name, of in shown.items()})
                 seconds, took = seconds + chunk.seconds, took + len(chunk.metrics.loss)
                 stop = requested(done)

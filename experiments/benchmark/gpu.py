@@ -1,25 +1,29 @@
-"""What `make gpu` runs: the benchmarks in parts of three minutes, each row on disk as it comes, one table at the end.
+"""What `make gpu` runs: the benchmarks in parts of three minutes, each row on disk as it is measured, one table.
 
 python -m experiments.benchmark.gpu OUT --part 1      then 2, 3, and `--part table`; the same command goes on.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from experiments.benchmark import harness, models, reparametrize, selection, shrink, step
 from experiments.benchmark.harness import Row
 
 #: Seconds after which a part begins no further case; the longest case takes about 15 more.
 BUDGET = 160.0
+#: How often a case that fails, or with which the process ends, is tried in one directory.
+TRIES = 2
 PARTS = ("1", "2", "3")
+_MODELS = {"mlp": models.mlp, "transformer": models.transformer}
 
-Case = tuple[str, str, Callable[[], list[Row]]]  # benchmark, name, work
+Case = tuple[str, str, Callable[[], Iterable[Row]]]  # benchmark, name, work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,69 +45,94 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_part(path: pathlib.Path, work: Iterator[Case], budget: float) -> bool:
-    """Runs the cases that the file does not have, and appends the rows of each as it ends.
+    """Runs the cases that the file does not have; each row is in the file once it is measured.
+
+    The file also says where each case began and where it was done, so that one that failed, or with which the
+    process ended, is run again, at most `TRIES` times in all.
 
     Args:
-      path: the ``.jsonl`` file; a line that was cut off is dropped.
+      path: the ``.jsonl`` file.
       work: the cases in the order of their weight.
       budget: seconds after which no further case begins.
 
     Returns:
-      Whether all of them are done.
+      Whether none is left to run.
     """
-    rows = _lines(path)
-    harness.write_text(str(path), "".join(f"{json.dumps(row)}\n" for row in rows))
-    done = {(row["benchmark"], row["of"]) for row in rows if row.get("last") and "error" not in row}
-    begun, where = time.perf_counter(), harness.environment()
+    begun, lines, where = time.perf_counter(), _lines(path), harness.environment()
+    harness.write_text(str(path), "".join(f"{json.dumps(line)}\n" for line in lines))  # without half a line
     for benchmark, name, call in work:
-        if (benchmark, name) in done:
+        states = [line["state"] for line in lines if _of(line) == (benchmark, name) and "state" in line]
+        if "done" in states:
+            continue
+        if len(states) >= TRIES:
+            print(f"{benchmark}, {name}: given up after {TRIES} tries.")
             continue
         if time.perf_counter() - begun > budget:
             print(f"{path.stem}: {budget:.0f} s are over; the same command goes on with {benchmark}, {name}.")
             return False
-        case_begun = time.perf_counter()
-        for row in _marked(_guarded(name, call)):
-            _append(path, {"benchmark": benchmark, "of": name, **row, **where})
+        case_begun, label = time.perf_counter(), {"benchmark": benchmark, "of": name}
+        for line in _guarded(name, call):
+            _append(path, {**label, **line, **({} if "state" in line else where)})
         print(f"{benchmark}, {name}: {time.perf_counter() - case_begun:.1f} s", flush=True)
     return True
 
 
 def cases(part: str, quick: bool) -> Iterator[Case]:
     """The cases of a part: the first names what was promised, so that a short loan measures that."""
-    if part == "1":
-        for name, module in (("selection", selection), ("step", step), ("reparametrize", reparametrize)):
-            yield "check", name, lambda module=module: [{"checked": line} for line in module.check(quick)]
-        for name, call in selection.cases(quick):
-            yield "selection", name, call
-    elif part == "2":
-        for model, make in (("mlp", models.mlp), ("transformer", models.transformer)):
-            for name, recipe in step.chosen_recipes(quick).items():
-                yield (
-                    "step", f"{model}, {name}",
-                    lambda model=model, make=make, name=name, recipe=recipe: [
-                        {"model": model, **row} for row in step.model_rows(make(quick), {name: recipe}, 9)
-                    ],
-                )  # fmt: skip
-        for name in ("gmp, packed", "rigl, packed"):
-            yield "population of 8", name, lambda name=name: step.population_rows(name, quick)
-    else:
-        yield from _third(quick)
+    return {"1": _selections, "2": _steps, "3": _others}[part](quick)
 
 
-def _third(quick: bool) -> Iterator[Case]:
-    for name in shrink.networks(quick):
-        yield "shrink", name, lambda name=name: shrink.measure(name, shrink.networks(quick)[name], quick)
-    for model, make in (("mlp", models.mlp), ("transformer", models.transformer)):
-        for name, recipe in reparametrize.chosen_recipes(model, quick).items():
-            yield (
-                "reparametrize", f"{model}, {name}",
-                lambda model=model, make=make, name=name, recipe=recipe: [
-                    {"model": model, **row}
-                    for row in reparametrize.model_rows(make(quick), {name: recipe}, 9)
-                ],
-            )  # fmt: skip
+def _selections(quick: bool) -> Iterator[Case]:
+    """Exactness, then the times of a selection; the exactness of the largest comes last, the host takes long."""
+    *sizes, largest = selection.checked_sizes(quick)
+    yield from _mask_checks(sizes)
+    for name, module in (("step", step), ("reparametrize", reparametrize)):
+        yield "check", name, lambda module=module: ({"case": line} for line in module.check(quick))
+    for name, call in selection.cases(quick):
+        yield "selection", name, call
+    yield from _mask_checks([largest])
+
+
+def _mask_checks(sizes: Iterable[int]) -> Iterator[Case]:
+    for size in sizes:
+        for name in selection.DISTRIBUTIONS:
+            call = lambda size=size, name=name: [{"case": selection.check_mask(size, name)}]  # noqa: E731
+            yield "check", f"{size:,} {name}", call
+
+
+def _steps(quick: bool) -> Iterator[Case]:
+    recipes = {model: step.chosen_recipes(quick) for model in (("mlp",) if quick else _MODELS)}
+    yield from _beside_dense("step", step, recipes, quick)
+    for name in ("gmp, packed",) if quick else ("gmp, packed", "rigl, packed"):
+        yield "population of 8", name, lambda name=name: step.population_rows(name, quick)
+
+
+def _others(quick: bool) -> Iterator[Case]:
+    for name, network in shrink.networks(quick).items():
+        yield "shrink", name, lambda name=name, net=network: shrink.measure(name, net, quick)
+    recipes = {model: reparametrize.chosen_recipes(model, quick) for model in _MODELS}
+    if quick:
+        recipes = {"mlp": {"movement": recipes["mlp"]["movement"]}}
+    yield from _beside_dense("reparametrize", reparametrize, recipes, quick)
     yield "reparametrize", "noise", lambda: reparametrize.noise_rows(quick)
     yield "runner", "chunks of steps", lambda: _runner(quick)
+
+
+def _beside_dense(benchmark: str, module: object, recipes: dict[str, dict], quick: bool) -> Iterator[Case]:
+    """A case a model and recipe; those of a model share one compiled dense step."""
+    for model, chosen in recipes.items():
+        task = functools.cache(lambda model=model: _MODELS[model](quick))
+        dense = functools.cache(lambda task=task: step.dense_step(task()))
+        for name, recipe in chosen.items():
+
+            def rows(
+                model: str = model, name: str = name, recipe: Callable = recipe, task: Callable = task,
+                dense: Callable = dense,
+            ) -> Iterator[Row]:  # fmt: skip
+                for row in module.model_rows(task(), {name: recipe}, 9, dense()):
+                    yield {"model": model, **row}
+
+            yield benchmark, f"{model}, {name}", rows
 
 
 def _runner(quick: bool) -> list[Row]:
@@ -120,53 +149,65 @@ def table(out: pathlib.Path) -> str:
     if not rows:
         return "No rows yet.\n"
     heads = list(dict.fromkeys(harness.header({**row, "date": row["date"][:10]}) for row in rows))
-    shown = [{key: value for key, value in row.items() if key not in ("of", "last")} for row in rows]
+    shown: list[Row] = []
+    dense = set()  # measured anew with every recipe: a model's first says enough
+    for row in rows:
+        which = row["benchmark"], row.get("model")
+        if row["case"] != "dense" or which not in dense:
+            shown.append({key: value for key, value in row.items() if key != "of"})
+        if row["case"] == "dense":
+            dense.add(which)
     return "\n".join(heads) + "\n\n" + harness.markdown(shown)
 
 
 def read_rows(out: pathlib.Path) -> list[Row]:
-    """The rows of all parts; of a case that failed and was run again the last run's."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    """The rows of all parts: of a case that is done the last run's, else whatever its tries measured."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
     for path in sorted(out.glob("part-*.jsonl")):
-        for row in _lines(path):
-            held = found.setdefault((row["benchmark"], row["of"]), [])
-            if held and held[-1].get("last"):
-                held.clear()
-            held.append(row)
-    return [row for rows in found.values() for row in rows]
+        tries: dict[tuple[str, str], dict[str, Row]] = {}
+        for line in _lines(path):
+            if "state" not in line:
+                tries.setdefault(_of(line), {})[line["case"]] = line
+                found.setdefault(_of(line), {})[line["case"]] = line
+            elif line["state"] == "begun":
+                tries[_of(line)] = {}
+            else:
+                found[_of(line)] = tries.get(_of(line), {})
+    return [row for rows in found.values() for row in rows.values()]
 
 
-def _marked(rows: list[Row]) -> Iterator[Row]:
-    """The last row of a case says that it is: without it, the case is run again."""
-    for index, row in enumerate(rows):
-        yield {**row, "last": True} if index == len(rows) - 1 else row
-
-
-def _guarded(name: str, call: Callable[[], list[Row]]) -> list[Row]:
+def _guarded(name: str, call: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """The rows of a case between the lines that say that it began and that it is done."""
+    yield {"state": "begun"}
     try:
-        return call()
+        yield from call()
     except Exception as error:
         traceback.print_exc()
-        return [{"case": name, "error": f"{type(error).__name__}: {error}".split("\n")[0]}]
+        yield {"case": name, "error": f"{type(error).__name__}: {error}".split("\n")[0]}
+    else:
+        yield {"state": "done"}
 
 
-def _append(path: pathlib.Path, row: Row) -> None:
+def _of(line: Row) -> tuple[str, str]:
+    return line["benchmark"], line["of"]
+
+
+def _append(path: pathlib.Path, line: Row) -> None:
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def _lines(path: pathlib.Path) -> list[Row]:
-    """The whole lines; rows of a case that was cut off are left out."""
-    rows: list[Row] = []
+    """The whole lines; one that a kill cut off is left out."""
+    lines: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:
             continue
-    whole = {(row["benchmark"], row["of"]) for row in rows if row.get("last")}
-    return [row for row in rows if (row["benchmark"], row["of"]) in whole]
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Training steps with learned masks and gates against the dense optimizer, and what a draw of noise costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import optax
 import sparsejax
 from experiments.benchmark import models
 from experiments.benchmark.harness import Jitted, Row, interleaved
-from experiments.benchmark.step import Step
+from experiments.benchmark.step import TrainingProgram, dense_step
 
 _EVERY = 16
 # A step that leaves the masks to the last threshold, and one that selects exactly for the step after it.
@@ -19,13 +19,13 @@ _TOP_K = ("straight_through", "movement", "movement, global")
 _QUICK = ("movement", "l0, neurons", "l0, weights")
 _CHECKED = ("straight_through", "movement", "soft_movement", "l0, neurons", "l0, weights")
 
-Recipe = Callable[[optax.GradientTransformation], Any]
+MakeOptimizer = Callable[[optax.GradientTransformation], Any]
 
 
-def _recipes(model: str) -> dict[str, Recipe]:
+def _recipes(model: str) -> dict[str, MakeOptimizer]:
     key = jax.random.key(0)
     gradual = {"sparsity": 0.9, "end_step": 1_000, "update_every": _EVERY}
-    found: dict[str, Recipe] = {
+    found: dict[str, MakeOptimizer] = {
         "straight_through": lambda inner: sparsejax.straight_through(
             inner, sparsity=0.9, update_every=_EVERY
         ),
@@ -88,19 +88,19 @@ def run(quick: bool) -> list[Row]:
     return rows + noise_rows(quick)
 
 
-def chosen_recipes(model: str, quick: bool) -> dict[str, Recipe]:
+def chosen_recipes(model: str, quick: bool) -> dict[str, MakeOptimizer]:
     """The methods that are timed on a model, by name."""
     recipes = _recipes(model)
     return {name: recipes[name] for name in _QUICK} if quick else recipes
 
 
-def model_rows(task: models.Task, recipes: dict[str, Recipe], rounds: int) -> list[Row]:
-    """Each method in turn beside the dense program: more programs at once would only measure cold caches."""
-    inner = optax.adamw(1e-3)
-    dense = Step(task, inner, sparse=False)
-    rows: list[Row] = []
-    for name, recipe in recipes.items():
-        program = Step(task, recipe(inner), sparse=True)
+def model_rows(
+    task: models.Task, recipes: dict[str, MakeOptimizer], rounds: int, dense: TrainingProgram | None = None
+) -> Iterator[Row]:
+    """Each method in turn beside the dense program; arguments and rows as `step.model_rows`."""
+    inner, dense = optax.adamw(1e-3), dense or dense_step(task)
+    for index, (name, recipe) in enumerate(recipes.items()):
+        program = TrainingProgram(task, recipe(inner), sparse=True)
         cases = {"dense": dense.at(_PLAIN), name: program.at(_PLAIN)}
         if name in _TOP_K:
             cases[f"{name}: selecting"] = program.at(_SELECT)
@@ -108,8 +108,8 @@ def model_rows(task: models.Task, recipes: dict[str, Recipe], rounds: int) -> li
         if name in _TOP_K:
             plain, selecting = (row["ratio"] for row in measured[1:])
             measured[1]["amortized"] = round(plain + (selecting - plain) / _EVERY, 3)
-        rows += measured if not rows else measured[1:]
-    return rows
+        measured[0]["compile_ms"] = dense.compile_ms
+        yield from measured[bool(index) :]
 
 
 def noise_rows(quick: bool) -> list[Row]:
@@ -139,22 +139,21 @@ class _Waiting:
         return jax.block_until_ready(self._case())
 
 
-def check(quick: bool) -> list[str]:
+def check(quick: bool) -> Iterator[str]:
     """Trains a few steps with each method and checks that parameters are the effective ones at evaluation.
 
     Args:
       quick: tiny models.
 
-    Returns:
+    Yields:
       One line a method.
 
     Raises:
       RuntimeError: parameters that are not finite, or that are not zero off the final masks.
     """
     task = models.mlp(quick)
-    done = []
     for name in _CHECKED[:1] if quick else _CHECKED:
-        program = Step(task, _recipes("mlp")[name](optax.adamw(1e-3)), sparse=True)
+        program = TrainingProgram(task, _recipes("mlp")[name](optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 14, 15, 16, 31, 32, 501):
             program.run(jnp.int32(step))
         params, masks = sparsejax.finalize(program.state[1])
@@ -162,5 +161,4 @@ def check(quick: bool) -> list[str]:
         for got, want in zip(*map(jax.tree.leaves, (params, landed)), strict=True):
             if not bool(jnp.isfinite(got).all() & (got == want).all()):
                 raise RuntimeError(f"{name}: final parameters are not finite, or not zero off their masks.")
-        done.append(f"{name}: final sparsity {float(sparsejax.masks.sparsity(masks, params)):.4f}")
-    return done
+        yield f"{name}: final sparsity {float(sparsejax.masks.sparsity(masks, params)):.4f}"

@@ -12,7 +12,8 @@ from jax import lax
 from experiments.benchmark.harness import Jitted, Row, interleaved
 from sparsejax.selection import top_k_mask
 
-_DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+#: Name to a draw of that many scores.
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: np.abs(rng.standard_normal(n, np.float32)),
     "lognormal": lambda rng, n: np.exp(3 * rng.standard_normal(n, np.float32)),
     "90 % zeros": lambda rng, n: np.maximum(rng.standard_normal(n, np.float32) - np.float32(1.2816), 0),
@@ -43,7 +44,7 @@ def run(quick: bool) -> list[Row]:
 
 def _sizes_rows(size: int, quick: bool) -> Iterator[list[Row]]:
     rng = np.random.default_rng(0)
-    for name, draw in _DISTRIBUTIONS.items():
+    for name, draw in DISTRIBUTIONS.items():
         scores = draw(rng, size)
         # One share at 100 M, where np.partition of mostly zeros takes a quarter of a minute.
         for kept in (0.1,) if quick or size > 10**7 else (0.01, 0.1, 0.5):
@@ -59,12 +60,12 @@ def cases(quick: bool) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """One case for each size and distribution at 10 % kept; at 100 M the normal one, as the host takes long."""
     yield "3 layers", _mlp
     for size in _QUICK_SIZES if quick else _SIZES:
-        for name in ("normal",) if size > 10**7 else _DISTRIBUTIONS:
+        for name in ("normal",) if size > 10**7 else DISTRIBUTIONS:
             yield f"{size:,} {name}", lambda size=size, name=name: _one(size, name)
 
 
 def _one(size: int, name: str) -> list[Row]:
-    scores = _DISTRIBUTIONS[name](np.random.default_rng(0), size)
+    scores = DISTRIBUTIONS[name](np.random.default_rng(0), size)
     labels = {"scores": f"{size:,}", "distribution": name, "kept": "10%"}
     return [{**labels, **row} for row in _with_speedup(_compare(scores, size // 10, name == "normal"))]
 
@@ -128,30 +129,43 @@ def _mlp() -> list[Row]:
     return [{**labels, **row} for row in interleaved(cases, _NUMPY)]
 
 
-def check(quick: bool) -> list[str]:
-    """Compares masks with NumPy's at real sizes.
+def check(quick: bool) -> Iterator[str]:
+    """Compares masks with NumPy's at real sizes: `check_mask` of each size and distribution.
 
     Args:
       quick: 1 million scores at most.
 
-    Returns:
+    Yields:
       One line for each comparison that held.
+    """
+    for size in checked_sizes(quick):
+        for name in DISTRIBUTIONS:
+            yield check_mask(size, name)
+
+
+def checked_sizes(quick: bool) -> tuple[int, ...]:
+    """How many scores the checked masks have."""
+    return _QUICK_SIZES if quick else (100_003, *_SIZES[1:])
+
+
+def check_mask(size: int, name: str) -> str:
+    """Compares one mask, a third of the scores kept, with NumPy's.
+
+    Args:
+      size: how many scores.
+      name: their distribution.
+
+    Returns:
+      What was compared.
 
     Raises:
-      RuntimeError: a mask differs.
+      RuntimeError: the masks differ.
     """
-    done = []
-    for size in _QUICK_SIZES if quick else (100_003, *_SIZES[1:]):
-        for name, draw in _DISTRIBUTIONS.items():
-            scores = draw(np.random.default_rng(1), size)
-            k = size // 3
-            wrong = int(np.sum(np.asarray(top_k_mask(jax.device_put(scores), k)) != _reference(scores, k)))
-            if wrong:
-                raise RuntimeError(
-                    f"top_k_mask of {size:,} {name} scores, k = {k:,}: {wrong:,} entries differ."
-                )
-            done.append(f"mask of {size:,} {name} scores")
-    return done
+    scores, k = DISTRIBUTIONS[name](np.random.default_rng(1), size), size // 3
+    wrong = int(np.sum(np.asarray(top_k_mask(jax.device_put(scores), k)) != _reference(scores, k)))
+    if wrong:
+        raise RuntimeError(f"top_k_mask of {size:,} {name} scores, k = {k:,}: {wrong:,} entries differ.")
+    return f"mask of {size:,} {name} scores"
 
 
 def _reference(scores: np.ndarray, k: int) -> np.ndarray:

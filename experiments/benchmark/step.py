@@ -1,6 +1,7 @@
 """Training steps, plain and with a mask update, of every recipe against the dense optimizer."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
     }
 
 
-class Step:
+class TrainingProgram:
     """One compiled training step that carries its state; plain and update steps are the same program."""
 
     def __init__(self, task: models.Task, tx: Any, sparse: bool, members: int = 0) -> None:
@@ -69,6 +70,7 @@ class Step:
         self._batch = task.batch
         self._lower = lambda: jax.jit(stepped, donate_argnums=0).lower(self.state, task.batch, jnp.int32(0))
         self._program: Any = None
+        self.compile_ms = 0.0
 
     def at(self, step: int) -> Callable[[], Any]:
         """The case of this program at a given step."""
@@ -77,7 +79,9 @@ class Step:
     def compile(self) -> None:
         """Traces, lowers and compiles; a second call does nothing."""
         if self._program is None:
+            begun = time.perf_counter()
             self._program = self._lower().compile()
+            self.compile_ms = round((time.perf_counter() - begun) * 1e3, 1)
 
     def run(self, at: jax.Array) -> jax.Array:
         """Takes a step and returns its loss."""
@@ -87,7 +91,7 @@ class Step:
 
 
 class _At:
-    def __init__(self, program: Step, step: jax.Array) -> None:
+    def __init__(self, program: TrainingProgram, step: jax.Array) -> None:
         self.compile = program.compile
         self._program, self._step = program, step
 
@@ -121,36 +125,50 @@ def chosen_recipes(quick: bool) -> dict[str, Callable]:
 def population_rows(name: str, quick: bool) -> list[Row]:
     """Times a population of 8 MLPs under `jax.vmap` with one recipe against the dense population."""
     task, inner = models.mlp(quick), optax.adamw(1e-3)
-    dense = Step(task, inner, sparse=False, members=8)
-    program = Step(task, _recipes()[name](inner), sparse=True, members=8)
+    dense = TrainingProgram(task, inner, sparse=False, members=8)
+    program = TrainingProgram(task, _recipes()[name](inner), sparse=True, members=8)
     cases = {
         "dense": dense.at(_PLAIN),
         f"{name}: plain": program.at(_PLAIN),
         f"{name}: update": program.at(_UPDATE),
     }
     found = interleaved(cases, "dense", repeats=9, min_seconds=0.2)
+    del found[-1]["compile_ms"]  # the plain step's program, compiled already
     return [{"model": "mlp, 8 members", **row} for row in found]
 
 
-def model_rows(task: models.Task, recipes: dict[str, Callable], rounds: int) -> list[Row]:
-    """Each recipe in turn beside the dense program: more programs at once would only measure cold caches."""
-    inner = optax.adamw(1e-3)
-    dense = Step(task, inner, sparse=False)
-    rows: list[Row] = []
-    for name, recipe in recipes.items():
-        program = Step(task, recipe(inner), sparse=True)
+def dense_step(task: models.Task) -> TrainingProgram:
+    """The step of plain adamw, which the others are divided by."""
+    return TrainingProgram(task, optax.adamw(1e-3), sparse=False)
+
+
+def model_rows(
+    task: models.Task, recipes: dict[str, Callable], rounds: int, dense: TrainingProgram | None = None
+) -> Iterator[Row]:
+    """Each recipe in turn beside the dense program: more programs at once would only measure cold caches.
+
+    Args:
+      task: the model.
+      recipes: name to recipe.
+      rounds: at least so many of each.
+      dense: `dense_step` of the task where the caller has it compiled already.
+
+    Yields:
+      The dense program's row, then the rows of each recipe once it is measured.
+    """
+    inner, dense = optax.adamw(1e-3), dense or dense_step(task)
+    for index, (name, recipe) in enumerate(recipes.items()):
+        program = TrainingProgram(task, recipe(inner), sparse=True)
         cases = {"dense": dense.at(_PLAIN), f"{name}: plain": program.at(_PLAIN)}
         if name != "static":
             cases[f"{name}: update"] = program.at(_UPDATE)
         measured = interleaved(cases, "dense", repeats=rounds, min_seconds=0.2)
-        if not rows:
-            rows.append({**measured[0], "compile_ratio": 1.0})
-            compile_ms = measured[0]["compile_ms"]
-        rows += _with_derived(measured[1:], compile_ms, _mask_bytes(program))
-    return rows
+        if index == 0:
+            yield {**measured[0], "compile_ms": dense.compile_ms, "compile_ratio": 1.0}
+        yield from _with_derived(measured[1:], dense.compile_ms, _mask_bytes(program))
 
 
-def _mask_bytes(program: Step) -> float:
+def _mask_bytes(program: TrainingProgram) -> float:
     params, opt_state = program.state
     weights = sum(layer.size * layer.depth for layer in sparsejax.masks.prunable_layers(params))
     return round(sum(leaf.nbytes for leaf in jax.tree.leaves(opt_state.masks)) / weights, 4)
@@ -166,22 +184,21 @@ def _with_derived(rows: Sequence[Row], dense_compile_ms: float, mask_bytes: floa
     return [plain, *updates]
 
 
-def check(quick: bool) -> list[str]:
+def check(quick: bool) -> Iterator[str]:
     """Trains a few steps of each recipe and checks that parameters are exactly zero off their masks.
 
     Args:
       quick: tiny models.
 
-    Returns:
+    Yields:
       One line a recipe.
 
     Raises:
       RuntimeError: a weight off its mask is not zero.
     """
     task = models.mlp(quick)
-    done = []
     for name, recipe in chosen_recipes(quick).items():
-        program = Step(task, recipe(optax.adamw(1e-3)), sparse=True)
+        program = TrainingProgram(task, recipe(optax.adamw(1e-3)), sparse=True)
         for step in (0, 1, 99, 100, 101, 200, 500, 501):
             program.run(jnp.int32(step))
             params, opt_state = program.state
@@ -190,12 +207,9 @@ def check(quick: bool) -> list[str]:
                 bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (params, landed)), strict=True)
             ):
                 raise RuntimeError(f"{name}: a weight off its mask is not zero after step {step}.")
-        done.append(
-            f"{name}: zero off the masks, sparsity {sparsejax.summarize(*_trees(program)).sparsity:.4f}"
-        )
-    return done
+        yield f"{name}: zero off the masks, sparsity {sparsejax.summarize(*_trees(program)).sparsity:.4f}"
 
 
-def _trees(program: Step) -> tuple[Any, Any]:
+def _trees(program: TrainingProgram) -> tuple[Any, Any]:
     params, opt_state = program.state
     return params, sparsejax.get_masks(opt_state)

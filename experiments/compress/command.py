@@ -24,6 +24,7 @@ from experiments.compress.report import compare_arms, compression_text
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.workdir import claim, stored_result
+from experiments.report.tables import terminal_text
 from experiments.run.population import runs_of
 
 
@@ -66,7 +67,7 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
             text = compression_text(result)
             files.write_bytes(directory / "summary.txt", f"{text}\n".encode())
             files.write_json(directory / "result.json", result)  # last: it says that all the rest is there
-        console.print((directory / "summary.txt").read_text())
+        console.print(terminal_text((directory / "summary.txt").read_text()))
         console.print(f"written to {directory}")
     return result
 

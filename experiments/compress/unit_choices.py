@@ -1,7 +1,7 @@
 """Structured pruning as a run uses it: importances by name, masks that stack, sensitivity, latencies side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,46 @@ from sparsejax.tracing.groups import Group
 from sparsejax.tracing.unit_masks import group_masks
 from sparsejax.typing import MaskTree, Params
 
-#: Names of importances. ``producer_l1`` looks at the one layer that makes a unit; ``random`` and ``position``
-#: (uniform width) are controls.
-UNIT_IMPORTANCES = (
-    *("l1", "l2", "producer_l1", "producer_l2", "median", "taylor", "activation", "variance"),
-    *("random", "position"),
-)
 Function = Callable[..., Any]
+
+
+class ImportanceData(NamedTuple):
+    """What an importance may look at besides the parameters.
+
+    Attributes:
+      fn: ``fn(variables, inputs) -> logits``.
+      batches: of training data.
+      key: for the random one.
+    """
+
+    fn: Function
+    batches: Sequence[Batch]
+    key: jax.Array
+
+    @property
+    def inputs(self) -> list[tuple[jax.Array]]:
+        """The inputs of each batch, as `activation` and `variance` take them."""
+        return [(batch.inputs,) for batch in self.batches]
+
+    def loss(self, variables: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """The mean loss of a batch."""
+        return example_losses(self.fn(variables, inputs), targets)[0].mean()
+
+
+#: What configurations may name. ``producer_l1`` looks at the one layer that makes a unit; ``random`` and
+#: ``position`` (uniform width) are controls.
+UNIT_IMPORTANCES: dict[str, Callable[[ImportanceData], Importance]] = {
+    "l1": lambda data: l1(),
+    "l2": lambda data: l2(),
+    "producer_l1": lambda data: l1(producer_only),
+    "producer_l2": lambda data: l2(producer_only),
+    "median": lambda data: geometric_median(),
+    "taylor": lambda data: taylor(data.loss, [tuple(batch) for batch in data.batches]),
+    "activation": lambda data: activation(data.fn, data.inputs),
+    "variance": lambda data: variance(data.fn, data.inputs),
+    "random": lambda data: random(data.key),
+    "position": lambda data: uniform_width(),
+}
 
 
 def unit_importance(name: str, fn: Function, batches: Sequence[Batch], key: jax.Array) -> Importance:
@@ -52,23 +85,7 @@ def unit_importance(name: str, fn: Function, batches: Sequence[Batch], key: jax.
       [0.5, 1.5]
     """
 
-    def loss(variables: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-        return example_losses(fn(variables, inputs), targets)[0].mean()
-
-    inputs = [(batch.inputs,) for batch in batches]
-    makers: dict[str, Callable[[], Importance]] = {
-        "l1": l1,
-        "l2": l2,
-        "producer_l1": lambda: l1(producer_only),
-        "producer_l2": lambda: l2(producer_only),
-        "median": geometric_median,
-        "taylor": lambda: taylor(loss, [tuple(batch) for batch in batches]),
-        "activation": lambda: activation(fn, inputs),
-        "variance": lambda: variance(fn, inputs),
-        "random": lambda: random(key),
-        "position": uniform_width,
-    }
-    return makers[name]()
+    return UNIT_IMPORTANCES[name](ImportanceData(fn, batches, key))
 
 
 def still_gone(importance: Importance, keep: Mapping[str, np.ndarray]) -> Importance:

@@ -20,7 +20,7 @@ _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class Recipe(NamedTuple):
+class Augmentations(NamedTuple):
     """What a batch goes through.
 
     Attributes:
@@ -151,19 +151,19 @@ def _zero_to_one_centered() -> Operation:
 
 #: Recipes by name, as functions of the number of classes. ImageNet's random crops happen on the host, where the
 #: full-size images are (`stream` with an image size); here is what comes after them.
-RECIPES: dict[str, Callable[[int], Recipe]] = {
-    "none": lambda classes: Recipe(),
-    "digits_shift": lambda classes: Recipe((random_crop(1),)),
+RECIPES: dict[str, Callable[[int], Augmentations]] = {
+    "none": lambda classes: Augmentations(),
+    "digits_shift": lambda classes: Augmentations((random_crop(1),)),
     # He et al., Deep Residual Learning, arXiv:1512.03385, section 4.2.
-    "cifar": lambda classes: Recipe(
+    "cifar": lambda classes: Augmentations(
         (random_crop(4), random_flip(), normalized(*_CIFAR)), (normalized(*_CIFAR),)
     ),
     # Evci et al., Rigging the Lottery, arXiv:1911.11134, section 4.1.
-    "imagenet_resnet": lambda classes: Recipe(
+    "imagenet_resnet": lambda classes: Augmentations(
         (random_flip(), normalized(*_IMAGENET), smoothed_labels(classes, 0.1)), (normalized(*_IMAGENET),)
     ),
     # Beyer et al., Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580.
-    "imagenet_vit": lambda classes: Recipe(
+    "imagenet_vit": lambda classes: Augmentations(
         (random_flip(), random_augment(2, 10), _zero_to_one_centered(), random_mixup(classes, 0.2)),
         (_zero_to_one_centered(),),
     ),

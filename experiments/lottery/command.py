@@ -22,12 +22,17 @@ from experiments import command, train
 from experiments.errors import WorkdirError
 from experiments.lottery import connectivity
 from experiments.lottery.checks import check
-from experiments.lottery.connectivity_plot import draw_connectivity
-from experiments.lottery.mask_report import density_table, draw_masks
-from experiments.lottery.report import draw_lottery, lottery_table, lottery_verdicts
+from experiments.lottery.report import (
+    density_table,
+    draw_lottery,
+    draw_masks,
+    lottery_table,
+    lottery_verdicts,
+)
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, named_by_path, to_host, versions
 from experiments.record.workdir import claim, stored_result
+from experiments.report.tables import terminal_text
 from experiments.run.initial import load_arrays
 from experiments.run.population import runs_of
 from experiments.run.prepare import prepare
@@ -243,7 +248,7 @@ def report(
         *(_says(control, found) for control, found in verdicts.items()),
         density_table(remaining, densities),
     ])  # fmt: skip
-    console.print(text)
+    console.print(terminal_text(text))
     files.write_bytes(root / "table.md", f"{text}\n".encode())
     draw_lottery(root / "lottery.png", study.title, arms, metric=study.metric)
     draw_masks(root / "masks.png", study.title, remaining, densities, seeds, levels)
@@ -272,7 +277,7 @@ def _connectivity(study: ConfigDict, root: pathlib.Path, remaining: list[float])
         runs = place / "ticket" / "run", place / "other_order" / "run"
         found.append(connectivity.barriers(study, *runs, place / "connectivity.json"))
     error = "test loss" if study.lower else "test error"
-    draw_connectivity(root / "connectivity.png", study.title, remaining, found, error=error)
+    connectivity.draw_connectivity(root / "connectivity.png", study.title, remaining, found, error=error)
     return [[one.height for one in level] for level in found]
 
 

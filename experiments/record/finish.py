@@ -1,4 +1,4 @@
-"""From the last state of a run to its result: arrays, table and plots of each member, and the numbers of all."""
+"""Ends a run: takes its last states apart into members, has each saved, and joins their numbers to one result."""
 
 import pathlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the arrays, the table, the plots and the numbers of each member."""
+"""What `finish` needs of one member: its files, metrics, final parameters and FLOPs; and the device and versions."""
 
 import importlib.metadata
 import json

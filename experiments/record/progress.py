@@ -53,7 +53,9 @@ class ProgressBar:
         if self.bar:
             self.bar.stop()
 
-    def update(self, done: int, *, loss: float, accuracy: float, sparsity: float) -> None:
+    def update(
+        self, done: int, *, loss: float, accuracy: float, sparsity: float, bits_per_byte: float | None = None
+    ) -> None:
         """Moves on to step `done`.
 
         Args:
@@ -61,6 +63,7 @@ class ProgressBar:
           loss: training loss of the last chunk.
           accuracy: test accuracy now.
           sparsity: share of zeros among the prunable weights now.
+          bits_per_byte: of the test split now; of text runs.
         """
         now = time.perf_counter()
         # The first chunk compiles: its time says nothing about the rest.
@@ -68,7 +71,8 @@ class ProgressBar:
             self.warm = done, now
         else:
             self.rate = (done - self.warm[0]) / (now - self.warm[1])
-        note = f"loss {loss:.3f} · test accuracy {accuracy:.4f} · sparsity {sparsity:.4f}"
+        bits = "" if bits_per_byte is None else f"{bits_per_byte:.3f} bits per byte · "
+        note = f"loss {loss:.3f} · {bits}test accuracy {accuracy:.4f} · sparsity {sparsity:.4f}"
         if self.rate:
             note += f" · {self.rate:.0f} steps/s"
         if self.bar:

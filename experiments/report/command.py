@@ -21,7 +21,7 @@ from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json
 from experiments.report.gathering import Found, flatten, gather
 from experiments.report.statistics import interval
-from experiments.report.tables import markdown_table
+from experiments.report.tables import markdown_table, terminal_text
 from sparsejax.errors import SparsejaxError
 
 #: Fields that follow `steps` when a configuration leaves them alone.
@@ -31,7 +31,7 @@ _FOLLOWS_STEPS = ("schedule_steps", "warmup_steps", "begin_step", "end_step", "c
 _WIDTH = 45
 
 
-class Group(NamedTuple):
+class SeedGroup(NamedTuple):
     """The runs that differ in nothing but their seed.
 
     Attributes:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         found = gather(map(pathlib.Path, arguments.directories))
         groups = group(found, arguments.metric)
         text = table(groups, arguments.metric)
-        print(text)
+        print(terminal_text(text))
         if arguments.markdown:
             files.write_bytes(pathlib.Path(arguments.markdown), f"{text}\n".encode())
         if arguments.csv:
@@ -82,7 +82,7 @@ def _check_places(*paths: str | None) -> None:
             raise ConfigError(f"{path} cannot be written: its directory does not exist. Make it first.")
 
 
-def group(found: Sequence[Found], metric: str) -> list[Group]:
+def group(found: Sequence[Found], metric: str) -> list[SeedGroup]:
     """Groups runs by the fields in which any two of them differ, seeds apart.
 
     Args:
@@ -108,11 +108,11 @@ def group(found: Sequence[Found], metric: str) -> list[Group]:
             if metric not in run.metrics:
                 raise ConfigError(f"{run.path} has no metric {metric!r}; it has {', '.join(run.metrics)}.")
         label = {name: runs[0].config.get(name, "?") for name in differ}
-        made.append(Group(label, tuple(runs), tuple(run.metrics[metric] for run in finished)))
+        made.append(SeedGroup(label, tuple(runs), tuple(run.metrics[metric] for run in finished)))
     return sorted(made, key=_order)
 
 
-def _order(one: Group) -> Any:
+def _order(one: SeedGroup) -> Any:
     """Numbers before words; what cannot be read comes last."""
     keys = [
         (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
@@ -135,7 +135,7 @@ def _follows(config: Mapping[str, Any], name: str) -> bool:
     return config.get(name) == flatten(as_json(default))[name]
 
 
-def table(groups: Sequence[Group], metric: str) -> str:
+def table(groups: Sequence[SeedGroup], metric: str) -> str:
     """Renders a markdown row for each group; unfinished runs are named with how far they came."""
     fields = list(groups[0].label)
     finished = [run for found in groups for run in found.runs if run.status == "finished"]
@@ -161,7 +161,7 @@ def table(groups: Sequence[Group], metric: str) -> str:
     return markdown_table(head, rows)
 
 
-def _bits(found: Group) -> list[float]:
+def _bits(found: SeedGroup) -> list[float]:
     return [
         run.metrics["bits_per_byte"]
         for run in found.runs
@@ -189,7 +189,7 @@ def lines(found: Sequence[Found]) -> str:
     return out.getvalue()
 
 
-def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
+def draw(path: pathlib.Path, groups: Sequence[SeedGroup], metric: str) -> None:
     """Draws each group's mean with its interval and its seeds; a group without a finished run says so."""
     labels = [_label(found) for found in groups]
     lines = sum(1 + label.count("\n") for label in labels)
@@ -209,7 +209,7 @@ def draw(path: pathlib.Path, groups: Sequence[Group], metric: str) -> None:
     save_figure(path, figure)
 
 
-def _label(found: Group) -> str:
+def _label(found: SeedGroup) -> str:
     """The fields that differ, in lines that leave the panel its room; of a path its end."""
     parts = []
     for name, value in found.label.items():

@@ -19,6 +19,7 @@ from experiments import command, train
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
 from experiments.report.comparison import Cell, cell_table, comparison_table, paired_comparisons
+from experiments.report.tables import terminal_text
 from experiments.run.population import Run
 from experiments.study.architecture import Architecture, architecture_table, units_left
 from experiments.study.options import PRETRAINED, check, completed, configure, takes_sparsity
@@ -73,7 +74,7 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
         *([comparison_table(comparisons, metric=study.metric)] if comparisons else []),
         *([architecture_table(left)] if left else []),
     ])  # fmt: skip
-    console.print(report)
+    console.print(terminal_text(report))
     files.write_bytes(directory / "table.md", f"{report}\n".encode())
     draw_study(directory / "study.png", study.title, cells, metric=study.metric)
     seconds = sum(

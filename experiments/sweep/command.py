@@ -30,7 +30,7 @@ from sparsejax.errors import SparsejaxError
 _FROM_JSON = pathlib.Path(__file__).parents[2] / "configs" / "from_json.py"
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of a sweep.
 
     Attributes:
@@ -171,15 +171,15 @@ def read_sweep(path: str) -> Iterator[ConfigDict]:
     yield from module.get_sweep()
 
 
-def prepare(config: ConfigDict, root: pathlib.Path) -> Run:
+def prepare(config: ConfigDict, root: pathlib.Path) -> PlannedRun:
     """Checks a configuration and names its run by the hash of it."""
     validate_config(config)
     content = as_json(config)
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    return Run(name, root / name, content)
+    return PlannedRun(name, root / name, content)
 
 
-def begin(run: Run) -> engines.Job:
+def begin(run: PlannedRun) -> engines.Job:
     """Writes down what is to run, and says how to start it."""
     stored = _place(run, "json")
     stored.parent.mkdir(parents=True, exist_ok=True)
@@ -191,5 +191,5 @@ def begin(run: Run) -> engines.Job:
     return engines.Job(run.name, command_line, run.workdir)
 
 
-def _place(run: Run, kind: str) -> pathlib.Path:
+def _place(run: PlannedRun, kind: str) -> pathlib.Path:
     return run.workdir.parent / gathering.SWEEP / f"{run.name}.{kind}"

@@ -149,11 +149,11 @@ def test_the_selection_benchmark_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["distribution"] for row in ours[1:]] == ["normal", "lognormal", "90 % zeros", "5 values"]
     assert all(row["ratio"] > 0 and row["baseline"] == "np.partition" for row in ours)
     assert all("speedup_over_sort" in row for row in ours[1:])
-    assert len(selection.check(quick=True)) == 4
+    assert len(list(selection.check(quick=True))) == 4
 
 
 def test_the_check_sees_a_wrong_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_QUICK_SIZES", (3000,))
     monkeypatch.setattr(selection, "top_k_mask", lambda scores, k: ~top_k_mask(scores, k))
     with pytest.raises(RuntimeError, match="normal scores"):
-        selection.check(quick=True)
+        list(selection.check(quick=True))

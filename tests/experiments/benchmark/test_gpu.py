@@ -2,25 +2,68 @@
 
 import json
 
-from experiments.benchmark import gpu
+import pytest
+
+from experiments.benchmark import gpu, selection
 
 
-def _case(name, seen, rows=None):
+def _case(name, seen):
     def work():
         seen.append(name)
-        return [{"case": name, "ratio": 1.0}] if rows is None else rows
+        return [{"case": name, "ratio": 1.0}]
 
     return "b", name, work
+
+
+def _broken(seen):
+    def work():
+        seen.append("broken")
+        yield {"case": "half", "ratio": 2.0}
+        raise RuntimeError("wrong\nin many lines")
+
+    return "b", "a", work
+
+
+def _names(path):
+    return [row["case"] for row in map(json.loads, path.read_text().splitlines()) if "case" in row]
 
 
 def test_what_is_there_is_not_run_again_and_what_was_cut_off_is(tmp_path):
     path, seen = tmp_path / "part-1.jsonl", []
     assert gpu.run_part(path, iter([_case("a", seen), _case("c", seen)]), 60.0)
-    first, second = path.read_text().splitlines()
-    path.write_text(f"{first}\n{second[:-9]}")  # a kill cut the last line
+    *whole, last = path.read_text().splitlines()
+    path.write_text("\n".join(whole) + f"\n{last[:-9]}")  # a kill cut the line that says that "c" is done
+    assert [row["case"] for row in gpu.read_rows(tmp_path)] == ["a", "c"]  # its row was measured
     assert gpu.run_part(path, iter([_case("a", seen), _case("c", seen)]), 60.0)
     assert seen == ["a", "c", "c"]
-    assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == ["a", "c"]
+    assert _names(path) == ["a", "c", "c"]
+    assert [row["case"] for row in gpu.read_rows(tmp_path)] == ["a", "c"]
+
+
+def test_a_row_is_in_the_file_when_the_next_is_measured(tmp_path):
+    path, found = tmp_path / "part-1.jsonl", []
+
+    def work():
+        yield {"case": "first"}
+        found.extend(_names(path))
+        yield {"case": "second"}
+
+    assert gpu.run_part(path, iter([("b", "a", work)]), 60.0)
+    assert found == ["first"]
+    assert _names(path) == ["first", "second"]
+
+
+def test_a_case_that_ends_the_process_does_not_block_a_part(tmp_path):
+    def killed():
+        seen.append("killed")
+        raise KeyboardInterrupt
+
+    path, seen = tmp_path / "part-1.jsonl", []
+    for _ in range(gpu.TRIES):
+        with pytest.raises(KeyboardInterrupt):
+            gpu.run_part(path, iter([("b", "k", killed), _case("a", seen)]), 60.0)
+    assert gpu.run_part(path, iter([("b", "k", killed), _case("a", seen)]), 60.0)
+    assert seen == ["killed"] * gpu.TRIES + ["a"]
 
 
 def test_a_budget_stops_before_a_case_and_the_next_call_goes_on(tmp_path):
@@ -31,24 +74,49 @@ def test_a_budget_stops_before_a_case_and_the_next_call_goes_on(tmp_path):
     assert seen == ["a"]
 
 
-def test_a_failure_is_a_row_and_is_replaced_when_it_is_run_again(tmp_path):
-    def broken():
-        raise RuntimeError("wrong")
-
+def test_a_failure_is_a_row_is_tried_once_more_and_is_replaced_when_that_succeeds(tmp_path):
     path, seen = tmp_path / "part-1.jsonl", []
-    assert gpu.run_part(path, iter([("b", "a", broken), _case("c", seen)]), 60.0)
-    assert [row.get("error") for row in gpu.read_rows(tmp_path)] == ["RuntimeError: wrong", None]
+    assert gpu.run_part(path, iter([_broken(seen), _case("c", seen)]), 60.0)
+    assert [row.get("error") for row in gpu.read_rows(tmp_path)] == [None, "RuntimeError: wrong", None]
     assert gpu.main([str(tmp_path), "--part", "table"]) == 1
     gpu.run_part(path, iter([_case("a", seen), _case("c", seen)]), 60.0)
-    assert seen == ["c", "a"]
-    assert [row.get("error") for row in gpu.read_rows(tmp_path)] == [None, None]
+    assert seen == ["broken", "c", "a"]
+    assert [(row["case"], row.get("error")) for row in gpu.read_rows(tmp_path)] == [("a", None), ("c", None)]
     assert gpu.main([str(tmp_path), "--part", "table"]) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert "jax " in text.splitlines()[0]
     assert "| case | ratio |" in text
 
 
-def test_every_part_has_its_cases():
+def test_a_case_that_always_fails_is_given_up(tmp_path, capsys):
+    path, seen = tmp_path / "part-1.jsonl", []
+    for _ in range(3):
+        assert gpu.run_part(path, iter([_broken(seen)]), 60.0)
+    assert seen == ["broken", "broken"]
+    assert "b, a: given up after 2 tries." in capsys.readouterr().out
+    assert [(row["case"], row.get("error")) for row in gpu.read_rows(tmp_path)] == [
+        ("half", None), ("a", "RuntimeError: wrong"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_part_has_its_cases(quick):
     for part in gpu.PARTS:
-        names = [(benchmark, name) for benchmark, name, _ in gpu.cases(part, False)]
-        assert len(set(names)) == len(names) > 5
+        names = [(benchmark, name) for benchmark, name, _ in gpu.cases(part, quick)]
+        assert len(set(names)) == len(names) >= 5
+
+
+@pytest.mark.parametrize("part", gpu.PARTS)
+def test_the_first_case_of_a_part_runs(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "_QUICK_SIZES", (3000, 4000))
+    work = gpu.cases(part, quick=True)
+    assert gpu.run_part(tmp_path / f"part-{part}.jsonl", iter([next(work)]), 60.0)
+    rows = gpu.read_rows(tmp_path)
+    assert rows
+    assert not [row for row in rows if "error" in row]
+    if part == "1":
+        assert [row["case"] for row in rows] == ["mask of 3,000 normal scores"]
+    else:
+        assert {row["case"] for row in rows} >= {"dense", {"2": "gmp: update", "3": "rebuilt"}[part]}
+        assert all(row["ratio"] > 0 for row in rows)
+    assert f"| {rows[0]['case']} |" in gpu.table(tmp_path)

@@ -31,7 +31,7 @@ def test_the_check_sees_a_wrong_finalize(monkeypatch: pytest.MonkeyPatch):
         )
     )  # fmt: skip
     monkeypatch.setattr(reparametrize, "_CHECKED", ("straight_through",))
-    assert reparametrize.check(quick=True) == ["straight_through: final sparsity 0.9000"]
+    assert list(reparametrize.check(quick=True)) == ["straight_through: final sparsity 0.9000"]
     monkeypatch.setattr(reparametrize.sparsejax, "finalize", wrong)
     with pytest.raises(RuntimeError, match="straight_through"):
-        reparametrize.check(quick=True)
+        list(reparametrize.check(quick=True))

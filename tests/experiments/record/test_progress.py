@@ -35,6 +35,13 @@ def test_the_last_step_is_always_reported(steps, chunk):
     assert f"step {steps}/{steps}" in out.getvalue().splitlines()[-1]
 
 
+def test_a_text_run_shows_bits_per_byte():
+    out = io.StringIO()
+    with ProgressBar(10, Console(file=out, soft_wrap=True)) as bar:
+        bar.update(10, loss=0.5, accuracy=0.875, sparsity=0.95, bits_per_byte=2.5)
+    assert "loss 0.500 · 2.500 bits per byte · test accuracy 0.8750" in out.getvalue()
+
+
 def test_a_bar_on_a_terminal():
     out = io.StringIO()
     _report(Console(file=out, force_terminal=True, width=140))

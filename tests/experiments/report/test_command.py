@@ -11,6 +11,7 @@ from experiments.errors import ConfigError
 from experiments.record.outcome import as_json
 from experiments.report import command as report
 from experiments.report import gathering
+from experiments.report.tables import terminal_text
 
 
 def _config(**changes):
@@ -118,7 +119,7 @@ def test_the_command_writes_the_table_csv_and_plot(tmp_path, capsys):
     _write(tmp_path / "runs" / "c", _config(seed=1, method="rigl", sparsity=0.9), step=40)
     arguments = [f"--{kind}={tmp_path / kind}" for kind in ("csv", "markdown", "plot")]
     assert report.main([str(tmp_path / "runs"), *arguments]) == 0
-    assert capsys.readouterr().out == (tmp_path / "markdown").read_text()
+    assert capsys.readouterr().out == f"{terminal_text((tmp_path / 'markdown').read_text())}\n"
     rows = list(csv.DictReader((tmp_path / "csv").read_text().splitlines()))
     assert [(row["status"], row["step"], row["seed"], row["metric.test_accuracy"]) for row in rows] == [
         ("finished", "5000", "0", "0.5"), ("partial", "40", "1", "0.2"), ("partial", "40", "1", "0.2"),
@@ -148,7 +149,7 @@ def test_labels_leave_the_plot_its_room():
         "skip_steps": 10,
         "steps": 20,
     }
-    lines = report._label(report.Group(label, (None,), ())).splitlines()
+    lines = report._label(report.SeedGroup(label, (None,), ())).splitlines()
     assert max(map(len, lines)) <= 45
     assert lines[0].startswith("init_from=…")
     assert lines[0].endswith("level_01/ticket/start,")
