@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sparsejax.errors import ParamsError, WrapperError
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.masks.packed import unpack_tree
+from sparsejax.params.check_values import require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.transforms.reparametrize import (
@@ -47,7 +48,7 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
       ``(params, opt_state)``.
 
     Raises:
-      ParamsError: `tx` holds neither, or nothing is prunable.
+      ParamsError: `tx` is no transformation or holds neither, or nothing is prunable.
       WrapperError: something outside would move parameters off their masks.
 
     Example:
@@ -57,6 +58,7 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
       >>> int(params["w"].sum())
       8
     """
+    require_optimizer(tx, "the first argument of init")
     state = tx.init(params)
     found = _find(state, ordered=True)
     if not found:

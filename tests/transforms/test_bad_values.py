@@ -90,6 +90,7 @@ def test_a_misspelt_option_names_the_recipe(name):
         lambda: sparsejax.reparametrize(optax.sgd, sparsejax.parametrizations.straight_through(0.5)),
         lambda: sparsejax.prune_params(PARAMS, sparsity=0.5, score=sparsejax.scores.magnitude),
         lambda: sparsejax.prune_params(PARAMS, sparsity=0.5, distribution="uniform"),
+        lambda: sparsejax.init(PARAMS, sparsejax.gmp(optax.sgd(0.1), sparsity=0.5, end_step=9)),
         lambda: sparsejax.schedules.update_every(10, begin=0, end=2**31),
         lambda: sparsejax.schedules.cubic(0.5, begin=0, end=2**40),
     ],
