@@ -36,3 +36,8 @@ def settings() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+#: For processes with several devices: programs that come from the cache may run their collectives in another order on
+#: each device, and then wait for one another for good (8 CPU devices, JAX 0.10.2).
+WITHOUT = {"JAX_ENABLE_COMPILATION_CACHE": "false"}

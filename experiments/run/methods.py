@@ -153,7 +153,7 @@ METHODS: dict[str, Entry] = {
     ),
     "set": Entry("drops small weights, grows at random", builders.drop_and_grow, (*_MASKS, *_GROWTH)),
     "static": Entry("random masks that never change", builders.static, _MASKS),
-    "snip": Entry("pruned at the first step, by sensitivity", builders.snip, (*_MASKS, "score")),
+    "snip": Entry("pruned at the first step, by sensitivity", builders.snip, _MASKS),
     "one_shot": Entry(
         "pruned once, at begin_step",
         builders.one_shot, (*_MASKS, "score", "begin_step"),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.compile_cache import WITHOUT
 from tests.distributed.launch import ROOT, free_port
 
 SIZES = (
@@ -35,6 +36,7 @@ class Launch:
             environment = dict(os.environ)
             environment |= {
                 "JAX_PLATFORMS": "cpu",
+                **WITHOUT,
                 "JAX_NUM_CPU_DEVICES": str(devices),
                 "PYTHONPATH": str(ROOT),
             }

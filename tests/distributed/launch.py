@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.compile_cache import WITHOUT
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +29,7 @@ class Run:
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "PYTHONWARNINGS": "error::UserWarning",
+            **WITHOUT,
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"tests.distributed.{module}", str(self.folder), *arguments],

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.compile_cache import WITHOUT
+
 DEVICES = 8
 # Collectives that move data rather than reduce it.
 MOVES = ("all-gather", "all-to-all", "collective-permute", "collective-broadcast", "ragged-all-to-all")
@@ -180,7 +182,7 @@ def _run_global() -> dict[str, Any]:
 def reports() -> dict[str, dict[str, Any]]:
     """What the subprocess found, by case."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu", **WITHOUT}
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__)],
         env=environment,

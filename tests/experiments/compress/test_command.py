@@ -17,6 +17,7 @@ from experiments.compress.options import default_compression, fine_tuning, valid
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError, WorkdirError
 from experiments.record.outcome import named_by_path
+from experiments.report.tables import terminal_text
 from sparsejax.errors import SparsityError, TracingError
 from tests.configurations import read_config
 
@@ -100,9 +101,12 @@ def test_every_stage_is_reported(finished):
     for kind in ("shrunk", "rebuilt"):
         speedup = latency["milliseconds"]["dense"] / latency["milliseconds"][kind]
         assert latency["share_of_flops_ratio"][kind] == pytest.approx(speedup / latency["flops_ratio"])
-    for words in ("conv_0/kernel", "before fine-tuning", "share of it", "fine-tuned and shrunk"):
+    summary = (workdir / "summary.txt").read_text()
+    for words in ("conv_0/kernel", "before fine-tuning", "fine-tuned and shrunk"):
         assert words in out
-    assert (workdir / "summary.txt").read_text() in out
+    for words in ("share of it", "multiply-adds"):
+        assert words in summary
+    assert terminal_text(summary).strip() in out  # folded to 80 columns
 
 
 def test_pictures_are_drawn_and_curves_stored(finished):

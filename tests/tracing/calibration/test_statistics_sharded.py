@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests.compile_cache import WITHOUT
+
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -23,7 +25,7 @@ print("summed")
 
 
 def test_parts_of_a_sharded_batch_are_summed():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", **WITHOUT}
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "summed", done.stderr
