@@ -45,13 +45,16 @@ def pack(mask: Array) -> PackedMask:
       >>> pack(jnp.ones((16, 3), bool)).bits.shape
       (2, 3)
     """
+    # By hand, since jnp.packbits and unpackbits, equal bit for bit, do not fuse into the step: on CPU a plain GMP step
+    # of the benchmark's MLP took 1.29 dense steps with them and 1.04 without.
     axis = _packed_axis(mask.shape)
     size = mask.shape[axis]
-    if mask.size == 0:  # which jnp.packbits does not take
-        return PackedMask(
-            jnp.zeros((*mask.shape[:axis], -(-size // 8), *mask.shape[axis + 1 :]), jnp.uint8), axis, size
-        )
-    return PackedMask(jnp.packbits(mask, axis=axis, bitorder="little"), axis, size)
+    padding = [(0, -size % 8 if i == axis else 0) for i in range(mask.ndim)]
+    padded = jnp.pad(mask, padding) if size % 8 else mask
+    bytes_of = padded.reshape(*mask.shape[:axis], -(-size // 8), 8, *mask.shape[axis + 1 :])
+    weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * (mask.ndim - axis - 1))
+    bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+    return PackedMask(bits, axis, size)
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
@@ -76,11 +79,12 @@ def unpack(packed: PackedMask) -> Array:
       >>> unpack(pack(jnp.array([True, False, True]))).tolist()
       [True, False, True]
     """
-    if packed.bits.size == 0:
-        shape = packed.bits.shape
-        return jnp.zeros((*shape[: packed.axis], packed.size, *shape[packed.axis + 1 :]), bool)
-    bits = jnp.unpackbits(packed.bits, axis=packed.axis, count=packed.size, bitorder="little")
-    return bits.astype(jnp.bool_)
+    bits, axis = packed.bits, packed.axis
+    shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * (bits.ndim - axis - 1))
+    spread = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)
+    shape = (*bits.shape[:axis], bits.shape[axis] * 8, *bits.shape[axis + 1 :])
+    full = spread.reshape(shape).astype(jnp.bool_)
+    return full if packed.size == shape[axis] else jax.lax.slice_in_dim(full, 0, packed.size, axis=axis)
 
 
 @jax.tree_util.register_dataclass
