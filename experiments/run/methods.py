@@ -13,6 +13,7 @@ from experiments.run.named import load_named
 from experiments.run.optimizers import build_optimizer
 from experiments.run.state import Member
 from sparsejax import distributions, schedules
+from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import dense
 from sparsejax.schedules import UpdateTimes
 from sparsejax.transforms import SparseTransformation
@@ -79,7 +80,10 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
             lambda params: (params, inner.init(params)),
             lambda params, opt_state: dense_masks(params),
         )
-    tx = entry.build(config, inner, member, _options(config, entry, sparsity))
+    try:
+        tx = entry.build(config, inner, member, _options(config, entry, sparsity))
+    except ScheduleError as error:  # speaks of the recipe's arguments; these are the fields they come from
+        raise ScheduleError(f"{error} The times come from {_times_of(config, entry)}.") from error
     return Method(
         tx,
         lambda params: init(tx, params),
@@ -88,6 +92,11 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
         tx.reads_gradient,
         finalize if entry.learned else None,
     )
+
+
+def _times_of(config: ConfigDict, entry: "Entry") -> str:
+    names = ("steps", *(name for name in ("begin_step", "end_step", "update_every") if name in entry.reads))
+    return ", ".join(f"config.{name}={config[name]}" for name in names)
 
 
 def _looked_at(config: ConfigDict) -> UpdateTimes:
