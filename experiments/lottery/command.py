@@ -20,7 +20,7 @@ import sparsejax
 from experiments import command, train
 from experiments.errors import WorkdirError
 from experiments.lottery import connectivity
-from experiments.lottery.checks import check
+from experiments.lottery.options import check
 from experiments.lottery.report import (
     density_table,
     draw_lottery,
@@ -260,7 +260,7 @@ def report(
     result = {
         "config": as_json(study),
         "arms": arms,
-        "ticket_beside_controls": verdicts,
+        "ticket_against_controls": verdicts,
         "overlap_between_seeds": seeds,
         "overlap_between_levels": levels,
         "density_by_layer": densities,
