@@ -11,6 +11,7 @@ from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
 from sparsejax.params.check_values import require_steps
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
@@ -31,6 +32,7 @@ def ac_dc(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -51,6 +53,8 @@ def ac_dc(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -86,6 +90,6 @@ def ac_dc(
         score or scores.magnitude(),
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)

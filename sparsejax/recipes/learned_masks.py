@@ -11,6 +11,7 @@ from sparsejax.distributions.shares import Distribution, Sparsity, target_and_sh
 from sparsejax.masks.prunable import Override
 from sparsejax.patterns.block_and_channel import Channel
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.transforms.reparametrize import reparametrize
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, Prunable, Schedule
@@ -28,6 +29,7 @@ def straight_through(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
 ) -> SparseTransformation:
     """Straight-through top-k: trains all weights, uses the largest.
 
@@ -44,6 +46,8 @@ def straight_through(
       pattern: `Unstructured` when None. Between selections `NM` masks stay as they are.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
 
     Returns:
       The optax transformation.
@@ -64,7 +68,7 @@ def straight_through(
         begin_step=begin_step,
         end_step=end_step,
         decay=decay,
-        allocation=Allocation(shares, pattern, prunable, overrides),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
     )
     return reparametrize(optimizer, method)
 
@@ -82,6 +86,7 @@ def movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
 ) -> SparseTransformation:
     """Movement pruning: keeps the weights that fine-tuning moves away from zero.
 
@@ -100,6 +105,8 @@ def movement(
       pattern: `Unstructured` when None; `Block(32, 32)` and the like score whole blocks.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
 
     Returns:
       The optax transformation.
@@ -122,7 +129,7 @@ def movement(
         end_step=end_step,
         update_every=update_every,
         initial_sparsity=initial_sparsity,
-        allocation=Allocation(shares, pattern, prunable, overrides),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
 
@@ -138,6 +145,7 @@ def soft_movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
 ) -> SparseTransformation:
     """Soft movement pruning: a threshold on trained scores; the penalty, not the user, sets the sparsity.
 
@@ -153,6 +161,8 @@ def soft_movement(
       pattern: which weights share a score; `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
 
     Returns:
       The optax transformation.
@@ -173,7 +183,9 @@ def soft_movement(
     method = parametrizations.soft_movement(
         lambda step: threshold * share(step),
         penalty_weight=lambda step: penalty_weight * share(step),
-        allocation=Allocation(pattern=pattern, prunable=prunable, overrides=overrides),
+        allocation=Allocation(
+            pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles)
+        ),
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
 
@@ -190,6 +202,7 @@ def l0(
     counted: Prunable | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
 ) -> SparseTransformation:
     """L0 regularization by hard-concrete gates.
 
@@ -208,6 +221,7 @@ def l0(
       counted: which of the gated leaves make the size; `default_prunable` when None.
       prunable: where `gates` is a pattern, which leaves.
       overrides: where `gates` is a pattern, what differs by path.
+      roles: where `gates` is a pattern, what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``.
 
     Returns:
       The optax transformation.
@@ -230,6 +244,7 @@ def l0(
         counted=counted,
         prunable=prunable,
         overrides=overrides,
+        roles=model_roles(roles),
     )
     return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
 

@@ -18,6 +18,7 @@ from sparsejax.masks.prunable import Override
 from sparsejax.params.check_values import require_steps
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.constant import random_masks
 from sparsejax.rules.exchange import drop_and_grow
 from sparsejax.scores.score import Score
@@ -36,6 +37,7 @@ def static_random(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -49,6 +51,8 @@ def static_random(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -66,7 +70,7 @@ def static_random(
     need_key(key, "static_random")
     target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
-    rule = random_masks(target, Allocation(shares, pattern, prunable, overrides))
+    rule = random_masks(target, Allocation(shares, pattern, prunable, overrides, model_roles(roles)))
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
 
@@ -85,6 +89,7 @@ def rigl(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -107,6 +112,8 @@ def rigl(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -133,7 +140,7 @@ def rigl(
         target,
         schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
@@ -168,6 +175,7 @@ def set_(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -188,6 +196,8 @@ def set_(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -222,6 +232,7 @@ def set_(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
         packed=packed,
         second_moment=second_moment,
     )
