@@ -15,7 +15,7 @@ RECIPES = (
 DRAWN = ("static_random", "set_", "rigl")
 #: Arguments of several recipes get a column; the others are listed.
 SHARED = (
-    *("sparsity", "distribution", "pattern", "prunable", "overrides", "roles"),
+    *("sparsity", "distribution", "pattern", "prunable", "overrides", "roles", "masks"),
     *("score", "key", "update_every"),
 )
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.masks.mask_trees import is_prunable_mask, validate
+from sparsejax.masks.mask_trees import fit_masks, is_prunable_mask
 from sparsejax.masks.prunable import axis_roles_of
 from sparsejax.params.axis_roles import AxisRoles, Roles, flax_axes, sizes
 from sparsejax.params.default_filter import dense_reason
@@ -115,7 +115,7 @@ def summarize(params: Params, masks: MaskTree, roles: Roles | None = None) -> Su
       >>> summarize({"w": w}, {"w": jnp.eye(4, dtype=bool)}).sparsity
       0.75
     """
-    validate(masks, params)
+    masks = fit_masks(masks, params)
     paths, leaves, _ = flatten_with_paths(params)
     known = axis_roles_of(roles, params)
     rows = [

@@ -16,7 +16,7 @@ from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def ac_dc(
@@ -33,6 +33,7 @@ def ac_dc(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -55,6 +56,8 @@ def ac_dc(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      masks: those that the network has, for the warm-up; the first dense phase brings all weights back. Dense when
+        None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -91,5 +94,7 @@ def ac_dc(
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
         Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        masks=masks,
+        revive=True,
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)

@@ -21,7 +21,7 @@ from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def gmp(
@@ -38,6 +38,7 @@ def gmp(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -60,6 +61,7 @@ def gmp(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -86,6 +88,7 @@ def gmp(
         schedule,
         times,
         Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        masks=masks,
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
@@ -101,6 +104,7 @@ def one_shot(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -120,6 +124,7 @@ def one_shot(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -148,6 +153,7 @@ def one_shot(
         prunable=prunable,
         overrides=overrides,
         roles=roles,
+        masks=masks,
         key=key,
         packed=packed,
         second_moment=second_moment,
@@ -163,6 +169,7 @@ def snip(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -182,6 +189,7 @@ def snip(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -206,6 +214,7 @@ def snip(
         prunable=prunable,
         overrides=overrides,
         roles=roles,
+        masks=masks,
         packed=packed,
         second_moment=second_moment,
     )

@@ -43,7 +43,8 @@ def model_roles(given: ModelRoles | None) -> Roles | None:
         return _traced(*given)
     parts = given if isinstance(given, tuple) else (given,)
     raise LayoutError(
-        f"roles is {', '.join(map(describe_value, parts))}; give what sparsejax.linear_ops(fn, params, x) returns, or (fn, x)."
+        f"roles is {', '.join(map(describe_value, parts))}; give what sparsejax.linear_ops(fn, params, x) returns, "
+        "or (fn, x)."
     )
 
 

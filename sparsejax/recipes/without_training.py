@@ -13,7 +13,7 @@ from sparsejax.distributions.shares import Distribution, Sparsity, target_and_sh
 from sparsejax.distributions.thresholds import absolute_threshold
 from sparsejax.errors import ScheduleError, ScoreError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
-from sparsejax.masks.mask_trees import apply_masks, validate
+from sparsejax.masks.mask_trees import apply_masks, fit_masks
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.check_values import require_kind
@@ -89,7 +89,7 @@ def prune_params(
         pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles)
     ).layers(params)
     if masks is not None:
-        validate(masks, params)
+        masks = fit_masks(masks, params)
         params = apply_masks(params, masks)
     for share in (np.arange(1, iterations + 1) / iterations).tolist():
         target, shares = target_and_shares(_after(sparsity, share), distribution, uniform)
