@@ -1,4 +1,4 @@
-"""Trees that hold a part: what `optax.partition` leaves of each, put together; and the Variables of nnx, taken off."""
+"""Parts of trees put together: those of `optax.partition`, and prefixes; and what `nnx.Optimizer` wraps, bare again."""
 
 import sys
 from collections.abc import Sequence
@@ -83,19 +83,19 @@ def _ancestors(path: str) -> list[str]:
 
 
 def without_variables(tree: Any) -> Any:
-    """A tree with arrays where nnx has Variables, as `nnx.Optimizer.opt_state` does.
+    """An optimizer state as optax made it, where `nnx.Optimizer` has put each array into a Variable of its own.
 
     Args:
       tree: any pytree.
 
     Returns:
-      The tree; the same where there is no Variable.
+      The tree; the same where there is no such Variable. Others, as of an `nnx.State` of parameters, stay.
     """
     nnx = sys.modules.get("flax.nnx")  # where nobody imported it, there is none of its Variables
     if nnx is None:
         return tree
-    is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
-    if not any(map(is_variable, jax.tree.leaves(tree, is_leaf=is_variable))):
+    is_wrapped = lambda node: isinstance(node, nnx.OptState)  # noqa: E731
+    if not any(map(is_wrapped, jax.tree.leaves(tree, is_leaf=is_wrapped))):
         return tree
-    bare = lambda node: jax.tree.leaves(node)[0] if is_variable(node) else node  # noqa: E731
-    return jax.tree.map(bare, tree, is_leaf=is_variable)
+    bare = lambda node: jax.tree.leaves(node)[0] if is_wrapped(node) else node  # noqa: E731
+    return jax.tree.map(bare, tree, is_leaf=is_wrapped)

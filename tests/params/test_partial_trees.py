@@ -1,7 +1,6 @@
-"""Parts of trees put together, prefixes spread, and nnx Variables taken off."""
+"""Parts of trees put together, prefixes spread, and what nnx.Optimizer wraps."""
 
 import jax
-import jax.numpy as jnp
 import optax
 import pytest
 from flax import nnx
@@ -51,11 +50,11 @@ def test_trees_that_do_not_fit_name_what_is_odd(tree, odd):
     assert sorted(set(odd) & set(caught.value.args)) == odd
 
 
-def test_variables_of_nnx_come_off_and_other_trees_pass():
-    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
-    bare = without_variables({"inside": (state, 1.0)})
-    assert isinstance(state["kernel"], nnx.Variable)
-    assert isinstance(bare["inside"][0]["kernel"], jax.Array)
-    assert bare["inside"][1] == 1.0
-    plain = {"w": jnp.ones(2)}
-    assert without_variables(plain) is plain
+def test_what_nnx_optimizer_wraps_is_bare_again_and_other_trees_pass():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+    bare = without_variables(optimizer.opt_state)
+    assert isinstance(bare[0].count, jax.Array)
+    assert isinstance(bare[0].mu["kernel"], jax.Array)
+    state = nnx.state(model, nnx.Param)
+    assert without_variables(state) is state
