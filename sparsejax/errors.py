@@ -19,6 +19,10 @@ class PatternError(SparsejaxError, ValueError):
     """A pattern that does not fit the shape or the axis roles of a parameter."""
 
 
+class LayoutError(SparsejaxError, ValueError):
+    """A parameter whose axes must be known as inputs or outputs, and are not."""
+
+
 class PathError(SparsejaxError, KeyError):
     """A path pattern that matches no parameter."""
 
