@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sparsejax.errors import PathError, SparsityError, TracingError
+from sparsejax.tracing.axes.structure import RESULTS
 from sparsejax.tracing.groups import Group
 
 #: What `prune_structured` prunes unless told otherwise: pruning heads and the features inside them would
@@ -92,8 +93,22 @@ def select_groups(
             f"{name} ({group.kind}{', normalized' if group.normalized else ''})"
             for name, group in groups.items()
         )
-        raise TracingError(f"No group is left to prune; there are: {there or 'none'}. Widen kinds=, only= …")
+        raise TracingError(
+            f"No group is left to prune; there are: {there or 'none'}. Widen kinds=, only= …{_pinned(groups)}"
+        )
     return found
+
+
+def _pinned(groups: Mapping[str, Group]) -> str:
+    """What to do where one of several results pins axes."""
+    several = [out for out in getattr(groups, "excluded", ()) if out.reason.startswith(f"{RESULTS} (")]
+    if not several:
+        return ""
+    shown = "; ".join(f"{out.name}: {out.reason}" for out in several[:4])
+    return (
+        f" Results keep their axes ({shown}). If not all of them count (state, hidden layers), wrap the function: "
+        "tracing.pin_results(fn, lambda out: out[0])."
+    )
 
 
 def group_bounds(

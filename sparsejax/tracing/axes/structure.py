@@ -12,6 +12,8 @@ from sparsejax.tracing.axes.zeros import Zeros
 from sparsejax.tracing.uses.find import find_uses, use_roles
 from sparsejax.typing import Params
 
+RESULTS = "an axis of the function's results"
+
 
 @dataclass
 class Structure:
@@ -44,9 +46,10 @@ def analyse_traced(traced: jaxprs.Traced) -> Structure:
     ]
     given = [planner.fresh(v.aval, Reason("an axis of the function's inputs")) for v in variables[count:]]
     plan = planner.plan(traced.closed.jaxpr, traced.closed.consts, [*leaves, *given])
-    for value in plan.outs:
-        for dim in value.dims:
-            planner.dims.freeze(dim, Reason("an axis of the function's results"))
+    for value, path in zip(plan.outs, traced.pinned, strict=True):
+        where = f" ({path})" if path and len(plan.outs) > 1 else ""
+        for dim in value.dims if path is not None else ():
+            planner.dims.freeze(dim, Reason(f"{RESULTS}{where}"))
     _freeze_repeated(planner.dims, leaves)
     consumed = planner.dims.all_leaves(planner.contracted)
     names = _names(traced, planner.dims, leaves)
