@@ -149,7 +149,8 @@ class ShrunkFunction:
     def __call__(self, small_params: Params, *arguments: Any) -> Any:
         """The results of `fn`, for the smaller parameters."""
         structure, zeros = self.structure(arguments)
-        evaluator = Evaluator(structure.dims, _keep_atoms(structure, self._kept), zeros, zeros.normalized)
+        keep = _keep_atoms(structure, self._kept)
+        evaluator = Evaluator(structure.dims, keep, zeros, zeros.normalized, structure.renumbered)
         leaves = jax.tree.leaves(small_params)
         if (shapes := [np.shape(leaf) for leaf in leaves]) != self.small_shapes:
             raise ParamsError(

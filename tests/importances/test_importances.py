@@ -80,6 +80,7 @@ def test_kinds_tell_channels_neurons_heads_and_the_residual_width_apart():
     assert kinds == {
         "layers/q:2.0": "head",
         "layers/q:2.1": "head",
+        "layers/q:2.2": "head_dim",
         "layers/v:2.1": "head_dim",
         "layers/o:2": "residual",
         "layers/gate:2": "neuron",

@@ -11,7 +11,7 @@ from sparsejax.tracing.groups import Group
 #: What `prune_structured` prunes unless told otherwise: pruning heads and the features inside them would
 #: cut attention twice.
 DEFAULT_KINDS = ("channel", "neuron", "head", "residual")
-_KINDS = (*DEFAULT_KINDS, "head_dim")
+_KINDS = (*DEFAULT_KINDS, "head_dim", "expert")
 
 #: group name pattern or kind -> (least, most) share of its units that goes, in [0, 1].
 Limits = Mapping[str, tuple[float, float]]
@@ -54,7 +54,7 @@ def select_groups(
 
     Args:
       groups: from `prunable_groups`.
-      kinds: of ``"channel"``, ``"neuron"``, ``"head"``, ``"head_dim"``, ``"residual"``.
+      kinds: of ``"channel"``, ``"neuron"``, ``"head"``, ``"head_dim"``, ``"residual"``, ``"expert"``.
       only: name patterns (shell style); all names when None.
       normalized: whether groups that a norm takes its statistics over are picked too (the residual width under
         layer norm): their masks do not stand for the smaller model.
@@ -123,7 +123,7 @@ def group_bounds(
         and head_dims are rounded only where a mapping names them. A group that is smaller stays whole.
 
     Returns:
-      name -> `Bounds`. At least one unit of each group stays.
+      name -> `Bounds`. At least one unit of each group stays, of experts as many as a router chooses.
 
     Raises:
       SparsityError: a share outside [0, 1], least above most, or a multiple below 1.
@@ -143,12 +143,12 @@ def group_bounds(
     for name, group in groups.items():
         least, most = shares.get(name, (0.0, 1.0))
         multiple = multiples.get(name, 1)
-        if every is not None and group.kind not in ("head", "head_dim"):
+        if every is not None and group.kind not in ("head", "head_dim", "expert"):
             multiple = every
         if isinstance(multiple, bool) or multiple < 1:
             raise SparsityError(f"round_to is {multiple!r} for the group {name!r}; give a whole number >= 1.")
         # A tolerance, so that 0.1 of 30 is 3 despite rounding.
-        go = min(int(most * group.size + 1e-9), group.size - 1)
+        go = min(int(most * group.size + 1e-9), group.size - group.minimum)
         found[name] = Bounds(group.size, min(int(-(-(least * group.size - 1e-9) // 1)), go), go, multiple)
     return found
 
