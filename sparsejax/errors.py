@@ -61,3 +61,7 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class FileError(SparsejaxError, ValueError):
+    """A file that cannot be written, is damaged, or holds something else."""

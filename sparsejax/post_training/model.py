@@ -173,12 +173,13 @@ def _layers_in_order(
 ) -> list[Layer]:
     """The layers to prune with the roles that the tracer reads, in the order of their first use."""
     inputs = jaxprs.as_tuple(batch)
-    ops = linear_ops(fn, params, inputs)
     traced = jaxprs.trace(fn, params, inputs)
     first: dict[str, Any] = {}
-    for use in find_uses(traced):
+    # Experts that are gathered token by token have no inputs of their own to calibrate on.
+    for use in find_uses(traced, gathered=False):
         path = traced.paths[use.leaf]
         first[path] = min(first.get(path, use.site), use.site)
+    ops = {path: op for path, op in linear_ops(fn, params, inputs).items() if path in first}
     given = overrides or {}
     names = match_paths(given, flatten_with_paths(params)[0], "overrides")
     own = {path: given[names[path]] if path in names else Override() for path in ops}
