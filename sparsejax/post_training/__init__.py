@@ -6,9 +6,9 @@ from sparsejax.post_training.methods import alps as alps
 from sparsejax.post_training.methods import magnitude as magnitude
 from sparsejax.post_training.methods import sparsegpt as sparsegpt
 from sparsejax.post_training.methods import wanda as wanda
-from sparsejax.post_training.model import LayerResult as LayerResult
-from sparsejax.post_training.model import PrunedModel as PrunedModel
 from sparsejax.post_training.model import prune_model as prune_model
+from sparsejax.post_training.results import LayerResult as LayerResult
+from sparsejax.post_training.results import PrunedModel as PrunedModel
 from sparsejax.post_training.solution import Solution as Solution
 from sparsejax.post_training.solvers.activation_scores import ria_mask as ria_mask
 from sparsejax.post_training.solvers.activation_scores import wanda_mask as wanda_mask
