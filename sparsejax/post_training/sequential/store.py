@@ -132,7 +132,7 @@ class Store:
 
     def _load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
         try:
-            with np.load(self._folder / name) as file:
+            with open(self._folder / name, "rb") as opened, np.load(opened) as file:
                 about, notes = json.loads(file["header"].tobytes())
                 arrays = {
                     key: file[key].view(jnp.dtype(dtype)).reshape(shape)
