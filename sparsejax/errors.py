@@ -57,3 +57,7 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class EvaluationError(SparsejaxError, ValueError):
+    """Tokens, windows or results of a model that cannot be evaluated."""

@@ -1,5 +1,9 @@
 """Post-training pruning: masks and weights for a trained network from a few calibration batches."""
 
+from sparsejax.post_training.evaluation import Agreement as Agreement
+from sparsejax.post_training.evaluation import Perplexity as Perplexity
+from sparsejax.post_training.evaluation import agreement as agreement
+from sparsejax.post_training.evaluation import perplexity as perplexity
 from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning
 from sparsejax.post_training.gram import layer_error as layer_error
 from sparsejax.post_training.methods import alps as alps
