@@ -65,3 +65,7 @@ class CalibrationError(SparsejaxError, ValueError):
 
 class FileError(SparsejaxError, ValueError):
     """A file that cannot be written, is damaged, or holds something else."""
+
+
+class EvaluationError(SparsejaxError, ValueError):
+    """Tokens, windows or results of a model that cannot be evaluated."""

@@ -282,3 +282,18 @@ def test_the_asymmetric_target_is_the_least_squares_of_the_dense_outputs():
     for o in range(5):
         expected = np.linalg.lstsq(rows[:, mask[o]], outputs[:, o], rcond=None)[0]
         np.testing.assert_allclose(np.asarray(found)[o, mask[o]], expected, atol=1e-9)
+
+
+def test_alps_lowers_a_penalty_that_is_too_large_to_move_the_mask(monkeypatch):
+    w, gram = papers.problem()
+
+    def error(penalty):
+        alps._admm.clear_cache()
+        return papers.error(w, solve_alps(w, gram, sparsity=0.5, penalty=penalty).weights, gram)
+
+    large = error(100.0)
+    monkeypatch.setattr(alps, "_MOST_FALLS", 0)
+    held = error(100.0)
+    alps._admm.clear_cache()
+    assert large < 1.4 * error(0.1)
+    assert large < 0.6 * held
