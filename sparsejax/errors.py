@@ -57,3 +57,11 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class QuantizationError(SparsejaxError, ValueError):
+    """Weights that cannot be quantized, or bits and groups that do not fit them."""
+
+
+class FileFormatError(SparsejaxError, ValueError):
+    """A file of weights that is damaged, of another version, or cannot be written."""
