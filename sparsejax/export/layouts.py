@@ -46,7 +46,7 @@ def choose_layout(present: np.ndarray, bits: int, *, exact: bool) -> Layout:
       The layout.
 
     Example:
-      >>> choose_layout(np.array([[True, False, False, False]] * 8), 8, exact=True).kind
+      >>> choose_layout(np.tile(np.eye(4, dtype=bool), (4, 1)), 8, exact=True).kind
       'n:m'
     """
     whole = bool(present.all())

@@ -103,20 +103,11 @@ class Writer:
           FileFormatError: the disk refuses; nothing is left behind, and a file that was there stays.
         """
         header = _header(self._parts, metadata)
-        with _typed(self.path):
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(len(header).to_bytes(8, "little") + header)
-                    self._data.seek(0)
-                    while piece := self._data.read(1 << 20):
-                        file.write(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+        with _typed(self.path), whole_file(self.path) as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            self._data.seek(0)
+            while piece := self._data.read(1 << 20):
+                file.write(piece)
         return 8 + len(header) + self._end
 
     def close(self) -> None:
@@ -133,6 +124,35 @@ def _typed(path: pathlib.Path) -> Iterator[None]:
         raise FileFormatError(
             f"{path} could not be written: {error}. What was there before is untouched."
         ) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Opens a file for writing under another name, which takes its own when all is on the disk."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text, all or nothing.
+
+    Args:
+      path: of the file; its folder is there.
+      text: what it holds.
+
+    Raises:
+      FileFormatError: the disk refuses.
+    """
+    with _typed(path), whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _header(parts: Mapping[str, Part], metadata: Mapping[str, str]) -> bytes:

@@ -114,7 +114,7 @@ def save(
       ...     made = save(f"{folder}/model.safetensors", params)
       ...     same = load(f"{folder}/model.safetensors")
       >>> made.tensors[0].layout, made.tensors[0].bytes, bool((same["w"] == params["w"].dequantize()).all())
-      ('bitmask', 672, True)
+      ('blocks', 288, True)
     """
     compressor(compression)  # an unknown one is refused before anything is written
     paths, leaves, kept = _checked(params, masks)
