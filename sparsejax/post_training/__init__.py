@@ -3,6 +3,7 @@
 from sparsejax.parametrizations.integer_format import IntegerFormat as IntegerFormat
 from sparsejax.parametrizations.integer_grid import QuantizedTensor as QuantizedTensor
 from sparsejax.parametrizations.integer_grid import dequantize as dequantize
+from sparsejax.post_training.gptq_model import QuantizedLayer as QuantizedLayer
 from sparsejax.post_training.gptq_model import QuantizedModel as QuantizedModel
 from sparsejax.post_training.gptq_model import gptq as gptq
 from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning

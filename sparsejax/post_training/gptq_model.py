@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import PathError
+from sparsejax.errors import CalibrationError, PathError, SparsejaxError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.parametrizations.integer_format import FormattedLayer, IntegerFormat, formatted_layers
@@ -16,20 +16,42 @@ from sparsejax.parametrizations.integer_grid import (
     QuantizedTensor,
     choose_scales,
     dequantize,
-    from_integers,
     require_finite,
 )
+from sparsejax.params.axis_roles import sizes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.gram import squared_errors
-from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
-from sparsejax.post_training.model import LayerResult, _hold_out
+from sparsejax.post_training.matrices import from_matrices, to_matrices
 from sparsejax.post_training.solvers.gptq import solve_gptq
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.calibration.statistics import calibrate
+from sparsejax.tracing.calibration.statistics import InputStatistics, calibrate
 from sparsejax.tracing.operations import linear_ops
 from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Array, MaskTree, Params, Prunable
+
+
+class QuantizedLayer(NamedTuple):
+    """What quantization did to one parameter (all layers of a stack together).
+
+    Attributes:
+      path: its path.
+      bits: of its integers.
+      sparsity: fraction of zeros of its mask.
+      error: relative squared error of its outputs on the calibration rows it was solved on.
+      held_out_error: the same on held-out batches run through the quantized model; what to trust. None until the
+        last layer is done.
+      rows: calibration rows of the layer (of a stack: the fewest).
+      damping: the λ that was used (the most).
+    """
+
+    path: str
+    bits: int
+    sparsity: float
+    error: float
+    held_out_error: float | None
+    rows: int
+    damping: float
 
 
 class QuantizedModel(NamedTuple):
@@ -38,12 +60,12 @@ class QuantizedModel(NamedTuple):
     Attributes:
       params: the parameters with a `QuantizedTensor` for each that was quantized; `dequantize` gives arrays.
       masks: the mask tree, that which was given or chosen; 0-d True where nothing is pruned.
-      layers: a `LayerResult` for each quantized parameter, in the order they were done.
+      layers: a `QuantizedLayer` for each quantized parameter, in the order they were done.
     """
 
     params: Params
     masks: MaskTree
-    layers: dict[str, LayerResult]
+    layers: dict[str, QuantizedLayer]
 
 
 def gptq(
@@ -62,7 +84,7 @@ def gptq(
     quantizable: Prunable | None = None,
     overrides: Mapping[str, IntegerFormat | None] | None = None,
     damping: float = 0.01,
-    progress: Callable[[LayerResult], None] | None = None,
+    progress: Callable[[QuantizedLayer], None] | None = None,
 ) -> QuantizedModel:
     """Quantizes every matrix product and convolution of a function by `solve_gptq`; jointly with pruning if asked.
 
@@ -85,7 +107,7 @@ def gptq(
         is looked at.
       overrides: another format by path pattern, None to leave a parameter as it is.
       damping: λ in units of the mean diagonal of a Gram matrix, ≥ 0.
-      progress: called with each `LayerResult` as soon as the layer is done, its held-out error not yet known.
+      progress: called with each `QuantizedLayer` as soon as the layer is done, its held-out error not yet known.
 
     Returns:
       The quantized model.
@@ -108,7 +130,7 @@ def gptq(
 
     Source: Frantar et al., "GPTQ", arXiv 2210.17323.
     """
-    batches, unseen = _hold_out(batches, held_out)
+    batches, unseen = _held_out(batches, held_out)
     if masks is not None:
         validate(masks, params)
         params = apply_masks(params, masks)
@@ -129,8 +151,8 @@ def gptq(
     done = jax.tree.unflatten(treedef, leaves)
     measured = calibrate(fn, dequantize(done), unseen, layers=[_literal(x.path) for x in layers])
     for layer in layers:
-        problems = split(dense[layer.index], layer, measured[layer.path])
-        error = _error(problems, to_matrices(leaves[layer.index].dequantize(), layer, len(problems)))
+        grams = _grams(layer, measured[layer.path])
+        error = _error(layer, dense[layer.index], leaves[layer.index], grams)
         results[layer.path] = results[layer.path]._replace(held_out_error=error)
     chosen = mask_tree(params, layers, [found[layer.path] for layer in layers])
     return QuantizedModel(
@@ -180,33 +202,68 @@ def _in_order(
     return tuple(sorted(layers, key=lambda layer: first[layer.path]))
 
 
+def _held_out(batches: Iterable[Any], held_out: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+    batches = list(batches)
+    if held_out is None:
+        last = set(range(9, len(batches), 10)) or {len(batches) - 1}
+        unseen = [batch for i, batch in enumerate(batches) if i in last]
+        batches = [batch for i, batch in enumerate(batches) if i not in last]
+    else:
+        unseen = list(held_out)
+    if not batches or not unseen:
+        raise CalibrationError(
+            f"{len(batches)} batches to calibrate on and {len(unseen)} to measure the error on; each needs at least "
+            "one. Give two batches or more, or held_out=…; an iterator must not be used up."
+        )
+    return batches, unseen
+
+
+def _grams(layer: FormattedLayer, stats: InputStatistics) -> Array:
+    """The Gram matrix of each problem, its inputs in the order of `to_matrices`: window first, channels last."""
+    inputs = stats.gram.shape[-1]
+    grams = stats.gram.reshape(-1, inputs, inputs)
+    own = sorted((*layer.axes.input, *layer.axes.spatial))
+    places = np.arange(inputs).reshape(sizes(layer.shape, tuple(own)))
+    places = places.transpose([own.index(axis) for axis in (*layer.axes.spatial, *layer.axes.input)]).ravel()
+    return grams[:, places][:, :, places]
+
+
 def _quantize_layer(
-    leaf: Array, layer: FormattedLayer, stats: Any, solve: Callable[..., Any], earlier: Array | None
-) -> tuple[QuantizedTensor, Array, LayerResult]:
+    leaf: Array,
+    layer: FormattedLayer,
+    stats: InputStatistics,
+    solve: Callable[..., Any],
+    earlier: Array | None,
+) -> tuple[QuantizedTensor, Array, QuantizedLayer]:
     require_finite(layer.path, leaf)
-    problems = split(leaf, layer, stats)
+    grams = _grams(layer, stats)
     scale, zero_point = choose_scales(leaf, layer.scale_shape, layer.format)
-    matrices = lambda array: to_matrices(array, layer, len(problems))  # noqa: E731
+    matrices = lambda array: to_matrices(array, layer, len(grams))  # noqa: E731
     scales = matrices(_expanded(scale, layer.shape))
-    zeros = [None] * len(problems) if zero_point is None else matrices(_expanded(zero_point, layer.shape))
-    alive: Any = [None] * len(problems)
+    zeros: Any = [None] * len(grams)
+    if zero_point is not None:
+        zeros = matrices(_expanded(zero_point, layer.shape))
+    alive: Any = [None] * len(grams)
     if earlier is not None and np.ndim(earlier):
         alive = matrices(jnp.broadcast_to(earlier, layer.shape))
-    solutions = [
-        solve(problem.weights, problem.gram, s, z, bits=layer.format.bits, mask=m)
-        for problem, s, z, m in zip(problems, scales, zeros, alive, strict=True)
-    ]
+    try:
+        solutions = [
+            solve(weights, gram, s, z, bits=layer.format.bits, mask=m)
+            for weights, gram, s, z, m in zip(matrices(leaf), grams, scales, zeros, alive, strict=True)
+        ]
+    except SparsejaxError as error:
+        raise type(error)(f"{layer.path!r} {layer.shape}: {error}") from error
     values = from_matrices(jnp.stack([x.values for x in solutions]), layer)
     mask = from_matrices(jnp.stack([x.mask for x in solutions]), layer)
     tensor = QuantizedTensor(values, scale, zero_point, layer.format.bits, jnp.dtype(leaf.dtype).name)
-    result = LayerResult(
+    result = QuantizedLayer(
         path=layer.path,
+        bits=layer.format.bits,
         sparsity=1 - float(jnp.mean(mask)),
-        error=_error(problems, matrices(from_integers(values, scale, zero_point))),
+        error=_error(layer, leaf, tensor, grams),
         held_out_error=None,
-        rows=min(problem.count for problem in problems),
+        rows=int(np.min(stats.count)),
         damping=max(solution.damping for solution in solutions),
-        converged=True,
     )
     return tensor, mask, result
 
@@ -217,15 +274,14 @@ def _expanded(scale: Array, shape: tuple[int, ...]) -> Array:
     return scale
 
 
-def _error(problems: list[Problem], weights: Array) -> float:
+def _error(layer: FormattedLayer, dense: Array, tensor: QuantizedTensor, grams: Array) -> float:
     """The relative squared error of the outputs of all problems of a layer together."""
-    changed = size = 0.0
-    for problem, new in zip(problems, weights, strict=True):
-        dtype = problem.gram.dtype
-        dense = problem.weights.astype(dtype)
-        changed += float(jnp.sum(squared_errors(dense - new.astype(dtype), problem.gram)))
-        size += float(jnp.sum(squared_errors(dense, problem.gram)))
-    return changed / size if size > 0 else (0.0 if changed == 0 else float("inf"))
+    old, new = (
+        to_matrices(array, layer, len(grams)).astype(grams.dtype) for array in (dense, tensor.dequantize())
+    )
+    squared = jax.vmap(squared_errors)
+    error, size = float(jnp.sum(squared(old - new, grams))), float(jnp.sum(squared(old, grams)))
+    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
 
 
 def _literal(path: str) -> str:
