@@ -69,3 +69,11 @@ class FileError(SparsejaxError, ValueError):
 
 class EvaluationError(SparsejaxError, ValueError):
     """Tokens, windows or results of a model that cannot be evaluated."""
+
+
+class QuantizationError(SparsejaxError, ValueError):
+    """Weights that cannot be quantized, or bits and groups that do not fit them."""
+
+
+class FileFormatError(SparsejaxError, ValueError):
+    """A file of weights that is damaged, of another version, or cannot be written."""
