@@ -99,7 +99,7 @@ def build_task(options: ConfigDict) -> Task:
     template = {"params": state.params, "batch_stats": state.batch_stats}
     groups = sparsejax.prunable_groups(fn, template, inputs)
     task = Task(
-        options, setup, fn, inputs, batches, make_evaluate(options, setup, setup.apply),
+        options, setup, fn, inputs, batches, make_evaluate(config, setup.test, setup.apply),
         _refresher(setup, moved), groups,
     )  # fmt: skip
     if options.budget != "latency_ratio":
