@@ -20,6 +20,7 @@ from experiments.compress import magika
 from experiments.compress import stages as stages
 from experiments.compress.options import fine_tuning, validate_compression
 from experiments.compress.plots import draw_groups, draw_importances, draw_sensitivity
+from experiments.compress.recipe.command import run_recipe
 from experiments.compress.report import compare_arms, compression_text
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
@@ -39,7 +40,8 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
 
     Args:
       options: made from `experiments.compress.options.default_compression`; or from
-        `experiments.compress.magika.default_magika`, for the pretrained network.
+        `experiments.compress.magika.default_magika`, for the pretrained network; or from
+        `experiments.compress.recipe.options.default_recipe`, whose stages are then run.
       workdir: each stage has a directory below.
       console: where to report; standard output by default.
 
@@ -55,6 +57,8 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     if "pretrained" in options:
         return magika.run(options, workdir, console)
+    if "stages" in options:
+        return run_recipe(options, workdir, console)
     validate_compression(options)
     with claim(workdir, as_json(options)) as directory:
         result = stored_result(directory)
