@@ -57,3 +57,11 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class KernelError(SparsejaxError, ValueError):
+    """A sparse product that cannot be computed: an unsupported type, device or size."""
+
+
+class CapacityError(SparsejaxError, ValueError):
+    """More live blocks than the storage of a block-sparse matrix has room for."""
