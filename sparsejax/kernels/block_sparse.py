@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CapacityError, KernelError, MaskError, PatternError
-from sparsejax.kernels.topology import Topology, gather_slots, mask_of, moves, topology_of
+from sparsejax.kernels.topology import Topology, mask_of, rewired, topology_of
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import path_string
 from sparsejax.typing import Array, Params
@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["data", "topology", "probe"],
-    meta_fields=["shape", "implementation"],
+    meta_fields=["shape", "kernel_shape", "implementation"],
 )
 @dataclasses.dataclass(frozen=True)
 class BlockSparse:
@@ -35,6 +35,7 @@ class BlockSparse:
       topology: where the blocks stand.
       shape: (inputs, outputs).
       probe: None, or zeros like the grid, whose gradient is `block_grad_scores`: see `with_probes`.
+      kernel_shape: of the parameter that it stands for, (inputs…, outputs…); None where that is `shape`.
       implementation: ``"auto"``, or a name of `products.IMPLEMENTATIONS`.
 
     Example:
@@ -47,6 +48,7 @@ class BlockSparse:
     topology: Topology
     shape: tuple[int, int]
     probe: Array | None = None
+    kernel_shape: tuple[int, ...] | None = None
     implementation: str = "auto"
 
     @property
@@ -124,9 +126,8 @@ def from_dense(
     if capacity is None:
         capacity = _count(mask)
     topology = topology_of(jnp.asarray(mask, bool), max(capacity, 1))
-    data = tiles[topology.rows, topology.columns]
-    is_live = (jnp.arange(data.shape[0]) < topology.live)[:, None, None]
-    return _poisoned(BlockSparse(jnp.where(is_live, data, 0), topology, tuple(dense.shape)))
+    data = tiles.at[topology.rows, topology.columns].get(mode="fill", fill_value=0)
+    return _poisoned(BlockSparse(data, topology, tuple(dense.shape)))
 
 
 def to_dense(w: BlockSparse) -> Array:
@@ -142,10 +143,8 @@ def to_dense(w: BlockSparse) -> Array:
       >>> to_dense(from_dense(jnp.eye(2), block=(1, 1))).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    is_live = (jnp.arange(w.capacity) < w.topology.live)[:, None, None]
     tiles = jnp.zeros((*w.grid, *w.block), w.dtype)
-    # Dead slots stand on a place that may be live, so they add nothing; NaN in them must not reach the sum.
-    tiles = tiles.at[w.topology.rows, w.topology.columns].add(jnp.where(is_live, w.data, 0))
+    tiles = tiles.at[w.topology.rows, w.topology.columns].set(w.data, mode="drop")  # dead slots: out of bounds
     return tiles.transpose(0, 2, 1, 3).reshape(w.shape)
 
 
@@ -154,8 +153,8 @@ def block_mask(w: BlockSparse) -> Array:
     return mask_of(w.topology, w.grid)
 
 
-def rewire(w: BlockSparse, mask: Array, *, capacity: int | None = None) -> BlockSparse:
-    """Moves the matrix to another mask: blocks on both keep their values, new ones begin at zero.
+def rewire(w: BlockSparse, mask: Array) -> BlockSparse:
+    """Moves the matrix to another mask: blocks on both keep their values and slots, new ones begin at zero.
 
     Under jit nothing is compiled anew. Where more blocks are asked for than there is room, the call fails; under
     jit it cannot, so all values become NaN and `topology.overflow` says by how much: see `check_capacity`.
@@ -163,7 +162,6 @@ def rewire(w: BlockSparse, mask: Array, *, capacity: int | None = None) -> Block
     Args:
       w: the matrix.
       mask: bool, of the shape of the grid.
-      capacity: another one; None keeps it. A new capacity is a new shape: compiled steps compile once more.
 
     Returns:
       The matrix on its new mask.
@@ -179,9 +177,34 @@ def rewire(w: BlockSparse, mask: Array, *, capacity: int | None = None) -> Block
     """
     if mask.shape != w.grid:
         raise MaskError(f"The mask has shape {mask.shape}; the grid of blocks is {w.grid}.")
-    topology = topology_of(mask, w.capacity if capacity is None else max(capacity, 1))
-    source = moves(w.topology, topology, w.grid)
-    data = gather_slots(w.data, source, jnp.zeros((), w.dtype))
+    topology, stays = rewired(w.topology, mask)
+    data = jnp.where(stays[:, None, None], w.data, jnp.zeros((), w.dtype))
+    return _poisoned(dataclasses.replace(w, data=data, topology=topology))
+
+
+def with_capacity(w: BlockSparse, capacity: int) -> BlockSparse:
+    """Makes room for another number of blocks: a new shape, so compiled steps compile once more.
+
+    Args:
+      w: the matrix.
+      capacity: at least as many as are live.
+
+    Returns:
+      The same matrix.
+
+    Raises:
+      CapacityError: fewer than are live, outside of jit.
+
+    Example:
+      >>> with_capacity(from_dense(jnp.eye(2), block=(1, 1)), 3).data.shape
+      (3, 1, 1)
+    """
+    topology = topology_of(block_mask(w), max(capacity, 1))
+    slots = jnp.full(w.grid, w.capacity).at[w.topology.rows, w.topology.columns].set(
+        jnp.arange(w.capacity), mode="drop"
+    )  # fmt: skip
+    source = slots.at[topology.rows, topology.columns].get(mode="fill", fill_value=w.capacity)
+    data = w.data.at[source].get(mode="fill", fill_value=0)
     return _poisoned(dataclasses.replace(w, data=data, topology=topology))
 
 
@@ -267,5 +290,5 @@ def _poisoned(w: BlockSparse) -> BlockSparse:
 def _too_many(path: str, asked: int, capacity: int) -> CapacityError:
     return CapacityError(
         f"{path!r} was asked to hold {asked} live blocks and has room for {capacity}: give a larger capacity "
-        "(rewire(w, mask, capacity=…)), or a higher sparsity."
+        "(with_capacity(w, blocks)), or a higher sparsity."
     )

@@ -109,8 +109,8 @@ def _block_gradient(x: Array, g: Array, data: Array, topology: Topology, case: _
         else:
             from sparsejax.kernels import mosaic_gpu as hardware
         blocks = hardware.sdd(x, g, topology, block)
-        is_live = (jnp.arange(blocks.shape[0]) < topology.live)[:, None, None]
-        return jnp.where(is_live, blocks, 0).astype(data.dtype)  # the kernels leave dead slots unwritten
+        # The kernels leave dead slots unwritten.
+        return jnp.where(topology.is_live[:, None, None], blocks, 0).astype(data.dtype)
     return xla_products.sdd(x, g, topology, block, chosen).astype(data.dtype)
 
 

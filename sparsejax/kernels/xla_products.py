@@ -31,7 +31,7 @@ def dsd(x: Array, data: Array, topology: Topology, outputs: int, formulation: st
       (rows, outputs), like `x`; sums are float32.
     """
     inner, outer = data.shape[1:]
-    visit = _Visit(topology.rows, topology.columns, topology.live, 0)
+    visit = _Visit(topology.rows, topology.columns, topology.by_column, topology.live, 0)
     return _multiply(x, data, visit, (x.shape[1] // inner, outputs // outer), formulation)
 
 
@@ -49,7 +49,7 @@ def dsd_t(g: Array, data: Array, topology: Topology, inputs: int, formulation: s
       (rows, inputs), like `g`.
     """
     outer, inner = data.shape[1:]
-    visit = _Visit(topology.columns, topology.rows, topology.live, 1)
+    visit = _Visit(topology.columns, topology.rows, topology.by_row, topology.live, 1)
     return _multiply(g, data, visit, (g.shape[1] // inner, inputs // outer), formulation)
 
 
@@ -72,22 +72,23 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int], formulat
     axis, capacity = (1 if transposed else 0), topology.rows.shape[0]
     if formulation.startswith("batched"):
         one = jax.vmap(lambda i, j: _dot(left[i], right[j], axis, axis))
-        is_live = (jnp.arange(capacity) < topology.live)[:, None, None]
-        return jnp.where(is_live, one(topology.rows, topology.columns), 0)
+        return jnp.where(topology.is_live[:, None, None], one(topology.rows, topology.columns), 0)
 
-    def visit(slot: Array, blocks: Array) -> Array:
+    def visit(turn: Array, blocks: Array) -> Array:
+        slot = topology.by_column[turn]
         value = _dot(left[topology.rows[slot]], right[topology.columns[slot]], axis, axis)
-        return blocks.at[slot].set(jnp.where(slot < topology.live, value, 0))
+        return blocks.at[slot].set(jnp.where(turn < topology.live, value, 0))
 
     zeros = jnp.zeros((capacity, *block), jnp.float32)
     return lax.fori_loop(0, _largest(topology.live), visit, zeros)
 
 
 class _Visit(NamedTuple):
-    """For each slot the tile it reads and the tile it adds to, how many are live, and the axis it contracts."""
+    """For each slot the tile it reads and the tile it adds to; the order, the live ones, the contracted axis."""
 
     reads: Array
     adds_to: Array
+    order: Array
     live: Array
     contracts: int
 
@@ -100,20 +101,20 @@ def _multiply(x: Array, data: Array, visit: _Visit, tiles: tuple[int, int], form
     def one(slot: Array) -> Array:
         tile, block = read[visit.reads[slot]], data[slot]
         if transposed:
-            value = _dot(block, tile, visit.contracts, 0)
-        else:
-            value = _dot(tile, block, 1, visit.contracts)
-        return jnp.where(slot < visit.live, value, 0)  # a dead slot may hold anything, NaN too
+            return _dot(block, tile, visit.contracts, 0)
+        return _dot(tile, block, 1, visit.contracts)
 
     if formulation.startswith("batched"):
-        parts = jax.vmap(one)(jnp.arange(data.shape[0]))
-        summed = jax.ops.segment_sum(
-            parts, visit.adds_to, tiles[1], indices_are_sorted=visit.contracts == 0
-        )
+        # A dead slot adds to no tile: whatever it holds, NaN too, is dropped.
+        summed = jax.ops.segment_sum(jax.vmap(one)(jnp.arange(data.shape[0])), visit.adds_to, tiles[1])
     else:
         size = data.shape[2 - visit.contracts]
         zeros = jnp.zeros((tiles[1], size, x.shape[0]) if transposed else (tiles[1], x.shape[0], size))
-        add = lambda slot, sums: sums.at[visit.adds_to[slot]].add(one(slot))  # noqa: E731
+
+        def add(turn: Array, sums: Array) -> Array:
+            slot = visit.order[turn]
+            return sums.at[visit.adds_to[slot]].add(one(slot), mode="drop")
+
         summed = lax.fori_loop(0, _largest(visit.live), add, zeros.astype(jnp.float32))
     return _joined(summed, transposed).astype(x.dtype)
 

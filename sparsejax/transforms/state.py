@@ -32,6 +32,7 @@ _TRANSPARENT = (
     "InjectStatefulHyperparamsState",
     "PartitionState",
     "MaskedState",
+    "CompressedState",
 )
 
 

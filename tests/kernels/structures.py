@@ -46,8 +46,8 @@ def make_case(
     shape = (mask.shape[0] * block[0], mask.shape[1] * block[1])
     values = jnp.asarray(rng.standard_normal(shape), dtype)
     w = from_dense(values, jnp.asarray(mask), block=block, capacity=int(mask.sum()) + spare)
-    is_live = (np.arange(w.capacity) < int(mask.sum()))[:, None, None]
-    w = dataclasses.replace(w, data=jnp.where(is_live, w.data, jnp.nan).astype(dtype), **fields)
+    filled = jnp.where(w.topology.is_live[:, None, None], w.data, jnp.nan).astype(dtype)
+    w = dataclasses.replace(w, data=filled, **fields)
     dense = np.asarray(values, np.float64) * np.kron(mask, np.ones(block))
     x = jnp.asarray(rng.standard_normal((rows, shape[0])), dtype)
     g = jnp.asarray(rng.standard_normal((rows, shape[1])), dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import CapacityError, KernelError, MaskError, PatternError
-from sparsejax.kernels.block_sparse import block_mask, check_capacity, from_dense, rewire, to_dense
+from sparsejax.kernels.block_sparse import block_mask, check_capacity, from_dense, rewire, to_dense, with_capacity
 from tests.kernels.structures import masks
 
 DENSE = jax.random.normal(jax.random.key(0), (8, 12))
@@ -38,13 +38,19 @@ def test_rewiring_keeps_survivors_and_starts_others_at_zero():
         w = jax.jit(rewire)(w, jnp.asarray(new))
         old = old * np.kron(mask & new, np.ones(BLOCK))
         np.testing.assert_array_equal(to_dense(w), old)
+        np.testing.assert_array_equal(block_mask(w), new)
         mask = new
 
 
 def test_capacity_may_change_outside_of_jit():
     w = from_dense(DENSE, block=BLOCK)
-    small = rewire(w, block_mask(w) & jnp.asarray(masks(*GRID)["one"]), capacity=1)
-    assert small.capacity == 1 and int(small.topology.live) == 1
+    few = rewire(w, jnp.asarray(masks(*GRID)["empty rows and columns"]))
+    count = int(few.topology.live)
+    assert few.capacity == 16 and count < 16
+    for capacity in (count, 20):
+        np.testing.assert_array_equal(to_dense(with_capacity(few, capacity)), to_dense(few))
+    with pytest.raises(CapacityError, match=f"hold {count} live blocks and has room for 2"):
+        with_capacity(few, 2)
 
 
 def test_overflow_is_refused_and_under_jit_reported():

@@ -129,6 +129,22 @@ def test_bad_input_is_refused_with_a_remedy():
         block_grad_scores(jnp.ones((1, 2)), jnp.ones((1, 2)), (1, 1), "max")
 
 
+def test_dead_slots_may_lie_anywhere():
+    """After a rewiring that frees slots in the middle, which then hold NaN."""
+    case = make_case(STRUCTURES["all"], BLOCK, rows=5, spare=0)
+    mask = STRUCTURES["empty rows and columns"]
+    w = rewire(case.w, jnp.asarray(mask))
+    freed = ~np.asarray(w.topology.is_live)
+    assert freed[:3].any() and not freed[3:].all()
+    w = dataclasses.replace(w, data=jnp.where(freed[:, None, None], jnp.nan, w.data))
+    dense, x, g = case.dense * np.kron(mask, np.ones(BLOCK)), np.asarray(case.x), np.asarray(case.g)
+    for formulation in FORMULATIONS:
+        used = dataclasses.replace(w, implementation=formulation)
+        y, dx, dw = value_and_gradients(case.x, used, case.g)
+        assert relative_error(y, x @ dense) < 1e-5 and relative_error(dx, g @ dense.T) < 1e-5
+        assert not np.asarray(dw)[freed].any()
+
+
 def test_topology_lists_blocks_by_column_and_by_row():
     mask = STRUCTURES["empty rows and columns"]
     t = topology_of(jnp.asarray(mask), 12)
@@ -136,6 +152,7 @@ def test_topology_lists_blocks_by_column_and_by_row():
     live = len(rows)
     np.testing.assert_array_equal(t.rows[:live], rows)
     np.testing.assert_array_equal(t.columns[:live], columns)
+    np.testing.assert_array_equal(t.by_column[:live], np.arange(live))
     np.testing.assert_array_equal(t.by_row[:live], np.lexsort((columns, rows)))
     np.testing.assert_array_equal(t.column_starts, np.concatenate([[0], np.cumsum(mask.sum(0))]))
     np.testing.assert_array_equal(t.row_starts, np.concatenate([[0], np.cumsum(mask.sum(1))]))
