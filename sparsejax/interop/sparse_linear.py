@@ -50,10 +50,9 @@ class SparseLinear(nnx.Module):
         flat = math.prod(self.in_features), math.prod(self.out_features)
         kernel = kernel_init(rngs.params(), flat, jnp.float32)
         self.kernel = nnx.Param(kernel.reshape(*self.in_features, *self.out_features))
-        self.bias = None
         if use_bias:
             rngs.params()  # Flax draws a key for the bias too: the layers after this one get the same keys
-            self.bias = nnx.Param(jnp.zeros(self.out_features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(self.out_features, jnp.float32)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes the layer for `x` of shape (…, *in_features): (…, *out_features)."""

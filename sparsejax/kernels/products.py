@@ -127,6 +127,7 @@ def _chosen(product: str, x: Array, data: Array, case: _Case) -> str:
     if backend == "gpu":
         from sparsejax.kernels import mosaic_gpu
 
-        if mosaic_gpu.fits(x.shape[0], data.shape[-2:], data.dtype) and mosaic_gpu.is_hopper():
+        fits = mosaic_gpu.fits(x.shape[0], data.shape[-2:], data.dtype)
+        if fits and mosaic_gpu.is_hopper() and (product != "sdd" or data.shape[-2] >= 128):
             return "mosaic_gpu"
     return tuning.choose(product, x.shape[0], case.shape, data.shape, data.dtype)
