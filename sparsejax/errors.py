@@ -77,3 +77,11 @@ class QuantizationError(SparsejaxError, ValueError):
 
 class FileFormatError(SparsejaxError, ValueError):
     """A file of weights that is damaged, of another version, or cannot be written."""
+
+
+class KernelError(SparsejaxError, ValueError):
+    """A sparse product that cannot be computed: an unsupported type, device or size."""
+
+
+class CapacityError(SparsejaxError, ValueError):
+    """More live blocks than the storage of a block-sparse matrix has room for."""

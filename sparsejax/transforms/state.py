@@ -34,6 +34,7 @@ _TRANSPARENT = (
     "InjectStatefulHyperparamsState",
     "PartitionState",
     "MaskedState",
+    "CompressedState",
 )
 
 
