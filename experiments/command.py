@@ -1,5 +1,6 @@
 """The shell around a command: flags in, a sentence instead of a traceback when the user can mend it."""
 
+import logging as python_logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ def run_command(main: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # absl would repeat what JAX and matplotlib only note
+        python_logging.getLogger("sparsejax").setLevel(python_logging.WARNING)  # `describe` says what is prunable
         try:
             if argv[1:]:
                 raise ConfigError(
