@@ -8,13 +8,14 @@ import optax
 
 from sparsejax.errors import ParamsError, ScheduleError
 from sparsejax.masks.mask_trees import apply_masks
-from sparsejax.masks.packed import pack_tree, unpack_tree
+from sparsejax.masks.packed import PackedTree, pack_tree, unpack_tree
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import map_with_path
 from sparsejax.transforms.mask_rule import MaskRule
 from sparsejax.transforms.reset_moments import reset_off_mask
 from sparsejax.transforms.rng import split_key, step_key
+from sparsejax.transforms.saving import tell_flax
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
@@ -96,6 +97,7 @@ def sparsify(
 
     def init_fn(params: Params) -> SparsifyState:
         require_array_leaves(params)
+        tell_flax()
         # Copies, so that donating the state never deletes a key or masks that the caller still holds.
         masks, rule_state = jax.tree.map(jnp.copy, rule.init(params, key))
         inner_state = inner.init(apply_masks(params, masks))
@@ -115,6 +117,7 @@ def sparsify(
     ) -> tuple[Params, SparsifyState]:
         if params is None:
             raise ParamsError("sparsify needs the parameters: call tx.update(grads, state, params).")
+        _check_state(state, packed)
         count = state.count if step is None else jnp.asarray(step)
         rule_state = rule.observe(grads, state.rule_state, params)
         due = jnp.asarray(False) if rule.times is None else rule.times.due(count)
@@ -143,6 +146,17 @@ def sparsify(
         )
 
     return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient)
+
+
+def _check_state(state: Any, packed: bool) -> None:
+    """Refuses a state of another optimizer, or of one that keeps its masks otherwise."""
+    require_kind(state, SparsifyState, "the state", "what sparsejax.init(tx, params) returned", ParamsError)
+    if isinstance(state.masks, PackedTree) != packed:
+        kept = ("packed", "unpacked")
+        raise ParamsError(
+            f"This state keeps its masks {kept[packed]}, and the optimizer was made with packed={packed}: make it with "
+            f"packed={not packed}, as in the training that the state is from."
+        )
 
 
 def _when(due: Array, change: Any, masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:

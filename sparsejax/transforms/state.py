@@ -23,6 +23,7 @@ from sparsejax.transforms.reparametrize import (
     finalized,
     hard_masks,
 )
+from sparsejax.transforms.saving import lost_structure
 from sparsejax.transforms.sparsify import SparsifyState
 from sparsejax.typing import MaskTree, Params
 
@@ -132,7 +133,7 @@ def get_masks(opt_state: Any) -> MaskTree:
       >>> bool(get_masks(tx.init({"w": jnp.ones((2, 2))}))["w"].all())
       True
     """
-    found = _find(without_variables(opt_state))
+    found = _all(opt_state)
     if not found:
         raise ParamsError("This optimizer state holds no masks: its optimizer is not wrapped by sparsejax.")
     return _merged(
@@ -195,13 +196,22 @@ def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
 
 
 def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
-    states = _find(without_variables(opt_state))
-    found = [part for part in states if isinstance(part, ReparametrizeState)]
+    found = [part for part in _all(opt_state) if isinstance(part, ReparametrizeState)]
     if not found:
         raise ParamsError(
             "This optimizer state holds no reparametrize: its parameters are the effective ones."
         )
     return found
+
+
+def _all(opt_state: Any) -> list[SparsifyState | ReparametrizeState]:
+    """All states of ours, also inside `nnx.Optimizer.opt_state`."""
+    if lost_structure(opt_state):
+        raise ParamsError(
+            "This optimizer state came back as dicts, without its structure (orbax does so without a template): put it "
+            "back with sparsejax.transforms.restore_state(tx.init(params), it)."
+        )
+    return _find(without_variables(opt_state))
 
 
 def _merged(parts: Sequence[MaskTree]) -> MaskTree:
