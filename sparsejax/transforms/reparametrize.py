@@ -12,6 +12,7 @@ from sparsejax.params.check_values import require_array_leaves, require_kind, re
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.schedules import EVERY_STEP
 from sparsejax.transforms.handed_out import latents_of
+from sparsejax.transforms.inner_optimizers import refuse_lookahead
 from sparsejax.transforms.method import Method, Named
 from sparsejax.transforms.parametrization import Aux, Parametrization, masks_of
 from sparsejax.transforms.rng import split_key, step_key
@@ -83,6 +84,7 @@ def reparametrize(
 
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the method draws.
+      WrapperError: `optax.lookahead` inside.
       ParamsError: an optimizer or a parametrization that is none; parameters with leaves that are no arrays;
         `update` without params.
 
@@ -120,12 +122,14 @@ def reparametrize(
         aux = parametrization.init(latents, step_key(key_data, impl, jnp.uint32(_INIT)))
         aux = parametrization.advance(latents, aux, 0)
         dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(given))
+        inner_state = inner.init(latents)
+        refuse_lookahead(inner_state)
         return ReparametrizeState(
             count=jnp.zeros((), jnp.int32),
             key=jax.tree.map(jnp.copy, key_data),
             latents=latents,
             aux=aux,
-            inner_state=inner.init(latents),
+            inner_state=inner_state,
             aux_state=second.init(aux.trained) if jax.tree.leaves(aux.trained) else (),
             method=Method(named, named.name, named.mark, dtypes, impl),
         )

@@ -16,6 +16,7 @@ from sparsejax.params.check_values import require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.partial_trees import overlay, without_variables
 from sparsejax.transforms.handed_out import hand_out
+from sparsejax.transforms.inner_optimizers import NO_LOOKAHEAD
 from sparsejax.transforms.reparametrize import (
     ReparametrizeState,
     effective_params,
@@ -236,6 +237,8 @@ def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[Sparsi
     name = type(state).__name__
     per_child = [_find(child, inside=name, ordered=ordered) for child in children]
     holders = [i for i, found in enumerate(per_child) if found]
+    if holders and isinstance(state, optax.LookaheadState):
+        raise WrapperError(f"optax.lookahead stands outside sparsify or reparametrize. {NO_LOOKAHEAD}")
     if holders and hasattr(state, "_fields") and name not in _TRANSPARENT:
         raise WrapperError(
             f"{name} stands outside sparsify or reparametrize and moves parameters off their masks: put it inside, "
