@@ -59,7 +59,7 @@ def test_line_searches_train_on_the_masks(search, recipe):
         values.append(float(value))
         masks = full_masks(sparsejax.get_masks(state), params)
         assert_on_masks(params, masks)
-        for memory in _like_params(sparsify_state(state).inner_state):
+        for memory in _like_params(sparsify_state(state).inner_state[0]):
             for path, mask in masks.items():
                 gone = ~mask & ~before[path]
                 assert not kernels(memory)[path][gone].any(), "nothing is remembered of what is pruned"
@@ -68,7 +68,7 @@ def test_line_searches_train_on_the_masks(search, recipe):
 
 
 def _like_params(inner: Any) -> list[Any]:
-    """What L-BFGS and its line search keep of the last step: parameters, gradients, updates."""
+    """What L-BFGS keeps of the last step: parameters and gradients. (A line search keeps the dense gradient.)"""
     is_params = lambda node: isinstance(node, dict) and "body" in node  # noqa: E731
     found = [node for node in jax.tree.leaves(inner, is_leaf=is_params) if is_params(node)]
     return [node for node in found if node["body"]["kernel"].shape == (16, 12)]
