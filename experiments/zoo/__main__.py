@@ -1,7 +1,8 @@
 """`python -m experiments.zoo`."""
 
-from experiments import command
+import sys
+
 from experiments.zoo.command import main
 
 if __name__ == "__main__":
-    command.run_command(main)
+    sys.exit(main())

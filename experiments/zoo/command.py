@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.zoo import jax_models, torch_models
+from experiments.zoo import jax_models, results, torch_models
 from experiments.zoo.examine import examine
 from experiments.zoo.model import Model
 from experiments.zoo.page import Row, page, totals
@@ -27,14 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser("python -m experiments.zoo", description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, help="where the page goes, for example docs/zoo.md")
+    parser.add_argument(
+        "--results", type=pathlib.Path, help="a file that remembers what was examined already"
+    )
     parser.add_argument("--only", default="*", help="pattern (shell style) of 'library/model'")
     options = parser.parse_args(arguments)
-    rows = []
+    known, rows = results.read(options.results, MODELS), []
     for model in MODELS:
-        if fnmatch.fnmatchcase(f"{model.library}/{model.name}", options.only):
-            rows.append(visit(model))
-            print(_told(rows[-1]), flush=True)
+        name = results.key(model)
+        if fnmatch.fnmatchcase(f"{model.library}/{model.name}", options.only) and name not in known:
+            known[name] = visit(model)
+            print(_told(known[name]), flush=True)
             jax.clear_caches()
+            if options.results is not None:
+                results.write(options.results, known)
+        if name in known:
+            rows.append(known[name])
     if options.out is not None:
         options.out.write_text(page(rows), encoding="utf-8")
     print(totals(rows))

@@ -74,7 +74,9 @@ def examine(function: Function, seed: int = 0) -> Examined:
         kinds=dict(collections.Counter(group.kind for group in groups.values())),
         normalized=sum(group.normalized for group in groups.values()),
         removed=1 - after / before,
-        difference=_difference(_run(fn, masked, inputs), _run(small_fn, small, inputs)),
+        difference=_difference(
+            _run(fn, params, inputs), _run(fn, masked, inputs), _run(small_fn, small, inputs)
+        ),
         flops=flops / xla_flops(fn, params, inputs),
         loops=loops,
         excluded=tuple(collections.Counter(out.reason for out in groups.excluded).most_common()),
@@ -138,8 +140,10 @@ def _run(fn: Any, params: Any, inputs: Any) -> list[np.ndarray]:
     return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(results)]
 
 
-def _difference(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
+def _difference(dense: list[np.ndarray], expected: list[np.ndarray], found: list[np.ndarray]) -> float:
     largest = max(float(np.abs(leaf).max(initial=0.0)) for leaf in expected)
     if not np.isfinite(largest) or not largest:
         raise ValueError("The masked model's results are not finite, or all zero: nothing can be compared.")
+    if all(np.array_equal(a, b) for a, b in zip(dense, expected, strict=True)):
+        raise ValueError("The masked model's results are the dense model's: nothing that counts was pruned.")
     return max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, found, strict=True)) / largest

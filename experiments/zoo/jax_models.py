@@ -26,18 +26,20 @@ def _tokens(*shape: int, vocab: int = 40) -> jax.Array:
 def _haiku(call: Callable[[Any, Any], Any], *inputs: Any) -> Function:
     import haiku as hk
 
-    transformed = hk.without_apply_rng(hk.transform_with_state(lambda x: call(hk, x)))
-    params, state = transformed.init(jax.random.key(0), *inputs)
-    return lambda p, x: transformed.apply(p, state, x)[0], params, inputs
+    transformed = hk.without_apply_rng(hk.transform_with_state(lambda x, training: call(hk, x, training)))
+    params, state = transformed.init(jax.random.key(0), *inputs, True)
+    return lambda p, x: transformed.apply(p, state, x, False)[0], params, inputs
 
 
-def _haiku_lstm(hk: Any, x: jax.Array) -> jax.Array:
+def _haiku_lstm(hk: Any, x: jax.Array, training: bool) -> jax.Array:
+    del training
     core = hk.LSTM(16)
     outs, _ = hk.dynamic_unroll(core, x, core.initial_state(x.shape[1]))
     return hk.Linear(5)(outs)
 
 
-def _haiku_attention(hk: Any, x: jax.Array) -> jax.Array:
+def _haiku_attention(hk: Any, x: jax.Array, training: bool) -> jax.Array:
+    del training
     init = hk.initializers.VarianceScaling(1.0)
     for _ in range(2):
         y = hk.LayerNorm(-1, True, True)(x)
@@ -50,11 +52,15 @@ def _haiku_models() -> list[Model]:
     images = _shape(2, 32, 32, 3)
 
     def resnet(name: str) -> Callable[[Any, Any], Any]:
-        return lambda hk, x: getattr(hk.nets, name)(10)(x, is_training=False)
+        return lambda hk, x, training: getattr(hk.nets, name)(10)(x, is_training=training)
 
     made = [
-        ("MLP", lambda hk, x: hk.nets.MLP([32, 24, 10])(x), _shape(4, 12)),
-        ("MobileNetV1", lambda hk, x: hk.nets.MobileNetV1(num_classes=10)(x, is_training=False), images),
+        ("MLP", lambda hk, x, training: hk.nets.MLP([32, 24, 10])(x), _shape(4, 12)),
+        (
+            "MobileNetV1",
+            lambda hk, x, training: hk.nets.MobileNetV1(num_classes=10)(x, is_training=training),
+            images,
+        ),
         ("ResNet18", resnet("ResNet18"), images),
         ("ResNet50", resnet("ResNet50"), images),
         ("LSTM, dynamic_unroll", _haiku_lstm, _shape(6, 3, 8)),
@@ -166,7 +172,7 @@ def _eqx_conv(eqx: Any, key: Any) -> Any:
             eqx.nn.GroupNorm(2, 8),
             eqx.nn.Lambda(jax.nn.relu),
             eqx.nn.Conv2d(8, 12, 3, padding=1, key=keys[1]),
-            eqx.nn.PReLU(),
+            eqx.nn.Lambda(jax.nn.gelu),
             eqx.nn.MaxPool2d(2, 2),
             eqx.nn.Lambda(jnp.ravel),
             eqx.nn.Linear(12 * 16, 5, key=keys[2]),
@@ -216,17 +222,21 @@ def _equinox_models() -> list[Model]:
     def model(name: str, library: str, needs: tuple[str, ...], *parts: Any) -> Model:
         return Model(name, library, needs, functools.partial(_equinox, *parts))
 
+    convnext = {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]}
     vit = {"img_size": 32, "dim": 32, "patch_size": 8, "num_heads": [4], "depths": [2]}
     return [
         model("MLP", eqx, own, lambda e, k: e.nn.MLP(8, 4, 32, 3, key=k), _vmapped, lambda: _normal(3, 8)),
         model("Transformer block", eqx, own, _eqx_transformer, _eqx_transformer_call, lambda: _tokens(2, 6)),
         model("GRUCell, scanned", eqx, own, _eqx_gru, _eqx_gru_call, lambda: _normal(3, 5, 8)),
-        model("Conv2d, GroupNorm, PReLU", eqx, own, _eqx_conv, _vmapped, lambda: _normal(2, 3, 8, 8)),
-        model("Neural ODE (Tsit5)", "diffrax", (*own, "diffrax"), _diffrax, _diffrax_call, lambda: _normal(3, 6)),
-        Model("ConvNeXt", "equimo", (*own, "equimo"), functools.partial(
-            _equimo, "ConvNeXt", 32, {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]})),
-        Model("VisionTransformer", "equimo", (*own, "equimo"), functools.partial(_equimo, "VisionTransformer", 32, vit)),
-    ]  # fmt: skip
+        model("Conv2d, GroupNorm, MaxPool2d", eqx, own, _eqx_conv, _vmapped, lambda: _normal(2, 3, 8, 8)),
+        model(
+            "Neural ODE (Tsit5)", "diffrax", (*own, "diffrax"), _diffrax, _diffrax_call, lambda: _normal(3, 6)
+        ),
+        *(
+            Model(name, "equimo", (*own, "equimo"), functools.partial(_equimo, name, 32, settings))
+            for name, settings in (("ConvNeXt", convnext), ("VisionTransformer", vit))
+        ),
+    ]
 
 
 # ---- Flax models and layers of Flax
@@ -243,31 +253,46 @@ def _linen(
     return lambda p, x: pick(module.apply({"params": p, **fixed}, x)), variables["params"], (x,)
 
 
-def _nano_moe(linen: Any) -> Any:
+def _attention(n: Any) -> Any:
+    return n.MultiHeadDotProductAttention(4, qkv_features=24, normalize_qk=True)
+
+
+def _recurrent(n: Any) -> Any:
+    both = n.Bidirectional(n.RNN(n.OptimizedLSTMCell(12)), n.RNN(n.GRUCell(12)))
+    return n.Sequential([both, n.Dense(3)])
+
+
+def _conv_lstm(n: Any) -> Any:
+    return n.Sequential([n.RNN(n.ConvLSTMCell(8, (3, 3))), n.Conv(3, (1, 1))])
+
+
+def _weight_norm(n: Any) -> Any:
+    return n.Sequential([n.WeightNorm(n.Dense(16)), n.silu, n.GroupNorm(4), n.Dense(3)])
+
+
+def _nano_moe(n: Any) -> Any:
     from nano_moe.config import NanoMoEConfig
     from nano_moe.model import NanoMoE
 
-    return NanoMoE(
-        NanoMoEConfig(
-            vocab_size=40, n_layers=2, d_model=24, d_ff=32, n_experts=5, block_size=16, dropout_rate=0.0
-        )
-    )
+    del n
+    sizes = {"n_layers": 2, "d_model": 24, "d_ff": 32, "n_experts": 5, "block_size": 16}
+    return NanoMoE(NanoMoEConfig(vocab_size=40, dropout_rate=0.0, **sizes))
+
+
+def _first(out: Any) -> Any:
+    return out[0] if isinstance(out, tuple) else out
 
 
 def _flax_models() -> list[Model]:
-    def model(name: str, *parts: Any, library: str = "flax", needs: tuple[str, ...] = ("flax",)) -> Model:
-        return Model(name, library, needs, functools.partial(_linen, *parts))
-
-    lstm = lambda n: n.Sequential(
-        [n.Bidirectional(n.RNN(n.OptimizedLSTMCell(12)), n.RNN(n.GRUCell(12))), n.Dense(3)]
-    )  # noqa: E731
-    return [
-        model("MultiHeadAttention, qk-norm", lambda n: n.MultiHeadDotProductAttention(4, qkv_features=24, normalize_qk=True), lambda: _normal(2, 5, 16)),
-        model("Bidirectional LSTM and GRU", lstm, lambda: _normal(2, 6, 8)),
-        model("ConvLSTM", lambda n: n.Sequential([n.RNN(n.ConvLSTMCell(8, (3, 3))), n.Conv(3, (1, 1))]), lambda: _normal(2, 4, 6, 6, 3)),
-        model("WeightNorm, SpectralNorm-free MLP", lambda n: n.Sequential([n.WeightNorm(n.Dense(16)), n.silu, n.GroupNorm(4), n.Dense(3)]), lambda: _normal(4, 8)),
-        model("NanoMoE", _nano_moe, lambda: _tokens(2, 8), lambda out: out[0] if isinstance(out, tuple) else out, library="nano-moe-jax", needs=("flax", "nano_moe")),
-    ]  # fmt: skip
+    made = [
+        ("MultiHeadAttention, qk-norm", _attention, lambda: _normal(2, 5, 16)),
+        ("Bidirectional LSTM and GRU", _recurrent, lambda: _normal(2, 6, 8)),
+        ("ConvLSTM", _conv_lstm, lambda: _normal(2, 4, 6, 6, 3)),
+        ("WeightNorm, GroupNorm", _weight_norm, lambda: _normal(4, 8)),
+    ]
+    models = [Model(name, "flax", ("flax",), functools.partial(_linen, *parts)) for name, *parts in made]
+    moe = functools.partial(_linen, _nano_moe, lambda: _tokens(2, 8), _first)
+    return [*models, Model("NanoMoE", "nano-moe-jax", ("flax", "nano_moe"), moe)]
 
 
 # ---- graphs

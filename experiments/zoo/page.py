@@ -74,8 +74,8 @@ def totals(rows: Sequence[Row]) -> str:
     absent = len(rows) - len(found) - failed
     return (
         f"**{len(found)} models of {libraries} libraries, {groups} groups; shrunk equals masked in {len(equal)} "
-        f"of {len(found)}; FLOPs within 2 % of XLA's in {exact} of the {len(straight)} without loops.** Not examined: {failed} that raised an error, "
-        f"{absent} not installed."
+        f"of {len(found)}; FLOPs within 2 % of XLA's in {exact} of the {len(straight)} without loops.** "
+        f"Not examined: {failed} that raised an error, {absent} not installed."
     )
 
 

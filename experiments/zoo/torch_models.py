@@ -127,8 +127,9 @@ def _encoders() -> list[Model]:
     text = {**_SMALL, **_TEXT}
     hidden = "last_hidden_state"
     t5 = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-    bart = {"vocab_size": 50, "d_model": 32, "max_position_embeddings": 64, "encoder_layers": 2, "decoder_layers": 2,
-            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}  # fmt: skip
+    bart = {"vocab_size": 50, "d_model": 32, "max_position_embeddings": 64}
+    for side in ("encoder", "decoder"):
+        bart |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 48}
     distil = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, **_TEXT}
     return [
         _model("BertModel", "BertConfig", _tokens, hidden, **text),
