@@ -107,18 +107,18 @@ def keras_function(model: Any, x: jax.Array) -> Function:
 
 def _keras_models() -> list[Model]:
     made = [
-        ("MobileNet", 32, {}),
+        ("MobileNet", 32, {"alpha": 0.25}),
+        ("VGG16", 32, {}),
         ("MobileNetV2", 32, {"alpha": 0.35}),
         ("MobileNetV3Small", 32, {}),
-        ("EfficientNetB0", 32, {}),
-        ("EfficientNetV2B0", 32, {}),
         ("ResNet50V2", 32, {}),
-        ("DenseNet121", 32, {}),
-        ("VGG16", 32, {}),
-        ("Xception", 71, {}),
-        ("InceptionV3", 75, {}),
-        ("NASNetMobile", 32, {}),
         ("ConvNeXtTiny", 32, {}),
+        ("Xception", 71, {}),
+        ("EfficientNetB0", 32, {}),
+        ("InceptionV3", 75, {}),
+        ("DenseNet121", 32, {}),
+        ("EfficientNetV2B0", 32, {}),
+        ("NASNetMobile", 32, {}),
     ]
     return [
         Model(name, "keras", ("keras",), functools.partial(_keras, name, size, **settings))
