@@ -6,11 +6,16 @@ from sparsejax.post_training.evaluation import agreement as agreement
 from sparsejax.post_training.evaluation import perplexity as perplexity
 from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning
 from sparsejax.post_training.gram import layer_error as layer_error
+from sparsejax.post_training.layer_ratios import choose_by_sensitivity as choose_by_sensitivity
+from sparsejax.post_training.layer_ratios import owl as owl
+from sparsejax.post_training.layer_ratios import sensitivity as sensitivity
 from sparsejax.post_training.methods import alps as alps
 from sparsejax.post_training.methods import magnitude as magnitude
 from sparsejax.post_training.methods import sparsegpt as sparsegpt
 from sparsejax.post_training.methods import wanda as wanda
 from sparsejax.post_training.model import prune_model as prune_model
+from sparsejax.post_training.reconstruction import Reconstruction as Reconstruction
+from sparsejax.post_training.reconstruction import reconstruct as reconstruct
 from sparsejax.post_training.results import LayerResult as LayerResult
 from sparsejax.post_training.results import PrunedModel as PrunedModel
 from sparsejax.post_training.solution import Solution as Solution

@@ -19,7 +19,7 @@ from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
-from sparsejax.post_training.chosen_layers import layers_in_order
+from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
 from sparsejax.post_training.layer_solving import LayerSolver, layer_output_error, relative, solve_layer
 from sparsejax.post_training.matrices import without_axes
 from sparsejax.post_training.results import LayerResult, PrunedModel
@@ -40,7 +40,7 @@ def prune_model(
     batches: Iterable[Any],
     *,
     solve: LayerSolver,
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     pattern: Pattern | None = None,
     max_bytes: int | None = None,
     held_out: Iterable[Any] | None = None,
@@ -73,7 +73,8 @@ def prune_model(
       batches: tuples of inputs (what is not a tuple is the only input); kept in memory. Batches that are sharded over
         devices stay so.
       solve: a `LayerSolver`: `solve_alps`, a `functools.partial` of one, or your own.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M, or with `max_bytes`.
+      sparsity: fraction of zeros of every layer, in [0, 1], or ``{path pattern: fraction}`` (of `owl`, say), where what
+        no pattern matches stays dense; None with N:M, or with `max_bytes`.
       pattern: `Unstructured` when None, `NM` or `Block`, along the input and output axes that the tracer finds.
       max_bytes: instead of a sparsity, the bytes that all parameters may take, each pruned layer stored as a bit for
         every weight and the kept values in their dtype; every layer gets the same sparsity, the least that fits.
@@ -110,6 +111,8 @@ def prune_model(
     if masks is not None:
         validate(masks, params)
     layers = layers_in_order(fn, params, to_solve[0], pattern, prunable, overrides, ignore)
+    if isinstance(sparsity, Mapping):
+        layers, sparsity = with_sparsities(layers, sparsity), None
     if max_bytes is not None:
         sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity)
     paired = sequential and targets == "asymmetric"
