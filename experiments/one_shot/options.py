@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.one_shot.methods import METHODS
 from sparsejax.patterns import NM
@@ -73,6 +74,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       ConfigError: unknown methods or levels, numbers out of range.
     """
+    if config.network == "gpt":
+        validate_config(config.base)
     unknown = [name for name in config.methods if name not in METHODS]
     if unknown:
         raise ConfigError(f"methods: {', '.join(unknown)} unknown; there are: {', '.join(METHODS)}.")

@@ -16,6 +16,7 @@ from sparsejax.post_training.methods import wanda as wanda
 from sparsejax.post_training.model import prune_model as prune_model
 from sparsejax.post_training.reconstruction import Reconstruction as Reconstruction
 from sparsejax.post_training.reconstruction import reconstruct as reconstruct
+from sparsejax.post_training.repairing import repair as repair
 from sparsejax.post_training.results import LayerResult as LayerResult
 from sparsejax.post_training.results import PrunedModel as PrunedModel
 from sparsejax.post_training.solution import Solution as Solution

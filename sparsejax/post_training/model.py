@@ -48,6 +48,7 @@ def prune_model(
     ignore: Iterable[str] = (),
     overrides: Mapping[str, Override] | None = None,
     masks: MaskTree | None = None,
+    start: Params | None = None,
     damping: float = 0.01,
     sequential: bool = True,
     targets: str = "asymmetric",
@@ -84,6 +85,8 @@ def prune_model(
       ignore: path patterns of layers to leave as they are.
       overrides: what differs by path: `sparsity`, `pattern`, or `sparsejax.dense` to leave a layer as it is.
       masks: what earlier pruning left; what it removed stays removed. `sparsity` is still of all weights.
+      start: the pruned model's parameters before its first layer is solved, where they differ from `params`: biases of
+        units that were removed, say. What is not solved is returned as it is there.
       damping: λ in units of the mean diagonal of a Gram matrix, ≥ 0.
       sequential: False solves every layer on the dense model's inputs.
       targets: "asymmetric" or "symmetric" (``min ‖X (W − Ŵ)ᵀ‖²``); without effect where `sequential` is False.
@@ -121,14 +124,14 @@ def prune_model(
     store = None
     if workdir is not None:
         described = _description(walk, layers, options, paired, row_weights)
-        store = Store(workdir, fingerprint(described, params, masks, to_solve, unseen))
+        store = Store(workdir, fingerprint(described, params, masks, start, to_solve, unseen))
     walk.weights = row_weights_of(row_weights, walk, params, [*to_solve, *unseen])
-    run = _Run(walk, params, layers, options, len(to_solve), store)
+    run = _Run(walk, params, start, layers, options, len(to_solve), store)
     for number in range(len(walk.stages)):
         for result in run.stage(number):
             if progress is not None:
                 progress(result)
-    return run.finished(params)
+    return run.finished(params if start is None else start)
 
 
 class _Options(NamedTuple):
@@ -148,6 +151,7 @@ class _Run:
         self,
         walk: Walk,
         params: Params,
+        start: Params | None,
         layers: Sequence[Layer],
         options: _Options,
         solved_on: int,
@@ -156,6 +160,8 @@ class _Run:
         self._walk, self._options, self._store = walk, options, store
         self._dense = [jnp.asarray(leaf) for leaf in flatten_with_paths(params)[1]]
         self._leaves = list(self._dense)
+        if start is not None:
+            self._leaves = [jnp.asarray(leaf) for leaf in flatten_with_paths(start)[1]]
         self._layers = {layer.index: layer for layer in layers}
         earlier = None if options.masks is None else layer_leaves(options.masks, tuple(layers))
         self._earlier = dict(zip(self._layers, earlier or [None] * len(layers), strict=True))
@@ -164,7 +170,7 @@ class _Run:
         self._left = {index: sum(p[0] == index for s in walk.stages for p in s) for index in self._layers}
         self._batches = range(solved_on), range(solved_on, len(walk.weights))
         self.results: dict[str, LayerResult] = {}
-        walk.start(self._dense)
+        walk.start(self._leaves if options.sequential else self._dense, self._dense)
 
     def stage(self, number: int) -> list[LayerResult]:
         """Solves the layers of a stage, or reads them from the store, and goes on to the next stage."""
