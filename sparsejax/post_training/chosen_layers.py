@@ -1,6 +1,6 @@
 """Which layers of a model are pruned, in the order in which it runs them, and which batches measure the error."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsejax.errors import CalibrationError, PathError
@@ -101,6 +101,28 @@ def layers_in_order(
     }
     layers = prunable_layers(params, pattern=pattern, prunable=choose, overrides=with_roles)
     return sorted(layers, key=lambda layer: first[layer.path])
+
+
+def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) -> list[Layer]:
+    """Gives layers a sparsity by path; those that no pattern matches are not pruned.
+
+    Args:
+      layers: of `layers_in_order`; what an override says of a layer stands.
+      sparsities: ``{path pattern: sparsity}``; the first match counts.
+
+    Returns:
+      The layers that are pruned.
+
+    Raises:
+      PathError: a pattern that matches no layer.
+    """
+    found = match_paths(sparsities, [layer.path for layer in layers], "sparsity")
+    own = [(layer, sparsities.get(found.get(layer.path, ""))) for layer in layers]
+    return [
+        layer if layer.sparsity is not None else layer._replace(sparsity=share)
+        for layer, share in own
+        if share is not None or layer.sparsity is not None
+    ]
 
 
 def literal(path: str) -> str:

@@ -19,7 +19,7 @@ from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
-from sparsejax.post_training.chosen_layers import layers_in_order
+from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
 from sparsejax.post_training.layer_solving import LayerSolver, layer_output_error, relative, solve_layer
 from sparsejax.post_training.matrices import without_axes
 from sparsejax.post_training.results import LayerResult, PrunedModel
@@ -40,7 +40,7 @@ def prune_model(
     batches: Iterable[Any],
     *,
     solve: LayerSolver,
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     pattern: Pattern | None = None,
     max_bytes: int | None = None,
     held_out: Iterable[Any] | None = None,
@@ -48,6 +48,7 @@ def prune_model(
     ignore: Iterable[str] = (),
     overrides: Mapping[str, Override] | None = None,
     masks: MaskTree | None = None,
+    start: Params | None = None,
     damping: float = 0.01,
     sequential: bool = True,
     targets: str = "asymmetric",
@@ -73,7 +74,8 @@ def prune_model(
       batches: tuples of inputs (what is not a tuple is the only input); kept in memory. Batches that are sharded over
         devices stay so.
       solve: a `LayerSolver`: `solve_alps`, a `functools.partial` of one, or your own.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M, or with `max_bytes`.
+      sparsity: fraction of zeros of every layer, in [0, 1], or ``{path pattern: fraction}`` (of `owl`, say), where what
+        no pattern matches stays dense; None with N:M, or with `max_bytes`.
       pattern: `Unstructured` when None, `NM` or `Block`, along the input and output axes that the tracer finds.
       max_bytes: instead of a sparsity, the bytes that all parameters may take, each pruned layer stored as a bit for
         every weight and the kept values in their dtype; every layer gets the same sparsity, the least that fits.
@@ -83,6 +85,8 @@ def prune_model(
       ignore: path patterns of layers to leave as they are.
       overrides: what differs by path: `sparsity`, `pattern`, or `sparsejax.dense` to leave a layer as it is.
       masks: what earlier pruning left; what it removed stays removed. `sparsity` is still of all weights.
+      start: the pruned model's parameters before its first layer is solved, where they differ from `params`: biases of
+        units that were removed, say. What is not solved is returned as it is there.
       damping: λ in units of the mean diagonal of a Gram matrix, ≥ 0.
       sequential: False solves every layer on the dense model's inputs.
       targets: "asymmetric" or "symmetric" (``min ‖X (W − Ŵ)ᵀ‖²``); without effect where `sequential` is False.
@@ -110,6 +114,8 @@ def prune_model(
     if masks is not None:
         validate(masks, params)
     layers = layers_in_order(fn, params, to_solve[0], pattern, prunable, overrides, ignore)
+    if isinstance(sparsity, Mapping):
+        layers, sparsity = with_sparsities(layers, sparsity), None
     if max_bytes is not None:
         sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity)
     paired = sequential and targets == "asymmetric"
@@ -118,14 +124,14 @@ def prune_model(
     store = None
     if workdir is not None:
         described = _description(walk, layers, options, paired, row_weights)
-        store = Store(workdir, fingerprint(described, params, masks, to_solve, unseen))
+        store = Store(workdir, fingerprint(described, params, masks, start, to_solve, unseen))
     walk.weights = row_weights_of(row_weights, walk, params, [*to_solve, *unseen])
-    run = _Run(walk, params, layers, options, len(to_solve), store)
+    run = _Run(walk, params, start, layers, options, len(to_solve), store)
     for number in range(len(walk.stages)):
         for result in run.stage(number):
             if progress is not None:
                 progress(result)
-    return run.finished(params)
+    return run.finished(params if start is None else start)
 
 
 class _Options(NamedTuple):
@@ -145,6 +151,7 @@ class _Run:
         self,
         walk: Walk,
         params: Params,
+        start: Params | None,
         layers: Sequence[Layer],
         options: _Options,
         solved_on: int,
@@ -153,6 +160,8 @@ class _Run:
         self._walk, self._options, self._store = walk, options, store
         self._dense = [jnp.asarray(leaf) for leaf in flatten_with_paths(params)[1]]
         self._leaves = list(self._dense)
+        if start is not None:
+            self._leaves = [jnp.asarray(leaf) for leaf in flatten_with_paths(start)[1]]
         self._layers = {layer.index: layer for layer in layers}
         earlier = None if options.masks is None else layer_leaves(options.masks, tuple(layers))
         self._earlier = dict(zip(self._layers, earlier or [None] * len(layers), strict=True))
@@ -161,7 +170,7 @@ class _Run:
         self._left = {index: sum(p[0] == index for s in walk.stages for p in s) for index in self._layers}
         self._batches = range(solved_on), range(solved_on, len(walk.weights))
         self.results: dict[str, LayerResult] = {}
-        walk.start(self._dense)
+        walk.start(self._leaves if options.sequential else self._dense, self._dense)
 
     def stage(self, number: int) -> list[LayerResult]:
         """Solves the layers of a stage, or reads them from the store, and goes on to the next stage."""

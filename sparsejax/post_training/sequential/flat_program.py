@@ -15,6 +15,8 @@ from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.uses.find import Site, Use, find_uses
 from sparsejax.typing import Params
 
+#: The text of the instruction that takes one layer of a stack.
+SLICE = "one round's slice"
 #: A value: its number, or a literal of the jaxpr.
 Slot = int | core.Literal
 #: A layer of a parameter: the leaf's number, and (axis, place) for each axis along which unrolled layers are stacked.
@@ -205,7 +207,7 @@ class _Flattener:
         for number in range(length):
             place = length - 1 - number if eqn.params["reverse"] else number
             index = self._constant(np.int32(place))
-            own = [self._emit(_slice, "one round's slice", (x, index), 1)[0] for x in slices]
+            own = [self._emit(_slice, SLICE, (x, index), 1)[0] for x in slices]
             outs = self._inline(body, consts, [*fixed, *carry, *own], site, (*rounds, place))
             carry, collected[place] = outs[: len(carry)], outs[len(carry) :]
         columns = zip(*(collected[place] for place in range(length)), strict=True)

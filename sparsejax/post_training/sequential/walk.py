@@ -102,18 +102,23 @@ class Walk:
             self._stops[shape, number] = _Stop(make_probe(program, self.stages[number]), onward)
         return self._stops[shape, number]
 
-    def start(self, leaves: Sequence[Array]) -> None:
-        """Brings all batches to the first stage; up to there nothing is pruned.
+    def start(self, leaves: Sequence[Array], dense: Sequence[Array]) -> None:
+        """Brings all batches to the first stage.
 
         Args:
-          leaves: the parameters' leaves.
+          leaves: the leaves of the pruned model's parameters, as far as they are given.
+          dense: those of the dense ones; the same arrays where nothing is pruned before the first stage.
         """
+        self._apart = any(a is not b for a, b in zip(leaves, dense, strict=True))
         for i, shape in enumerate(self._shapes):
             program = self._programs[shape]
             passage = make_passage(program, 0, stage_range(program, self.stages[0])[0])
-            self._pruned[i] = advance(passage, leaves, self._pruned[i], self._compiled)
+            begin = self._pruned[i]
+            self._pruned[i] = advance(passage, leaves, begin, self._compiled)
             if self._dense is not None:
-                self._dense[i] = self._pruned[i]
+                self._dense[i] = (
+                    advance(passage, dense, begin, self._compiled) if self._apart else self._pruned[i]
+                )
         self.at = 0
 
     def collect(
