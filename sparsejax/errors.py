@@ -57,3 +57,7 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class SearchError(SparsejaxError, ValueError):
+    """A search that cannot be run: nothing to choose, a budget out of reach, a cost that is no number."""
