@@ -14,6 +14,7 @@ from sparsejax.search.database import equal_steps as equal_steps
 from sparsejax.search.ddpg import DDPG as DDPG
 from sparsejax.search.journal import Record as Record
 from sparsejax.search.problem import Choice as Choice
+from sparsejax.search.problem import Loss as Loss
 from sparsejax.search.problem import Problem as Problem
 from sparsejax.search.problem import Request as Request
 from sparsejax.search.problem import Site as Site

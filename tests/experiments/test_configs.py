@@ -10,9 +10,11 @@ from rich.console import Console
 
 from experiments import train
 from experiments.compress.options import validate_compression
+from experiments.compress.recipe.options import validate_recipe
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.lottery.checks import check as check_lottery
+from experiments.search.options import validate_search
 from experiments.study import options as study_options
 from tests.configurations import read_config
 
@@ -27,12 +29,16 @@ SHARED = {
 CASES = [(name, method) for name, (_, methods) in SHARED.items() for method in methods]
 SINGLE = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in (*SHARED, "from_json")]
 STUDIES = [
-    path for kind in ("studies", "lottery", "compress") for path in sorted((FOLDER / kind).glob("*.py"))
+    path
+    for kind in ("studies", "lottery", "compress", "recipes", "search")
+    for path in sorted((FOLDER / kind).glob("*.py"))
 ]
 CHECKS = {
     "studies": lambda study: study_options.check(study_options.completed(study)),
     "lottery": check_lottery,
     "compress": validate_compression,
+    "recipes": validate_recipe,
+    "search": validate_search,
 }
 
 
