@@ -69,7 +69,7 @@ def latency_table(
 ) -> LatencyTable:
     """Measures each level of each site alone, in turns with the whole model.
 
-    ``saved_ik = max_{j ≤ k} median(whole − (i at j))``, so that noise makes no smaller site slower
+    ``saved_ik = whole · max_{j ≤ k} median(1 − (i at j)/whole)``, so that noise makes no smaller site slower
 
     A table, not a measurement a choice, keeps a search deterministic and cheap; save it (it is numbers) and a
     search resumes.
@@ -98,13 +98,14 @@ def latency_table(
     ]
     rounds = np.array([[_seconds(measure, choice) for choice in asked] for _ in range(repeats)])
     _check_noise(rounds)
-    # Differences within a round: what else the machine does meets both alike.
-    differences = np.median(rounds[:, :1] - rounds, axis=0)
-    rest, saved = iter(differences[2:]), []
+    # Ratios within a round: what else the machine does meets both alike.
+    whole_seconds = float(np.median(rounds[:, 0]))
+    shares = np.median(1 - rounds / rounds[:, :1], axis=0)
+    rest, saved = iter(whole_seconds * shares[2:]), []
     for count in levels:
         row = np.maximum.accumulate([0.0, *(float(next(rest)) for _ in range(1, count))])
         saved.append(tuple(row.tolist()))
-    return LatencyTable(float(np.median(rounds[:, 0])), tuple(saved))
+    return LatencyTable(whole_seconds, tuple(saved))
 
 
 def _seconds(measure: Callable[[Choice], float], choice: Choice) -> float:
@@ -120,11 +121,11 @@ def _seconds(measure: Callable[[Choice], float], choice: Choice) -> float:
 
 
 def _check_noise(rounds: np.ndarray) -> None:
-    saved = rounds[:, 0] - rounds[:, 1]  # within a round, so that a machine that slows down is no noise
+    saved = 1 - rounds[:, 1] / rounds[:, 0]  # within a round, so that a machine that slows down is no noise
     spread = float(np.median(np.abs(saved - np.median(saved))))
     if np.median(saved) <= 2 * spread:
         whole, smallest = np.median(rounds[:, :2], axis=0)
         raise SearchError(
-            f"The latencies are noise: {whole:.3g} s for the whole model, {smallest:.3g} s for the smallest, a "
-            f"difference that varies by {spread:.2g} s. Measure larger batches, more calls, or an idle machine."
+            f"The latencies are noise: {whole:.3g} s for the whole model, {smallest:.3g} s for the smallest, whose "
+            f"ratio varies by {spread:.2g}. Measure larger batches, more calls, or an idle machine."
         )

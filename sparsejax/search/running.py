@@ -15,6 +15,8 @@ from sparsejax.tracing.tables import table
 
 #: Yields requests, is sent their losses, and ends when it has no more to ask.
 Asking = Generator[Sequence[Request], Sequence[float], None]
+#: Rounds without a new question after which a search ends: its searcher has seen all that it would look at.
+STALE = 200
 
 
 class Searcher(NamedTuple):
@@ -122,7 +124,8 @@ def search(
     asking = searcher.ask(space, np.random.default_rng(seed), evaluations)
     answers, spent = None, 0.0
     seen: set[Request] = set()
-    while True:
+    stale = 0
+    while stale < STALE:
         try:
             asked = asking.send(answers)
         except StopIteration:
@@ -132,10 +135,11 @@ def search(
         _answer(space, notes, allowed, progress)
         seen.update(allowed)
         spent += sum(request.share for request in allowed)
+        stale = 0 if fresh else stale + 1
         if len(allowed) < len(fresh):
-            asking.close()
             break
         answers = [notes.get(request).loss for request in asked]
+    asking.close()
     return _best(space, notes, searcher, spent)
 
 

@@ -258,3 +258,10 @@ def test_random_choices_use_the_budget_up_and_differ():
     assert len(set(choices)) == len(choices)
     slack = [found.space.budget.at_most - record.cost for record in found.records]
     assert np.median(slack) < 2
+
+
+def test_a_search_that_has_seen_everything_ends():
+    problem = additive(None, sites=3, levels=2)
+    greedy = evopress(offspring=4, survivors=(1,), shares=(1.0,))
+    found = search(problem, Budget("bytes", problem.costs["bytes"]((1, 0, 0))), greedy, evaluations=1000)
+    assert found.spent == 4  # uniform, and each site alone
