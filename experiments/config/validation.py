@@ -166,9 +166,13 @@ def _check_blocks(config: ConfigDict) -> None:
     }
     for name, (value, why) in wanted.items():
         require(not config[name], name, config[name], f"{value!r} {instead}, {why}")
-    require(not config.model.scan, "model.scan", config.model.scan, f"False {instead}: stacks are not compressed")
+    require(
+        not config.model.scan, "model.scan", config.model.scan, f"False {instead}: stacks are not compressed"
+    )
     for axis in ("fsdp", "tensor"):
-        require(config.mesh[axis] == 1, f"mesh.{axis}", config.mesh[axis], f"1 {instead}: blocks are replicated")
+        require(
+            config.mesh[axis] == 1, f"mesh.{axis}", config.mesh[axis], f"1 {instead}: blocks are replicated"
+        )
     sizes = {name: config.model[name] for name in ("width", "mlp_dim")}
     for name, size in sizes.items():
         where = f"a multiple of config.block = {config.block} {instead}"

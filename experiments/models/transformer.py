@@ -289,8 +289,10 @@ def check_sizes(model: str, sizes: BlockSizes) -> None:
         (kv_heads < 1 or heads % kv_heads != 0, f"kv_heads={kv_heads} must divide heads={heads}"),
         (sizes.mlp not in ("gelu", "swiglu"), f"mlp={sizes.mlp!r} must be 'gelu' or 'swiglu'"),
         (sizes.norm not in ("layer", "rms"), f"norm={sizes.norm!r} must be 'layer' or 'rms'"),
-        (sizes.sparse_compute not in ("dense", "blocks"),
-         f"sparse_compute={sizes.sparse_compute!r} must be 'dense' or 'blocks'"),
+        (
+            sizes.sparse_compute not in ("dense", "blocks"),
+            f"sparse_compute={sizes.sparse_compute!r} must be 'dense' or 'blocks'",
+        ),
         (sizes.depth < 1, f"depth={sizes.depth} must be at least 1"),
         (sizes.rotary and (width // max(heads, 1)) % 2, "rotary positions need an even width / heads"),
     ]

@@ -73,9 +73,7 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         init = nnx.initializers.glorot_uniform()  # of the flattened kernel: (width, heads · head_dim)
-        sizes = BlockSizes(
-            width, depth, heads, mlp_dim, kernel_init=init, sparse_compute=sparse_compute
-        )
+        sizes = BlockSizes(width, depth, heads, mlp_dim, kernel_init=init, sparse_compute=sparse_compute)
         check_sizes("ViT", sizes)
         _check_images(tuple(image_shape), patch, width, pool, positions)
         channels = image_shape[2] if len(image_shape) == 3 else 1

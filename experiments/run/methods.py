@@ -101,7 +101,11 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
 
 
 def _compressed(
-    config: ConfigDict, entry: "Entry", inner: optax.GradientTransformation, member: Member, options: dict[str, Any]
+    config: ConfigDict,
+    entry: "Entry",
+    inner: optax.GradientTransformation,
+    member: Member,
+    options: dict[str, Any],
 ) -> Method:
     """A method of masks over blocks, whose parameters hold live blocks only."""
     options = options | {"packed": False}

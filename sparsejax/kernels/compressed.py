@@ -244,7 +244,9 @@ def _rewired(params: Params, masks: Any, due: Array) -> tuple[list[Topology | No
 
 def _values(tree: Params) -> Params:
     """The floating part: the blocks' values in the places of the matrices."""
-    return jax.tree.map(lambda leaf: leaf.data if is_block_sparse(leaf) else leaf, tree, is_leaf=is_block_sparse)
+    return jax.tree.map(
+        lambda leaf: leaf.data if is_block_sparse(leaf) else leaf, tree, is_leaf=is_block_sparse
+    )
 
 
 def _put(values: Params, keep: Any) -> Params:
