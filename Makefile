@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-test  ## style and import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --config setup.cfg --no-cache
 
-gpu:  ## OUT=DIR PART=1|2|3|table, on a machine with an accelerator: three parts of three minutes, rows in OUT, then OUT/gpu.md
+gpu:  ## OUT=DIR PART=1|2|3|4|table, on a machine with an accelerator: four parts of three minutes, rows in OUT, then OUT/gpu.md
 	$(or $(GPU_PYTHON),python3) -m experiments.benchmark.gpu $(or $(OUT),runs/gpu) --part $(or $(PART),all) $(GPU_FLAGS)
 
 # The compilers' wheels stand in a folder of their own: beside an installed JAX they would be taken for its devices.
