@@ -71,6 +71,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, monkeypatch, unbroken,
         assert (tmp_path / "run" / name).read_bytes() == (unbroken[1] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_member_of_a_population_is_the_single_run(tmp_path, unbroken, data_dir):
     result, _ = killing.run(make_config(data_dir, population=2), tmp_path / "run")
     single = unbroken[0]["metrics"]

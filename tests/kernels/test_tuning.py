@@ -91,7 +91,7 @@ def pruned() -> dict:
 @pytest.mark.parametrize(
     ("prefer", "forms"),
     [
-        ("bytes", {"blocks": "blocks", "single": "bitmap", "strided": "n_m", "dense": "dense"}),
+        ("bytes", {"blocks": "fan_in", "single": "bitmap", "strided": "n_m", "dense": "dense"}),
         ("time", {"blocks": "blocks", "single": "dense", "strided": "n_m", "dense": "dense"}),
     ],
 )
