@@ -72,7 +72,7 @@ def to_sparse(
       >>> params = {"kernel": jnp.zeros((256, 256)).at[:32, :32].set(1.0)}
       >>> sparse, choices = to_sparse(params, prefer="bytes")
       >>> choices["kernel"].form, round(choices["kernel"].relative_bytes, 3)
-      ('blocks', 0.017)
+      ('blocks', 0.016)
     """
     if prefer not in ("time", "bytes"):
         raise KernelError(f"prefer={prefer!r}: choose 'time' or 'bytes'.")

@@ -7,7 +7,7 @@ import pytest
 
 from sparsejax.errors import KernelError
 from sparsejax.kernels.block_sparse import from_dense
-from sparsejax.kernels.fused_mlp import fused_mlp
+from sparsejax.kernels.feed_forward import fused_mlp
 from tests.kernels.structures import relative_error
 
 KEYS = jax.random.split(jax.random.key(0), 5)
