@@ -33,7 +33,8 @@ STUDIES = [
     path
     for kind in ("studies", "lottery", "compress", "one_shot", "recipes", "search")
     for path in sorted((FOLDER / kind).glob("*.py"))
-    if (kind, path.stem) != ("compress", "magika")  # nothing is trained: tests/experiments/compress/test_magika.py
+    if (kind, path.stem)
+    != ("compress", "magika")  # nothing is trained: tests/experiments/compress/test_magika.py
 ]
 CHECKS = {
     "studies": lambda study: study_options.check(study_options.completed(study)),
