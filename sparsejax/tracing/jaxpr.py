@@ -11,6 +11,7 @@ from jax.extend import core, source_info_util
 from jax.interpreters import partial_eval
 
 from sparsejax.errors import ParamsError, TracingError
+from sparsejax.params.check_values import require_arguments
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.tracing.results import pinned_paths
 from sparsejax.typing import Params
@@ -56,8 +57,8 @@ def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:
     if len(set(paths)) < len(paths):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         raise ParamsError(f"Two leaves share a path, so they cannot be told apart: {', '.join(twice[:5])}.")
-    if not callable(fn):
-        raise TracingError(f"The tracer needs a function fn(params, *inputs); it got a {type(fn).__name__}.")
+    wanted = "(params, *inputs); of an nnx module: lambda params, x: nnx.merge(graphdef, params)(x)"
+    require_arguments(fn, (params, *as_tuple(inputs)), "fn", wanted, TracingError)
     for path, leaf in zip(paths, leaves, strict=True):
         if isinstance(leaf, str | bytes):
             raise ParamsError(

@@ -260,7 +260,7 @@ def test_a_carry_loses_its_zeros_only_if_a_round_does():
 
 def test_what_is_no_function_and_no_array_is_refused_by_name():
     params, x = weights(a=(5, 6)), normal(2, 5)
-    with pytest.raises(TracingError, match=r"needs a function fn\(params, \*inputs\); it got a int"):
+    with pytest.raises(TracingError, match=r"fn is 3 \(int\); give a function \(params, \*inputs\)"):
         prunable_groups(3, params, x)
     with pytest.raises(ParamsError, match="'layer/act' is the text 'relu', not an array"):
         prunable_groups(lambda p, x: x @ p["a"], {**params, "layer": {"act": "relu"}}, x)
