@@ -1,9 +1,15 @@
 """Post-training pruning: masks and weights for a trained network from a few calibration batches."""
 
+from sparsejax.parametrizations.integer_format import IntegerFormat as IntegerFormat
+from sparsejax.parametrizations.integer_grid import QuantizedTensor as QuantizedTensor
+from sparsejax.parametrizations.integer_grid import dequantize as dequantize
 from sparsejax.post_training.evaluation import Agreement as Agreement
 from sparsejax.post_training.evaluation import Perplexity as Perplexity
 from sparsejax.post_training.evaluation import agreement as agreement
 from sparsejax.post_training.evaluation import perplexity as perplexity
+from sparsejax.post_training.gptq_model import QuantizedLayer as QuantizedLayer
+from sparsejax.post_training.gptq_model import QuantizedModel as QuantizedModel
+from sparsejax.post_training.gptq_model import gptq as gptq
 from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning
 from sparsejax.post_training.gram import layer_error as layer_error
 from sparsejax.post_training.layer_ratios import choose_by_sensitivity as choose_by_sensitivity
@@ -14,6 +20,7 @@ from sparsejax.post_training.methods import magnitude as magnitude
 from sparsejax.post_training.methods import sparsegpt as sparsegpt
 from sparsejax.post_training.methods import wanda as wanda
 from sparsejax.post_training.model import prune_model as prune_model
+from sparsejax.post_training.quantization import quantize as quantize
 from sparsejax.post_training.reconstruction import Reconstruction as Reconstruction
 from sparsejax.post_training.reconstruction import reconstruct as reconstruct
 from sparsejax.post_training.repairing import repair as repair
@@ -24,6 +31,8 @@ from sparsejax.post_training.solvers.activation_scores import ria_mask as ria_ma
 from sparsejax.post_training.solvers.activation_scores import wanda_mask as wanda_mask
 from sparsejax.post_training.solvers.alps import solve_alps as solve_alps
 from sparsejax.post_training.solvers.asymmetric import asymmetric_target as asymmetric_target
+from sparsejax.post_training.solvers.gptq import IntegerSolution as IntegerSolution
+from sparsejax.post_training.solvers.gptq import solve_gptq as solve_gptq
 from sparsejax.post_training.solvers.magnitude import global_masks as global_masks
 from sparsejax.post_training.solvers.magnitude import magnitude_mask as magnitude_mask
 from sparsejax.post_training.solvers.resolving import resolve_weights as resolve_weights

@@ -70,12 +70,13 @@ def layers_in_order(
       PathError: an override or a pattern to ignore that matches no layer.
     """
     inputs = jaxprs.as_tuple(batch)
-    ops = linear_ops(fn, params, inputs)
     traced = jaxprs.trace(fn, params, inputs)
     first: dict[str, Any] = {}
-    for use in find_uses(traced):
+    # Experts that are gathered token by token have no inputs of their own to calibrate on.
+    for use in find_uses(traced, gathered=False):
         path = traced.paths[use.leaf]
         first[path] = min(first.get(path, use.site), use.site)
+    ops = {path: op for path, op in linear_ops(fn, params, inputs).items() if path in first}
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     match_paths(ignore, list(ops), "ignore")
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}

@@ -16,6 +16,10 @@ from sparsejax.tracing.groups import prunable_groups as prunable_groups
 from sparsejax.tracing.groups import summarize_groups as summarize_groups
 from sparsejax.tracing.operations import LinearOp as LinearOp
 from sparsejax.tracing.operations import linear_ops as linear_ops
+from sparsejax.tracing.results import pin_results as pin_results
+from sparsejax.tracing.saving import load_shrunk as load_shrunk
+from sparsejax.tracing.saving import save_shrunk as save_shrunk
+from sparsejax.tracing.shrinking import ShrunkFunction as ShrunkFunction
 from sparsejax.tracing.shrinking import shrink as shrink
 from sparsejax.tracing.shrinking import shrink_tree as shrink_tree
 from sparsejax.tracing.size_costs import SizeAccount as SizeAccount

@@ -43,7 +43,9 @@ class Group(NamedTuple):
       outgoing: True where nothing but weights contracts the units, so that masking those members (of role
         ``"input"``) alone takes a unit out of the function while its other weights live on.
       kind: ``"channel"`` (made by a convolution), ``"neuron"`` (by a dense layer: the hidden units of an FFN),
-        ``"head"``, ``"head_dim"``, or ``"residual"`` (the width of a stream that layers add to).
+        ``"head"``, ``"head_dim"``, ``"residual"`` (the width of a stream that layers add to), or ``"expert"``
+        (chosen among by a router; normalized, since the router chooses among those that are left).
+      minimum: how many must stay: k where a router chooses k.
     """
 
     size: int
@@ -52,6 +54,7 @@ class Group(NamedTuple):
     layers: int | None = None
     kind: str = "neuron"
     outgoing: bool = False
+    minimum: int = 1
 
 
 class Excluded(NamedTuple):
@@ -129,13 +132,18 @@ def prunable_groups(fn: Callable[..., Any], params: Params, inputs: Any) -> Grou
 def read_groups(structure: Structure) -> Groups:
     """The groups of an analysed function."""
     normalized, layers = find_zeros(structure).normalized, own_layers(structure)
-    members, kind = _members(structure), kinds(structure)
+    members, kind, least = _members(structure), kinds(structure), structure.least()
     groups, excluded = {}, []
     for name, atom in structure.names.items():
         size, reason = structure.dims.sizes[atom], structure.dims.frozen[atom]
         if reason is None:
             groups[name] = Group(
-                size, tuple(members[atom]), atom in normalized, layers.get(atom), *kind[atom]
+                size,
+                tuple(members[atom]),
+                atom in normalized,
+                layers.get(atom),
+                *kind[atom],
+                minimum=least.get(atom, 1),
             )
         else:
             source = jaxprs.source_line(*reason.eqns) if reason.eqns else ""

@@ -12,6 +12,7 @@ from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.schedules import EVERY_STEP
+from sparsejax.transforms.handed_out import latents_of
 from sparsejax.transforms.parametrization import Aux, Parametrization, masks_of
 from sparsejax.transforms.rng import split_key, step_key
 from sparsejax.transforms.sparse_transformation import SparseTransformation
@@ -77,8 +78,9 @@ def reparametrize(
     hard-masked values. Latents of bfloat16 parameters are float32, those of parameters that the method leaves
     alone too.
 
-    Put it outermost, as `sparsify`, and start with ``params, opt_state = sparsejax.init(tx, params)``. With
-    `nnx.Optimizer`, make the optimizer from the raw model first, then put those effective parameters in it.
+    Put it outermost, as `sparsify`, and start with ``params, opt_state = sparsejax.init(tx, params)``. An
+    `nnx.Optimizer` may be made before those effective parameters are put in the model or after: what `init` returned
+    is known, by the arrays themselves, and the latents beneath are found again.
     Of optax's wrappers the same may stand outside as of `sparsify`; `apply_if_finite` only where parameters are
     float32, since its branches then have one type: inside it serves all.
 
@@ -125,11 +127,12 @@ def reparametrize(
 
     def init_fn(params: Params) -> ReparametrizeState:
         require_array_leaves(params)
+        given, params = params, latents_of(params, parametrization)
         # Copies, so that donating the parameters or the key never deletes the state's.
         latents = jax.tree.map(lambda p: jnp.array(p, dtype=_wide(p.dtype), copy=True), params)
         aux = parametrization.init(latents, step_key(key_data, impl, jnp.uint32(_INIT)))
         aux = parametrization.advance(latents, aux, 0)
-        dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(params))
+        dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(given))
         return ReparametrizeState(
             count=jnp.zeros((), jnp.int32),
             key=jax.tree.map(jnp.copy, key_data),

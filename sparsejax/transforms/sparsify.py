@@ -142,7 +142,7 @@ def sparsify(
             optax.safe_increment(state.count), state.key, new, rule_state, inner_state
         )
 
-    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient)
+    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient, rule.replaces_step)
 
 
 def _when(due: Array, change: Any, masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:

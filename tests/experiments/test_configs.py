@@ -12,7 +12,7 @@ from experiments import train
 from experiments.compress.options import validate_compression
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
-from experiments.lottery.checks import check as check_lottery
+from experiments.lottery.options import check as check_lottery
 from experiments.one_shot.options import check as check_one_shot
 from experiments.study import options as study_options
 from tests.configurations import read_config

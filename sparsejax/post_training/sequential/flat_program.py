@@ -107,7 +107,8 @@ def flatten(
             raise
         shapes = jax.tree.map(np.shape, inputs)
         raise CalibrationError(f"The function does not take a batch of shapes {shapes}: {error}") from error
-    uses = [use for use in find_uses(traced, every_branch=True) if leaves is None or use.leaf in leaves]
+    found = find_uses(traced, every_branch=True, gathered=False)
+    uses = [use for use in found if leaves is None or use.leaf in leaves]
     return _Flattener(traced, uses).program()
 
 
