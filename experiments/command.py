@@ -45,7 +45,9 @@ def run_command(main: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # absl would repeat what JAX and matplotlib only note
-        python_logging.getLogger("sparsejax").setLevel(python_logging.WARNING)  # `describe` says what is prunable
+        python_logging.getLogger("sparsejax").setLevel(
+            python_logging.WARNING
+        )  # `describe` says what is prunable
         try:
             if argv[1:]:
                 raise ConfigError(

@@ -85,3 +85,7 @@ class KernelError(SparsejaxError, ValueError):
 
 class CapacityError(SparsejaxError, ValueError):
     """More live blocks than the storage of a block-sparse matrix has room for."""
+
+
+class SearchError(SparsejaxError, ValueError):
+    """A search that cannot be run: nothing to choose, a budget out of reach, a cost that is no number."""

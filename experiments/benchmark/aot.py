@@ -126,7 +126,10 @@ def tpu_targets() -> list[Target]:
         suffix = "" if dtype == jnp.bfloat16 else " float32"
         for target in _products(tpu, 1024, 2048, (128, 128), dtype):
             targets.append(target._replace(name=target.name + suffix))
-    wide = [target._replace(name=f"{target.name} wide") for target in _products(tpu, 1024, 4096, (256, 512), jnp.bfloat16)]
+    wide = [
+        target._replace(name=f"{target.name} wide")
+        for target in _products(tpu, 1024, 4096, (256, 512), jnp.bfloat16)
+    ]
     return [*targets, *wide, _training_step("tpu", 512)]
 
 
@@ -140,7 +143,9 @@ def gpu_targets() -> list[Target]:
     for block in mosaic_gpu.BLOCKS:
         for target in _products(mosaic_gpu, 4096, 4096, block, jnp.bfloat16):
             if target.name != "sdd" or block[0] >= 128:
-                targets.append(target._replace(name=target.name if block[0] == 128 else f"{target.name} {block[0]}"))
+                targets.append(
+                    target._replace(name=target.name if block[0] == 128 else f"{target.name} {block[0]}")
+                )
     shapes = sparse_tensor_cores.example_shapes()
     product = Target("2:4 tensor cores", sparse_tensor_cores.multiply_tile, shapes, (64, 128))
     return [*targets, product, _training_step("mosaic_gpu", 512)]
@@ -237,7 +242,10 @@ def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     from experiments.benchmark.harness import write_text
 
     names = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
-    versions = {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}}
+    versions = {
+        "python": sys.version.split()[0],
+        **{name: importlib.metadata.version(name) for name in names},
+    }
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions,

@@ -220,8 +220,9 @@ def _prune(task: Task, calibration: np.ndarray, params: Params, masks: None) -> 
     return found.params, found.masks
 
 
-def _batches(tokens: np.ndarray, size: int = 32) -> list[np.ndarray]:
-    return [tokens[i : i + size] for i in range(0, len(tokens) - len(tokens) % size or len(tokens), size)]
+def _batches(tokens: np.ndarray) -> list[np.ndarray]:
+    size = min(32, max(len(tokens) // 2, 1))
+    return [tokens[i : i + size] for i in range(0, len(tokens) - len(tokens) % size, size)]
 
 
 def _tune(task: Task, calibration: np.ndarray, params: Params, masks: MaskTree) -> tuple[Params, MaskTree]:

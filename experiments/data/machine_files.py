@@ -69,7 +69,7 @@ def read_machine_files(
     Raises:
       DatasetError: no file of a known kind is there.
     """
-    folders = tuple(default_folders() if folders is None else folders)
+    folders = tuple(map(str, default_folders() if folders is None else folders))
     by_kind: dict[str, list[str]] = {}
     for folder in folders:
         for above, _, names in os.walk(folder):

@@ -235,5 +235,5 @@ def save_compressed_tensors(
     finally:
         writer.close()
     text = json.dumps({**config, "quantization_config": quantization}, indent=2)
-    safetensors.write_text(place / "config.json", f"{text}\n")
+    safetensors.write_bytes(place / "config.json", f"{text}\n".encode())
     return size

@@ -141,18 +141,20 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text, all or nothing.
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, all or nothing.
 
     Args:
-      path: of the file; its folder is there.
-      text: what it holds.
+      path: of the file; folders above it are made.
+      content: what it holds.
 
     Raises:
       FileFormatError: the disk refuses.
     """
-    with _typed(path), whole_file(path) as file:
-        file.write(text.encode())
+    with _typed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(content)
 
 
 def _header(parts: Mapping[str, Part], metadata: Mapping[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""A linear layer of Flax nnx whose kernel may be block-sparse: the same parameters, the same name."""
+"""A linear layer of Flax nnx whose kernel may be of a sparse form: the same parameters, the same names."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,12 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from sparsejax.kernels.block_sparse import is_block_sparse
-from sparsejax.kernels.products import matmul
-
 
 class SparseLinear(nnx.Module):
-    """``y = x W + b`` for a kernel that is an array or a `BlockSparse`, whichever stands in the parameters.
+    """``y = x W + b`` for a kernel that is an array or any form of `sparsejax.kernels`, whichever the parameters hold.
 
     Built with a dense kernel, drawn as `nnx.Linear` (one input and one output axis) and `nnx.LinearGeneral` draw
     theirs. `sparsejax.kernels.start` or `compress` puts a block-sparse one in its place: in the parameters of
@@ -24,7 +21,7 @@ class SparseLinear(nnx.Module):
       in_features: inputs; several contract as many last axes.
       out_features: outputs; several become as many axes.
       use_bias: whether there is a bias.
-      kernel_init: draws (inputs, outputs), each flattened.
+      kernel_init: draws (inputs, outputs), each flattened; LeCun normal when None.
       rngs: gives the key.
 
     Example:
@@ -43,12 +40,12 @@ class SparseLinear(nnx.Module):
         out_features: int | Sequence[int],
         *,
         use_bias: bool = True,
-        kernel_init: Callable[..., jax.Array] = nnx.initializers.lecun_normal(),
+        kernel_init: Callable[..., jax.Array] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features, self.out_features = _sizes(in_features), _sizes(out_features)
         flat = math.prod(self.in_features), math.prod(self.out_features)
-        kernel = kernel_init(rngs.params(), flat, jnp.float32)
+        kernel = (kernel_init or nnx.initializers.lecun_normal())(rngs.params(), flat, jnp.float32)
         self.kernel = nnx.Param(kernel.reshape(*self.in_features, *self.out_features))
         if use_bias:
             rngs.params()  # Flax draws a key for the bias too: the layers after this one get the same keys
@@ -59,8 +56,8 @@ class SparseLinear(nnx.Module):
         kernel: Any = self.kernel.get_value()
         axes = len(self.in_features)
         leading = x.shape[: x.ndim - axes]
-        if is_block_sparse(kernel):
-            y = matmul(x.reshape(*leading, math.prod(self.in_features)), kernel)
+        if not isinstance(kernel, jax.Array):
+            y = x.reshape(*leading, math.prod(self.in_features)) @ kernel
             y = y.reshape(*leading, *self.out_features)
         else:
             contracted = tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))

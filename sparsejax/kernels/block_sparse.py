@@ -82,7 +82,6 @@ class BlockSparse:
         return matmul(x, self)
 
 
-
 def is_block_sparse(leaf: Any) -> bool:
     """Tells a `BlockSparse`; for `jax.tree.map(…, is_leaf=is_block_sparse)`."""
     return isinstance(leaf, BlockSparse)
@@ -144,7 +143,9 @@ def to_dense(w: BlockSparse) -> Array:
       [[1.0, 0.0], [0.0, 1.0]]
     """
     tiles = jnp.zeros((*w.grid, *w.block), w.dtype)
-    tiles = tiles.at[w.topology.rows, w.topology.columns].set(w.data, mode="drop")  # dead slots: out of bounds
+    tiles = tiles.at[w.topology.rows, w.topology.columns].set(
+        w.data, mode="drop"
+    )  # dead slots: out of bounds
     return tiles.transpose(0, 2, 1, 3).reshape(w.shape)
 
 

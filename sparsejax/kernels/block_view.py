@@ -40,7 +40,9 @@ def block_view(params: Params) -> Params:
       >>> block_view({"w": w})["w"].tolist()
       [[2.0, 0.0]]
     """
-    return jax.tree.map(lambda leaf: _means(leaf) if is_block_sparse(leaf) else leaf, params, is_leaf=is_block_sparse)
+    return jax.tree.map(
+        lambda leaf: _means(leaf) if is_block_sparse(leaf) else leaf, params, is_leaf=is_block_sparse
+    )
 
 
 def score_view(grads: Params, params: Params) -> Params:
@@ -80,8 +82,8 @@ def kernel_layers(params: Params, prunable: Prunable | None) -> tuple[Layer, ...
         order = input_output_last(layer.axes)
         if layer.axes.spatial or layer.axes.stacked or order != tuple(range(len(layer.shape))):
             raise PatternError(
-                f"{layer.path!r} of shape {layer.shape} is no kernel (inputs…, outputs…) of one dense layer: {layer.axes}. "
-                "Leave it dense with prunable=…, or unroll the stack (model.scan=False in the runner)."
+                f"{layer.path!r} of shape {layer.shape} is no kernel (inputs…, outputs…) of one dense layer: "
+                f"{layer.axes}. Leave it dense with prunable=…, or unroll the stack (model.scan=False in the runner)."
             )
     return layers
 
@@ -198,7 +200,9 @@ def weight_masks(params: Params) -> MaskTree:
         if not is_block_sparse(leaf):
             return jnp.asarray(True)
         rows, columns = leaf.grid
-        mask = jnp.broadcast_to(block_mask(leaf)[:, None, :, None], (rows, leaf.block[0], columns, leaf.block[1]))
+        mask = jnp.broadcast_to(
+            block_mask(leaf)[:, None, :, None], (rows, leaf.block[0], columns, leaf.block[1])
+        )
         return mask.reshape(leaf.kernel_shape or leaf.shape)
 
     return jax.tree.map(mark, params, is_leaf=is_block_sparse)

@@ -227,7 +227,7 @@ def _rewired(params: Params, masks: Any, due: Array) -> tuple[list[Topology | No
     old = [topology for topology, _ in chosen]
 
     def change(old: list[Topology]) -> list[tuple[Topology, Array]]:
-        return [rewired(topology, mask) for topology, (_, mask) in zip(old, chosen, strict=True)]
+        return _rewired_together(old, [mask for _, mask in chosen])
 
     def stay(old: list[Topology]) -> list[tuple[Topology, Array]]:
         return [(topology, topology.is_live) for topology in old]
@@ -242,9 +242,25 @@ def _rewired(params: Params, masks: Any, due: Array) -> tuple[list[Topology | No
     return [topology for topology, _ in pairs], jax.tree.unflatten(treedef, keep)
 
 
+def _rewired_together(old: list[Topology], masks: list[Array]) -> list[tuple[Topology, Array]]:
+    """`rewired` of each; matrices of one size in one call, since each costs XLA some twenty kernels to compile."""
+    groups: dict[tuple, list[int]] = {}
+    for i, (topology, mask) in enumerate(zip(old, masks, strict=True)):
+        groups.setdefault((mask.shape, topology.capacity), []).append(i)
+    found: list[Any] = [None] * len(old)
+    for members in groups.values():
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *((old[i], masks[i]) for i in members))
+        new = jax.vmap(rewired)(*stacked)
+        for place, i in enumerate(members):
+            found[i] = jax.tree.map(lambda leaf, place=place: leaf[place], new)
+    return found
+
+
 def _values(tree: Params) -> Params:
     """The floating part: the blocks' values in the places of the matrices."""
-    return jax.tree.map(lambda leaf: leaf.data if is_block_sparse(leaf) else leaf, tree, is_leaf=is_block_sparse)
+    return jax.tree.map(
+        lambda leaf: leaf.data if is_block_sparse(leaf) else leaf, tree, is_leaf=is_block_sparse
+    )
 
 
 def _put(values: Params, keep: Any) -> Params:

@@ -131,7 +131,9 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int]) -> Array
 
                 specs = [
                     plgpu.BlockSpec((DEPTH, block[0]), lambda k: (k, row), transforms=transforms[0], delay_release=1),
-                    plgpu.BlockSpec((DEPTH, block[1]), lambda k: (k, column), transforms=transforms[1], delay_release=1),
+                    plgpu.BlockSpec(
+                        (DEPTH, block[1]), lambda k: (k, column), transforms=transforms[1], delay_release=1
+                    ),
                 ]  # fmt: skip
                 _pipeline(step, x.shape[0] // DEPTH, specs, context)(x_ref, g_ref)
 
@@ -187,7 +189,9 @@ def _multiply(
 
             shape = (None, outer, DEPTH) if transposed else (None, DEPTH, outer)
             specs = [
-                plgpu.BlockSpec((ROW_TILE, DEPTH), x_tile, transforms=_tiled(DEPTH, x.dtype), delay_release=1),
+                plgpu.BlockSpec(
+                    (ROW_TILE, DEPTH), x_tile, transforms=_tiled(DEPTH, x.dtype), delay_release=1
+                ),
                 plgpu.BlockSpec(shape, block_tile, transforms=weights, delay_release=1),
             ]
             _pipeline(step, count, specs, context)(x_ref, data_ref)
@@ -249,6 +253,6 @@ def check_fits(rows: int, block: tuple[int, int], dtype: Any) -> None:
     """
     if not fits(rows, block, dtype):
         raise KernelError(
-            f"The Hopper kernel takes bfloat16, rows divisible by {ROW_TILE} and blocks of {BLOCKS}; here are {rows} rows of "
-            f"{jnp.dtype(dtype).name} and blocks of {tuple(block)}. Choose others, or implementation='auto'."
+            f"The Hopper kernel takes bfloat16, rows divisible by {ROW_TILE} and blocks of {BLOCKS}; here are {rows} "
+            f"rows of {jnp.dtype(dtype).name} and blocks of {tuple(block)}. Choose others, or implementation='auto'."
         )

@@ -47,7 +47,9 @@ def matmul(x: Array, w: BlockSparse) -> Array:
     """
     check_dtype(x.dtype, "the input")
     if x.shape[-1] != w.shape[0]:
-        raise ParamsError(f"The input has {x.shape[-1]} features (shape {x.shape}); the matrix takes {w.shape[0]}.")
+        raise ParamsError(
+            f"The input has {x.shape[-1]} features (shape {x.shape}); the matrix takes {w.shape[0]}."
+        )
     if x.dtype != w.dtype:
         raise KernelError(f"The input is {x.dtype} and the matrix {w.dtype}: cast one of them with astype.")
     if w.implementation not in IMPLEMENTATIONS:

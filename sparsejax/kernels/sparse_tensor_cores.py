@@ -44,8 +44,9 @@ def multiply(values: Array, metadata: Array, dense: Array) -> Array:
     """
     if not enabled():
         raise KernelError(
-            "2:4 on sparse tensor cores has been compiled and never run on a GPU: set SPARSEJAX_SPARSE_TENSOR_CORES=1 to "
-            "use it, and compare its result; kernels.packed_n_m computes the same products elsewhere."
+            "2:4 on sparse tensor cores has been compiled and never run on a GPU: set "
+            "SPARSEJAX_SPARSE_TENSOR_CORES=1 to use it, and compare its result; "
+            "kernels.pack_n_m makes a form that computes the same products elsewhere."
         )
     return multiply_tile(values, dense, metadata)
 
@@ -74,13 +75,20 @@ def pack_metadata(places: np.ndarray) -> np.ndarray:
     """
     places = np.asarray(places)
     groups = DEPTH // 4
-    if places.shape != (ROWS, groups, 2) or places.min() < 0 or places.max() > 3 or (np.diff(places) <= 0).any():
+    if (
+        places.shape != (ROWS, groups, 2)
+        or places.min() < 0
+        or places.max() > 3
+        or (np.diff(places) <= 0).any()
+    ):
         raise KernelError(
             f"Places of kept values are ({ROWS}, {groups}, 2), rising, in 0…3; got shape {places.shape}."
         )
     nibbles = (places[..., 0] | (places[..., 1] << 2)).astype(np.uint32)
     halves = nibbles.reshape(ROWS, DEPTH // STEP, 2, 4)
-    packed = (halves << (4 * np.arange(4, dtype=np.uint32))).sum(-1, dtype=np.uint32)  # (row, instruction, half)
+    packed = (halves << (4 * np.arange(4, dtype=np.uint32))).sum(
+        -1, dtype=np.uint32
+    )  # (row, instruction, half)
     words = np.zeros((DEPTH // STEP, 4, 8, 4), np.uint32)  # (instruction, warp, g, thread of four)
     rows = packed.reshape(4, 2, 8, DEPTH // STEP, 2).transpose(3, 0, 2, 4, 1)
     words[..., :2] = rows[..., 0] | (rows[..., 1] << 16)

@@ -18,7 +18,9 @@ def issue(a: Any, b: Any, sums: Any, words: Any) -> Any:
     Returns:
       The sums as registers.
     """
-    modules = {name: importlib.import_module(f"jax.experimental.mosaic.gpu.{name}") for name in ("wgmma", "utils")}
+    modules = {
+        name: importlib.import_module(f"jax.experimental.mosaic.gpu.{name}") for name in ("wgmma", "utils")
+    }
     mma = importlib.import_module("jax.experimental.mosaic.gpu.mma_utils")
     arrays = importlib.import_module("jax.experimental.mosaic.gpu.fragmented_array")
     mlir = importlib.import_module("jax._src.lib.mlir.dialects")
@@ -27,7 +29,9 @@ def issue(a: Any, b: Any, sums: Any, words: Any) -> Any:
     wgmma, utils = modules["wgmma"], modules["utils"]
     wide = ir.IntegerType.get_signless(64)
     options = {"swizzle": 128, "large_tile": (64, 64)}
-    (a_base, a_strides), _, _ = mma.create_descriptor(a, group_size=(64, 64), logical_k_major=False, **options)
+    (a_base, a_strides), _, _ = mma.create_descriptor(
+        a, group_size=(64, 64), logical_k_major=False, **options
+    )
     (b_base, b_strides), (_, b_group), _ = mma.create_descriptor(
         b, group_size=(64, 128), logical_k_major=True, **options
     )
@@ -37,7 +41,8 @@ def issue(a: Any, b: Any, sums: Any, words: Any) -> Any:
         a_offset = (k * a_strides[1][0]) >> 4
         b_offset = mma.encode_addr((k // 2) * b_group) + (((k % 2) * 2 * b_strides[1][0]) >> 4)
         descriptors = [
-            wgmma._llvm_add(base, utils.c(offset, wide)) for base, offset in ((a_base, a_offset), (b_base, b_offset))
+            wgmma._llvm_add(base, utils.c(offset, wide))
+            for base, offset in ((a_base, a_offset), (b_base, b_offset))
         ]
         number = vector.extract(word.registers.flat[0], dynamic_position=[], static_position=[0])
         registers = _instruction(ir, registers, *descriptors, number)
@@ -59,7 +64,12 @@ def _instruction(ir: Any, registers: np.ndarray, a: Any, b: Any, word: Any) -> n
     ties = ",".join(["=f"] * count + [str(i) for i in range(count)] + ["l", "l", "r"])
     kind = ir.VectorType.get((1,), ir.F32Type.get())
     made = llvm.inline_asm(
-        llvm.StructType.get_literal([kind] * count), [*flat, a, b, word], text, ties, asm_dialect=0, has_side_effects=True
+        llvm.StructType.get_literal([kind] * count),
+        [*flat, a, b, word],
+        text,
+        ties,
+        asm_dialect=0,
+        has_side_effects=True,
     )
     out = [llvm.extractvalue(kind, made, [i]) for i in range(count)]
     return np.array(out, dtype=object).reshape(registers.shape)

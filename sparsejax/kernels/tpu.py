@@ -116,7 +116,13 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int], *, inter
 
 
 def _multiply(
-    x: Array, data: Array, lists: tuple[Array, ...], features: int, empty: Array, contracts: int, interpret: Any
+    x: Array,
+    data: Array,
+    lists: tuple[Array, ...],
+    features: int,
+    empty: Array,
+    contracts: int,
+    interpret: Any,
 ) -> Array:
     """Both products: tiles of `x` times blocks, contracted over the blocks' axis `contracts`."""
     block = data.shape[1:]
@@ -186,9 +192,12 @@ def _sdd_kernel(order, rows, columns, x_ref, g_ref, out_ref, sums):
 def _row_tile(rows: int, block: tuple[int, int], capacity: int) -> int:
     if not fits(rows, block):
         raise KernelError(
-            f"The TPU kernel takes blocks of multiples of {LANES} and rows divisible by {ROW_TILES[-1]}; here blocks are "
-            f"{tuple(block)} and there are {rows} rows. Choose others, or implementation='auto', which takes XLA then."
+            f"The TPU kernel takes blocks of multiples of {LANES} and rows divisible by {ROW_TILES[-1]}; here "
+            f"blocks are {tuple(block)} and there are {rows} rows. Choose others, "
+            "or implementation='auto', which takes XLA then."
         )
     if capacity > MOST_BLOCKS:
-        raise KernelError(f"The TPU kernel has room for {MOST_BLOCKS} blocks, not {capacity}: take larger blocks.")
+        raise KernelError(
+            f"The TPU kernel has room for {MOST_BLOCKS} blocks, not {capacity}: take larger blocks."
+        )
     return next(tile for tile in ROW_TILES if rows % tile == 0)

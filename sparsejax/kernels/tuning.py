@@ -99,14 +99,18 @@ def autotune(
     if not 0.0 < density <= 1.0:
         raise KernelError(f"density={density!r}: give a share of the blocks in (0, 1].")
     x, g, data, topology = _example(rows, shape, block, density, dtype)
-    calls = {
-        "dsd": lambda form: jax.jit(lambda: xla_products.dsd(x, data, topology, shape[1], form)),
-        "dsd_t": lambda form: jax.jit(lambda: xla_products.dsd_t(g, data, topology, shape[0], form)),
-        "sdd": lambda form: jax.jit(lambda: xla_products.sdd(x, g, topology, block, form)),
+    products = {
+        "dsd": (lambda form: lambda x, d, t: xla_products.dsd(x, d, t, shape[1], form), (x, data)),
+        "dsd_t": (lambda form: lambda g, d, t: xla_products.dsd_t(g, d, t, shape[0], form), (g, data)),
+        "sdd": (lambda form: lambda x, g, t: xla_products.sdd(x, g, t, block, form), (x, g)),
     }
     found = {}
-    for product, call in calls.items():
-        programs = {form: call(form) for form in xla_products.FORMULATIONS}
+    for product, (make, arguments) in products.items():
+        # Arrays go in as arguments: of a closure they are constants, and XLA multiplies them while compiling.
+        programs = {
+            form: functools.partial(jax.jit(make(form)), *arguments, topology)
+            for form in xla_products.FORMULATIONS
+        }
         found[key(product, rows, shape, data.shape, dtype)] = _fastest(programs, seconds)
     _measured.update(found)
     return found
@@ -127,7 +131,9 @@ def load(path: str | pathlib.Path) -> None:
     entries = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     for name, form in entries.items():
         if form not in xla_products.FORMULATIONS:
-            raise KernelError(f"{path}: {name!r} is {form!r}, none of {', '.join(xla_products.FORMULATIONS)}.")
+            raise KernelError(
+                f"{path}: {name!r} is {form!r}, none of {', '.join(xla_products.FORMULATIONS)}."
+            )
     _measured.update(entries)
 
 

@@ -90,8 +90,13 @@ class Summary(NamedTuple):
         widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
         rule = "  ".join("─" * width for width in widths)
         lines = [_line(cells, widths) for cells in (head, *body)]
-        notes = [*_dense_notes(self.rows), f"masks: {sum(row.mask_bytes for row in self.rows):,} bytes unpacked"]
-        folded = [textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+        notes = [
+            *_dense_notes(self.rows),
+            f"masks: {sum(row.mask_bytes for row in self.rows):,} bytes unpacked",
+        ]
+        folded = [
+            textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes
+        ]
         return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], *folded])
 
 

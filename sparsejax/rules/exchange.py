@@ -112,7 +112,9 @@ def drop_and_grow(
         return mask_tree(params, layers, new, others=old), state
 
     reads_gradient = drop.reads_gradient or grow.reads_gradient
-    return MaskRule(init, observe, update, times, replaces_step=True, reads_gradient=reads_gradient)
+    return MaskRule(
+        init, observe, update, times, replaces_step=True, reads_gradient=reads_gradient, grows=True
+    )
 
 
 def _survivors_and_grown(

@@ -99,7 +99,7 @@ def prune(
             return mask_tree(params, layers, new, others=old), state
         return jax.tree.map(jnp.logical_and, mask_tree(params, layers, new), old), state
 
-    return MaskRule(init, score.update, update, times, reads_gradient=score.reads_gradient)
+    return MaskRule(init, score.update, update, times, reads_gradient=score.reads_gradient, grows=revive)
 
 
 def _alive(layer: Layer, scores: Array, old: Array) -> Array:

@@ -167,7 +167,7 @@ def _lift(
         return group_masks(params, chosen, unit_masks, fixed_shapes=True), (unit_masks, inner_state, own)
 
     reads_gradient = any(score.reads_gradient for score in scores)
-    return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient)
+    return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient, inner.grows)
 
 
 def _shape(group: Group) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from sparsejax.params.axis_roles import AxisRoles as AxisRoles
 from sparsejax.params.axis_roles import flax_axes as flax_axes
+from sparsejax.tracing.axes.baked import Baked as Baked
 from sparsejax.tracing.calibration.statistics import InputStatistics as InputStatistics
 from sparsejax.tracing.calibration.statistics import calibrate as calibrate
 from sparsejax.tracing.cost import ModelCost as ModelCost

@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsejax.errors import TracingError
 from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.axes.baked import Baked, baked_widths
 from sparsejax.tracing.axes.kinds import kinds
 from sparsejax.tracing.axes.structure import Structure, analyse, find_zeros, own_layers
 from sparsejax.tracing.uses.find import find_uses, use_roles
@@ -74,11 +75,18 @@ class Excluded(NamedTuple):
 
 
 class Groups(Mapping[str, Group]):
-    """The prunable groups by name; `excluded` lists what is not."""
+    """The prunable groups by name; `excluded` lists what is not, `baked` the constants that widths went into.
 
-    def __init__(self, groups: Mapping[str, Group], excluded: tuple[Excluded, ...]) -> None:
+    A shrunk function keeps such constants (1/√head_dim of attention), as the masked function does; a smaller model
+    that is built by hand, or `rebuild`, computes them anew.
+    """
+
+    def __init__(
+        self, groups: Mapping[str, Group], excluded: tuple[Excluded, ...], baked: tuple[Baked, ...] = ()
+    ) -> None:
         self._groups = dict(groups)
         self.excluded = excluded
+        self.baked = baked
 
     def __getitem__(self, name: str) -> Group:
         return self._groups[name]
@@ -148,7 +156,7 @@ def read_groups(structure: Structure) -> Groups:
         else:
             source = jaxprs.source_line(*reason.eqns) if reason.eqns else ""
             excluded.append(Excluded(name, size, reason.text, source))
-    return Groups(groups, tuple(excluded))
+    return Groups(groups, tuple(excluded), baked_widths(structure))
 
 
 def _members(structure: Structure) -> dict[int, list[Member]]:
@@ -181,7 +189,7 @@ def summarize_groups(groups: Any) -> str:
 
     Returns:
       Lines to print: a group a line with its size and members, then the excluded axes, those with the same
-      reason and source line together.
+      reason and source line together, then the constants that widths went into.
 
     Raises:
       TracingError: it is none of these.
@@ -218,4 +226,10 @@ def summarize_groups(groups: Any) -> str:
         alike.setdefault((reason, source), []).append(f"{name} ({size})")
     for (reason, source), names in alike.items():
         lines.append(f"  {' '.join(names)}: {reason}{f', at {source}' if source else ''}")
+    baked = getattr(groups, "baked", ())
+    if baked:
+        lines.append("constants that widths went into, which stay as they are")
+    lines += [
+        f"  {one.constant:.6g} = {one.meaning} of {' '.join(one.names)}, at {one.source}" for one in baked
+    ]
     return "\n".join(lines)

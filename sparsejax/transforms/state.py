@@ -16,6 +16,7 @@ from sparsejax.params.check_values import require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.partial_trees import overlay, without_variables
 from sparsejax.transforms.handed_out import hand_out
+from sparsejax.transforms.inner_optimizers import NO_LOOKAHEAD
 from sparsejax.transforms.reparametrize import (
     ReparametrizeState,
     effective_params,
@@ -23,6 +24,7 @@ from sparsejax.transforms.reparametrize import (
     finalized,
     hard_masks,
 )
+from sparsejax.transforms.saving import lost_structure
 from sparsejax.transforms.sparsify import SparsifyState
 from sparsejax.typing import MaskTree, Params
 
@@ -133,7 +135,7 @@ def get_masks(opt_state: Any) -> MaskTree:
       >>> bool(get_masks(tx.init({"w": jnp.ones((2, 2))}))["w"].all())
       True
     """
-    found = _find(without_variables(opt_state))
+    found = _all(opt_state)
     if not found:
         raise ParamsError("This optimizer state holds no masks: its optimizer is not wrapped by sparsejax.")
     return _merged(
@@ -196,13 +198,22 @@ def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
 
 
 def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
-    states = _find(without_variables(opt_state))
-    found = [part for part in states if isinstance(part, ReparametrizeState)]
+    found = [part for part in _all(opt_state) if isinstance(part, ReparametrizeState)]
     if not found:
         raise ParamsError(
             "This optimizer state holds no reparametrize: its parameters are the effective ones."
         )
     return found
+
+
+def _all(opt_state: Any) -> list[SparsifyState | ReparametrizeState]:
+    """All states of ours, also inside `nnx.Optimizer.opt_state`."""
+    if lost_structure(opt_state):
+        raise ParamsError(
+            "This optimizer state came back as dicts, without its structure (orbax does so without a template): put it "
+            "back with sparsejax.transforms.restore_state(tx.init(params), it)."
+        )
+    return _find(without_variables(opt_state))
 
 
 def _merged(parts: Sequence[MaskTree]) -> MaskTree:
@@ -227,6 +238,8 @@ def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[Sparsi
     name = type(state).__name__
     per_child = [_find(child, inside=name, ordered=ordered) for child in children]
     holders = [i for i, found in enumerate(per_child) if found]
+    if holders and isinstance(state, optax.LookaheadState):
+        raise WrapperError(f"optax.lookahead stands outside sparsify or reparametrize. {NO_LOOKAHEAD}")
     if holders and hasattr(state, "_fields") and name not in _TRANSPARENT:
         raise WrapperError(
             f"{name} stands outside sparsify or reparametrize and moves parameters off their masks: put it inside, "

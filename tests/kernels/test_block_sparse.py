@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import CapacityError, KernelError, MaskError, PatternError
-from sparsejax.kernels.block_sparse import block_mask, check_capacity, from_dense, rewire, to_dense, with_capacity
+from sparsejax.kernels.block_sparse import (
+    block_mask,
+    check_capacity,
+    from_dense,
+    rewire,
+    to_dense,
+    with_capacity,
+)
 from tests.kernels.structures import masks
 
 DENSE = jax.random.normal(jax.random.key(0), (8, 12))
@@ -46,7 +53,8 @@ def test_capacity_may_change_outside_of_jit():
     w = from_dense(DENSE, block=BLOCK)
     few = rewire(w, jnp.asarray(masks(*GRID)["empty rows and columns"]))
     count = int(few.topology.live)
-    assert few.capacity == 16 and count < 16
+    assert few.capacity == 16
+    assert count < 16
     for capacity in (count, 20):
         np.testing.assert_array_equal(to_dense(with_capacity(few, capacity)), to_dense(few))
     with pytest.raises(CapacityError, match=f"hold {count} live blocks and has room for 2"):
@@ -61,14 +69,17 @@ def test_overflow_is_refused_and_under_jit_reported():
     with pytest.raises(CapacityError, match="room for 3"):
         from_dense(DENSE, every, block=BLOCK, capacity=3)
     over = jax.jit(rewire)(w, every)
-    assert np.isnan(np.asarray(over.data)).all() and int(over.topology.overflow) == 15
+    assert np.isnan(np.asarray(over.data)).all()
+    assert int(over.topology.overflow) == 15
     with pytest.raises(CapacityError, match="'layer/kernel'"):
         check_capacity({"layer": {"kernel": over}})
     check_capacity({"layer": {"kernel": w, "bias": jnp.zeros(3)}})
 
 
 def test_bad_input_is_refused_with_a_remedy():
-    with pytest.raises(PatternError, match="Blocks of \\(3, 3\\) do not divide the matrix of shape \\(8, 12\\)"):
+    with pytest.raises(
+        PatternError, match="Blocks of \\(3, 3\\) do not divide the matrix of shape \\(8, 12\\)"
+    ):
         from_dense(DENSE, block=(3, 3))
     with pytest.raises(PatternError, match="do not divide"):
         from_dense(DENSE, block=(0, 3))

@@ -86,7 +86,8 @@ def test_rewiring_a_training_step_compiles_nothing_anew():
         before, w = np.asarray(to_dense(w)), step(w, jnp.ones((5, 24)), jnp.asarray(mask))
         assert not np.asarray(to_dense(w))[~np.kron(mask, np.ones(BLOCK, bool))].any()
         assert before.shape == (24, 24)
-    assert len(traces) == 1 and step._cache_size() == 1
+    assert len(traces) == 1
+    assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize("norm", ["mean", "l2"])
@@ -112,7 +113,8 @@ def test_no_dense_gradient_is_in_the_compiled_program():
     loss = lambda w: jnp.vdot(matmul(x, w), g)  # noqa: E731
     for params in (w, with_probes(w)):
         text = jax.jit(jax.grad(loss, allow_int=True)).lower(params).compile().as_text()
-        assert "f32[256,256]" not in text and "f32[16,16,16,16]" not in text
+        assert "f32[256,256]" not in text
+        assert "f32[16,16,16,16]" not in text
 
 
 def test_bad_input_is_refused_with_a_remedy():
@@ -135,13 +137,15 @@ def test_dead_slots_may_lie_anywhere():
     mask = STRUCTURES["empty rows and columns"]
     w = rewire(case.w, jnp.asarray(mask))
     freed = ~np.asarray(w.topology.is_live)
-    assert freed[:3].any() and not freed[3:].all()
+    assert freed[:3].any()
+    assert not freed[3:].all()
     w = dataclasses.replace(w, data=jnp.where(freed[:, None, None], jnp.nan, w.data))
     dense, x, g = case.dense * np.kron(mask, np.ones(BLOCK)), np.asarray(case.x), np.asarray(case.g)
     for formulation in FORMULATIONS:
         used = dataclasses.replace(w, implementation=formulation)
         y, dx, dw = value_and_gradients(case.x, used, case.g)
-        assert relative_error(y, x @ dense) < 1e-5 and relative_error(dx, g @ dense.T) < 1e-5
+        assert relative_error(y, x @ dense) < 1e-5
+        assert relative_error(dx, g @ dense.T) < 1e-5
         assert not np.asarray(dw)[freed].any()
 
 

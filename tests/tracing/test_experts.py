@@ -125,8 +125,9 @@ def test_what_reads_positions_of_experts_as_numbers_keeps_them(name):
         lambda p, x, g, c: _mixed(p, x, jnp.take_along_axis(x @ p["router"], c, -1), c),
         lambda p, x, g, c: jax.checkpoint(lambda x, g, c: _mixed(p, x, g, c))(x, g, c),
         lambda p, x, g, c: _mixed(p, x, g, c.astype(jnp.uint8)),
+        lambda p, x, g, c: _mixed(p, x, jnp.sort(g), jnp.take_along_axis(c, jnp.argsort(g), -1)),
     ],
-    ids=["table", "counts", "twice", "minimum", "vmap", "along", "remat", "cast"],
+    ids=["table", "counts", "twice", "minimum", "vmap", "along", "remat", "cast", "picked"],
 )
 def test_identity_and_order_of_experts_may_be_used(between):
     fn, params, x = _mixture(between)

@@ -3,7 +3,7 @@
 import importlib
 
 from experiments.compress.recipe.stage import Stage
-from experiments.compress.recipe.stages import pruning, shrinking, training
+from experiments.compress.recipe.stages import pruning, searching, shrinking, slimming, training
 from experiments.config.checks import choice
 from experiments.errors import ConfigError
 
@@ -14,7 +14,11 @@ STAGES: dict[str, Stage] = {
     "learn_masks": training.LEARN_MASKS,
     "prune": pruning.PRUNE,
     "structured": pruning.STRUCTURED,
+    "search": searching.SEARCH,
     "shrink": shrinking.SHRINK,
+    "width": slimming.WIDTH,
+    "depth": slimming.DEPTH,
+    "redraw": slimming.REDRAW,
 }
 
 

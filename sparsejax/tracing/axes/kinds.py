@@ -12,6 +12,7 @@ from sparsejax.tracing.uses.contractions import CONTRACTIONS
 KINDS = ("channel", "neuron", "head", "head_dim", "residual", "expert")
 # The fact of a value that is made of weights alone; the facts of others are the products with weights behind them.
 _WEIGHT = "weight"
+_GIVEN = frozenset([-1])  # the fact of an input
 _PICKS = ("gather", "dynamic_slice")
 
 
@@ -56,7 +57,7 @@ def heads_axes(structure: Structure) -> frozenset[tuple[int, int]]:
 def _find(structure: Structure) -> "_Found":
     found = _Found(structure)
     inputs = [frozenset([_WEIGHT])] * len(structure.leaves)
-    inputs += [frozenset([-1])] * (len(structure.plan.ins) - len(inputs))
+    inputs += [_GIVEN] * (len(structure.plan.ins) - len(inputs))
     Flow(found.visit).run(structure.plan, inputs)
     return found
 
@@ -85,11 +86,14 @@ class _Found:
             return self._product(step, facts, behind)
         if step.name in REDUCE and any(behind):
             self.contracted |= self._atoms([step.ins[0].dims[axis] for axis in step.params["axes"]])
-        if step.name == "add" and all(behind) and behind[0] != behind[1]:
+        # What comes from inputs alone, such as a mask of positions, is no stream.
+        if step.name == "add" and all(fact - _GIVEN for fact in behind) and behind[0] != behind[1]:
             self._residual |= self._atoms(step.outs[0].dims)
         # What picks from an array is not part of what is picked: a chosen expert's weights are weights.
         if step.name in _PICKS and (step.ins[1].positions or any(step.ins[1].columns)):
             facts = facts[:1]
+        elif step.name in _PICKS and any(behind) and _WEIGHT in facts[0] and not behind[0]:
+            return frozenset([id(step)])  # a table read by tokens: one product with a one-hot
         return self._alive(step, frozenset().union(*facts))
 
     def _product(self, step: Step, facts: list[Fact], behind: list[Fact]) -> Fact:
@@ -136,9 +140,11 @@ class _Found:
     def kind(self, atom: int) -> str:
         if atom in self._experts:
             return "expert"
+        if atom in self._batch:
+            return "head"
         if atom in self._residual:
             return "residual"
-        if atom in self._batch or atom in self._shared:
+        if atom in self._shared:
             return "head"
         if atom in self._paired or atom in self._free:
             return "head_dim"

@@ -14,7 +14,7 @@ from experiments.compress.unit_choices import UNIT_IMPORTANCES, unit_importance,
 from experiments.config.checks import number, one_of, several, whole
 from sparsejax import post_training
 
-_METHODS = {
+METHODS = {
     "magnitude": post_training.magnitude,
     "wanda": post_training.wanda,
     "sparsegpt": post_training.sparsegpt,
@@ -33,7 +33,7 @@ def _prune(context: Context, network: Network, options: ConfigDict, place: pathl
         warnings.simplefilter(
             "ignore", post_training.CalibrationWarning
         )  # few rows: the held-out error tells
-        found = _METHODS[options.method](
+        found = METHODS[options.method](
             lambda params, inputs: apply(params, stats, inputs, False)[0],
             network.variables["params"],
             [batch.inputs for batch in context.batches],
@@ -81,7 +81,7 @@ def with_units(network: Network, groups: Any, keep: Any) -> Network:
 
 PRUNE = Stage(
     _prune,
-    {"method": StageField("sparsegpt", one_of(_METHODS)), "sparsity": StageField(0.5, _BELOW_ONE)},
+    {"method": StageField("sparsegpt", one_of(METHODS)), "sparsity": StageField(0.5, _BELOW_ONE)},
 )
 STRUCTURED = Stage(
     _structured,

@@ -21,6 +21,8 @@ _FOLD: dict[str, Callable[..., float]] = {
     "mul": operator.mul,
     "div": _divide,
     "neg": operator.neg,
+    "sqrt": lambda a: math.sqrt(a) if a >= 0 else math.nan,
+    "rsqrt": lambda a: a**-0.5 if a > 0 else math.nan,
     "max": max,
     "min": min,
     "eq": operator.eq,

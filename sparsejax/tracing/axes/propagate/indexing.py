@@ -17,7 +17,6 @@ def gather(planner: Planner, step: Step) -> list[Value]:
     reason = step.reason("an axis indexed by data")
     planner.dims.freeze(indices.dims[-1], reason)
     columns = _columns(indices, numbers.start_index_map)
-    forget(planner, value)
     offsets: list[Dim] = []
     for axis, (dim, size) in enumerate(zip(value.dims, sizes, strict=True)):
         if axis in batching:
@@ -35,7 +34,8 @@ def gather(planner: Planner, step: Step) -> list[Value]:
     batch = list(indices.dims[:-1])
     aval = step.eqn.outvars[0].aval
     dims = [(offsets if i in numbers.offset_dims else batch).pop(0) for i in range(len(aval.shape))]
-    return [Value(map(planner.dims.resolve, dims), aval)]
+    # Positions that are picked, by places that exist, are positions.
+    return [Value(map(planner.dims.resolve, dims), aval, positions=value.positions)]
 
 
 def _columns(indices: Value, axes: Sequence[int]) -> dict[int, Positions | None]:
