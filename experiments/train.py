@@ -4,6 +4,7 @@ python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/d
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -50,7 +51,12 @@ def main() -> None:
 
 
 def run(
-    config: ConfigDict, workdir: str, console: Console | None = None, *, plots: bool = True
+    config: ConfigDict,
+    workdir: str,
+    console: Console | None = None,
+    *,
+    plots: bool = True,
+    bar: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint, unless that is done already.
 
@@ -59,6 +65,7 @@ def run(
       workdir: made when absent; on several hosts one that all of them see.
       console: where to report; standard output by default.
       plots: whether to draw.
+      bar: ``steps -> bar`` with the `update` of a `ProgressBar`, where the run is a part of a longer command.
 
     Returns:
       The content of ``result.json``.
@@ -84,9 +91,12 @@ def run(
             if (directory / "summary.txt").exists():
                 console.print((directory / "summary.txt").read_text())
         else:
+            console.print(f"reading {config.dataset} …")
             setup = prepare(config)
             console.print(describe(config, setup))
-            states, whole, speed = train(config, setup, directory, console)
+            make_bar = bar or functools.partial(ProgressBar, console=console)
+            states, whole, speed = train(config, setup, directory, console, make_bar)
+            console.print("writing the results …")
             members = last_members(config, setup, states)
             with together():  # nobody leaves, and gives the others up, while the first still draws
                 result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)
@@ -121,7 +131,11 @@ def describe(config: ConfigDict, setup: Setup) -> str:
 
 
 def train(
-    config: ConfigDict, setup: Setup, directory: pathlib.Path, console: Console
+    config: ConfigDict,
+    setup: Setup,
+    directory: pathlib.Path,
+    console: Console,
+    make_bar: Callable[[int], Any],
 ) -> tuple[tuple[TrainState, ...], Record, float]:
     """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
     evaluate = make_test(config, setup)
@@ -134,7 +148,7 @@ def train(
         states = log.resume(setup.states, setup.source)
         if begun := int(states[0].step):
             console.print(f"going on from the checkpoint of step {begun}")
-        bar = stack.enter_context(ProgressBar(config.steps, console))
+        bar = stack.enter_context(make_bar(config.steps))
         try:
             for chunk in chunks(config, setup, states, config.steps):
                 states, done = chunk.states, int(chunk.states[0].step)

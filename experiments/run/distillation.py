@@ -12,8 +12,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments.errors import ConfigError, WorkdirError
-from experiments.models.build import build_model
 from experiments.models.hidden_states import hidden_states
+from experiments.models.saved import model_of_run
 from experiments.run.compute_dtype import in_dtype
 from experiments.run.initial import initial_batch_stats, initial_params
 from experiments.run.population import runs_of
@@ -113,7 +113,7 @@ def teacher_config(directory: str) -> ConfigDict:
         members = sorted(path.parent.name for path in place.glob("seed_*/params.npz"))
         advice = f"one of its members, such as {place / members[0]}" if members else "that of a finished run"
         raise WorkdirError(f"config.teacher is {directory!r}, which holds no params.npz: give {advice}.")
-    for path in (place / "config.json", place.parent / "config.json"):
+    for path in (place / "config.json", place.parent / "config.json", place / "model.json"):
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
@@ -144,14 +144,15 @@ def load_teacher(config: ConfigDict, input_shape: Sequence[int], classes: int) -
     """
     if not config.teacher:
         return None
-    sizes = teacher_config(config.teacher).model
     deep = config.distill_layers > 0
-    if deep and sizes.get("width") != config.model.width:
+    shape = tuple(int(n) for n in np.asarray(input_shape))
+    module = model_of_run(teacher_config(config.teacher).model, config.teacher, shape, classes)
+    learner = model_of_run(config.model, config.init_from, shape, classes) if deep else None
+    if deep and _width(module) != _width(learner):
         raise ConfigError(
-            f"config.distill_layers is {config.distill_layers}, but the teacher's width is {sizes.get('width')} and "
-            f"the student's {config.model.width}: choose a teacher of that width, or leave it at 0."
+            f"config.distill_layers is {config.distill_layers}, but the teacher's width is {_width(module)} and "
+            f"the student's {_width(learner)}: choose a teacher of that width, or leave it at 0."
         )
-    module = _abstract(sizes, input_shape, classes)
     drawn = stateful(module)
     run = runs_of(config)[0]  # of a directory that is one run's, any will do
     params = initial_params(config.teacher, run, drawn.params)
@@ -163,12 +164,13 @@ def load_teacher(config: ConfigDict, input_shape: Sequence[int], classes: int) -
         out, _ = apply(params, stats, inputs, False)
         return out if deep else (out, None)
 
-    student = hidden_states(_abstract(config.model, input_shape, classes)) if deep else None
+    student = hidden_states(learner) if deep else None
     return Distillation(
         teacher, config.distill_weight, config.distill_temperature, config.distill_layers, student
     )
 
 
-def _abstract(sizes: ConfigDict, input_shape: Sequence[int], classes: int) -> nnx.Module:
-    shape = tuple(int(n) for n in np.asarray(input_shape))
-    return nnx.eval_shape(lambda: build_model(sizes, input_shape=shape, classes=classes, rngs=nnx.Rngs(0)))
+def _width(module: nnx.Module) -> int | None:
+    """The features of a transformer's stream; None of another model."""
+    embedding = getattr(module, "embedding", None)
+    return None if embedding is None else int(embedding.embedding.shape[-1])

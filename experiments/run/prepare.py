@@ -25,6 +25,7 @@ from experiments.devices.mesh import (
     replicate,
 )
 from experiments.models.build import build_model
+from experiments.models.saved import is_saved, model_of_run
 from experiments.run.chunk import ChunkRecipe, needs_host_steps
 from experiments.run.compute_dtype import Apply
 from experiments.run.distillation import load_teacher, teacher_config
@@ -215,7 +216,11 @@ def _model(config: ConfigDict, input_shape: Sequence[int], classes: int) -> tupl
         drawn = stateful(build(key))
         return drawn.params, drawn.batch_stats
 
-    return stateful(nnx.eval_shape(lambda: build(jax.random.key(0)))).apply, draw
+    made = stateful(model_of_run(config.model, config.init_from, input_shape, classes))
+    if is_saved(config.init_from):  # its widths are its own, and nothing drawn would be used
+        drawn = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (made.params, made.batch_stats))
+        return made.apply, lambda key: drawn
+    return made.apply, draw
 
 
 def _recipe(

@@ -188,6 +188,8 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     cases = [
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
         ([config, workdir, "--config.sparsity=much"], ["ConfigError", "config.sparsity=much"]),
+        ([config, workdir, "--config.nosuch=1"], ["config has no field 'nosuch'; --help lists them."]),
+        ([config, workdir, "--sparsity=0.9"], ["given as --config.sparsity=value"]),
         ([config, workdir, "--config.mesh.dta=2"], ["ConfigError", 'Did you mean "data"']),
         (["--config=configs/digits_mlp.py:rigle", workdir], ["ConfigError: config.method is", "'rigl'?"]),
         (["--config=configs/absent.py", workdir], ["ConfigError", "configs/absent.py"]),
