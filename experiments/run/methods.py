@@ -15,6 +15,7 @@ from experiments.run.named import load_named
 from experiments.run.optimizers import build_optimizer
 from experiments.run.state import Member, make_member
 from sparsejax import distributions, schedules
+from sparsejax.errors import ScheduleError
 from sparsejax.kernels import decompress, first_capacities, start, train_compressed, weight_masks
 from sparsejax.masks.prunable import dense
 from sparsejax.params.default_filter import default_prunable
@@ -87,9 +88,12 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
             lambda params, opt_state: dense_masks(params),
         )
     options = _options(config, entry, sparsity)
-    if config.model.get("sparse_compute") == "blocks":
-        return _compressed(config, entry, inner, member, options)
-    tx = entry.build(config, inner, member, options)
+    try:
+        if config.model.get("sparse_compute") == "blocks":
+            return _compressed(config, entry, inner, member, options)
+        tx = entry.build(config, inner, member, options)
+    except ScheduleError as error:  # speaks of the recipe's arguments; these are the fields they come from
+        raise ScheduleError(f"{error} The times come from {_times_of(config, entry)}.") from error
     return Method(
         tx,
         lambda params: init(tx, params),
@@ -98,6 +102,11 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
         tx.reads_gradient,
         finalize if entry.learned else None,
     )
+
+
+def _times_of(config: ConfigDict, entry: "Entry") -> str:
+    names = ("steps", *(name for name in ("begin_step", "end_step", "update_every") if name in entry.reads))
+    return ", ".join(f"config.{name}={config[name]}" for name in names)
 
 
 def _compressed(
