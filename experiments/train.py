@@ -26,6 +26,7 @@ from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
 from experiments.record import files
 from experiments.record.finish import final_of, finish, last_members, verdict
+from experiments.record.full_disk import bytes_at_the_end, release, reserve
 from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
@@ -86,7 +87,11 @@ def run(
         else:
             setup = prepare(config)
             console.print(describe(config, setup))
+            if leads:  # so that what it ends with is never lost for want of room
+                reserve(directory, bytes_at_the_end(setup.states, config.steps))
             states, whole, speed = train(config, setup, directory, console)
+            if leads:
+                release(directory)
             members = last_members(config, setup, states)
             with together():  # nobody leaves, and gives the others up, while the first still draws
                 result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)

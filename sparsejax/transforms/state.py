@@ -219,7 +219,7 @@ def _all(opt_state: Any) -> list[SparsifyState | ReparametrizeState]:
             isinstance(part, ReparametrizeState) or isinstance(part.masks, PackedTree)
         ):
             raise ParamsError(
-                f"This is the state of a population of {np.shape(part.count)[0]} members, each with masks of its own: ask "
+                f"This is the state of a population of {np.shape(part.count)[0]} members, each with its own masks: ask "
                 "for one member's under jax.vmap, jax.vmap(sparsejax.get_masks)(opt_state)."
             )
     return found
