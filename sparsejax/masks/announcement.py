@@ -30,7 +30,7 @@ def prunable_share(masks: MaskTree, params: Params) -> str:
       >>> import jax.numpy as jnp
       >>> w, b = jnp.ones((3, 4)), jnp.ones(4)
       >>> prunable_share({"w": w > 0, "b": jnp.asarray(True)}, {"w": w, "b": b})
-      '75.0 % of 16 parameters are prunable (1 of 2 leaves); sparsejax.summarize says why others are not.'
+      '75.0 % of 16 parameters are prunable; summarize names the others'
     """
     leaves = zip(spread(masks, params), flatten_with_paths(params)[1], strict=True)
     sizes = [
@@ -40,10 +40,8 @@ def prunable_share(masks: MaskTree, params: Params) -> str:
     ]
     total = sum(size for _, size in sizes)
     chosen = [size for prunable, size in sizes if prunable]
-    return (
-        f"{sum(chosen) / max(total, 1):.1%} of {total:,} parameters are prunable".replace("%", " %")
-        + f" ({len(chosen)} of {len(sizes)} leaves); sparsejax.summarize says why others are not."
-    )
+    percent = 100 * sum(chosen) / max(total, 1)
+    return f"{percent:.1f} % of {total:,} parameters are prunable; summarize names the others"
 
 
 def announce_once(share: Callable[[], str]) -> None:

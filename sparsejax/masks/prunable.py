@@ -11,8 +11,8 @@ from sparsejax.errors import LayoutError, ParamsError, PathError, PatternError
 from sparsejax.params.axis_roles import AxisRoles, Roles, flax_axes, follows_flax, sizes
 from sparsejax.params.check_values import (
     describe_value,
+    require_arguments,
     require_array_leaves,
-    require_callable,
     require_kind,
     require_mapping,
 )
@@ -216,7 +216,7 @@ def _check_arguments(
         if isinstance(pattern, type):  # it has the methods, but not their values
             raise PatternError(f"pattern is {describe_value(pattern)}; give for example patterns.NM(2, 4).")
     if prunable is not None:
-        require_callable(prunable, "prunable", "(path, leaf) -> bool", ParamsError)
+        require_arguments(prunable, ("path", None), "prunable", "(path, leaf) -> bool", ParamsError)
     instead = '{"head/*": sparsejax.dense, "mlp/*": sparsejax.Override(sparsity=0.5)}'
     require_mapping(overrides, "overrides", instead)
     for name, override in (overrides or {}).items():

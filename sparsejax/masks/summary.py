@@ -1,6 +1,7 @@
 """summarize: what is pruned, layer by layer, with exact totals over prunable and over all weights."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,10 @@ from sparsejax.typing import MaskTree, Params
 
 _LONGEST_RUN = 256
 _GROUPS = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8), (1, 16), (2, 16), (4, 16), (8, 16))
+
+
+# Columns of a terminal.
+_WIDTH = 80
 
 
 class LayerSummary(NamedTuple):
@@ -79,16 +84,20 @@ class Summary(NamedTuple):
         return sum(row.kept for row in self.rows)
 
     def __str__(self) -> str:
-        head = ("layer", "shape", "pattern", "sparsity", "kept", "of", "mask bytes", "why dense")
+        head = ("layer", "shape", "pattern", "sparsity", "kept")
         body = [_cells(row) for row in self.rows]
         body += [_total("prunable", [row for row in self.rows if row.prunable]), _total("all", self.rows)]
-        if not any(row.reason for row in self.rows):
-            head, body = head[:-1], [line[:-1] for line in body]
         widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-        lines = [_line(head, widths), "  ".join("─" * width for width in widths)]
-        lines += [_line(cells, widths) for cells in body[:-2]]
-        lines += [lines[1], *(_line(cells, widths) for cells in body[-2:])]
-        return "\n".join(lines)
+        rule = "  ".join("─" * width for width in widths)
+        lines = [_line(cells, widths) for cells in (head, *body)]
+        notes = [
+            *_dense_notes(self.rows),
+            f"masks: {sum(row.mask_bytes for row in self.rows):,} bytes unpacked",
+        ]
+        folded = [
+            textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes
+        ]
+        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], *folded])
 
 
 def summarize(params: Params, masks: MaskTree, roles: Roles | None = None) -> Summary:
@@ -175,18 +184,24 @@ def _sparsity(rows: Sequence[LayerSummary]) -> float:
 def _cells(row: LayerSummary) -> tuple[str, ...]:
     sparsity = f"{row.sparsity:.4f}" if row.prunable else "—"
     shape = "×".join(map(str, row.shape)) or "scalar"
-    counts = (f"{count:,}" for count in (row.kept, row.size, row.mask_bytes))
-    return (row.path, shape, row.pattern, sparsity, *counts, row.reason)
+    return (row.path, shape, row.pattern, sparsity, f"{row.kept:,}")
 
 
 def _total(name: str, rows: Sequence[LayerSummary]) -> tuple[str, ...]:
-    kept, size, mask_bytes = (sum(getattr(r, key) for r in rows) for key in ("kept", "size", "mask_bytes"))
-    counts = (f"{count:,}" for count in (kept, size, mask_bytes))
-    return (f"total, {name}", "", "", f"{_sparsity(rows):.4f}", *counts, "")
+    kept, size = (sum(getattr(row, key) for row in rows) for key in ("kept", "size"))
+    return (f"total, {name}", f"{size:,}", "", f"{_sparsity(rows):.4f}", f"{kept:,}")
+
+
+def _dense_notes(rows: Sequence[LayerSummary]) -> list[str]:
+    """A line for each reason why leaves of two or more axes are dense, with those leaves."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            by_reason.setdefault(row.reason, []).append(row.path)
+    return [f"dense, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     pairs = list(zip(cells, widths, strict=True))
-    left, right, last = pairs[:3], pairs[3:7], pairs[7:]
-    cells = [*(c.ljust(w) for c, w in left), *(c.rjust(w) for c, w in right), *(c for c, _ in last)]
-    return "  ".join(cells).rstrip()
+    left, right = pairs[:3], pairs[3:]
+    return "  ".join([c.ljust(w) for c, w in left] + [c.rjust(w) for c, w in right]).rstrip()

@@ -151,7 +151,7 @@ def sparsify(
             optax.safe_increment(state.count), state.key, new, rule_state, inner_state
         )
 
-    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient)
+    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient, rule.replaces_step)
 
 
 def _check_state(state: Any, packed: bool) -> None:

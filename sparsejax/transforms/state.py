@@ -37,6 +37,7 @@ _TRANSPARENT = (
     "InjectStatefulHyperparamsState",
     "PartitionState",
     "MaskedState",
+    "CompressedState",
 )
 
 

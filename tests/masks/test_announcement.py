@@ -10,7 +10,7 @@ import sparsejax
 from sparsejax.masks import announcement
 
 PARAMS = {"kernel": jnp.ones((8, 8)), "embedding": jnp.ones((4, 8)), "bias": jnp.ones(4)}
-LINE = "64.0 % of 100 parameters are prunable (1 of 3 leaves)"
+LINE = "64.0 % of 100 parameters are prunable; summarize names the others"
 
 
 @pytest.fixture

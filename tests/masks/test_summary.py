@@ -20,15 +20,17 @@ MASKS = {
     "temperature": jnp.asarray(True),
 }
 TABLE = """\
-layer            shape   pattern       sparsity  kept   of  mask bytes  why dense
-───────────────  ──────  ────────────  ────────  ────  ───  ──────────  ──────────────────────
-embed/embedding  100×4   —                    —   400  400           1  embedding, by its name
-layer/bias       4       —                    —     4    4           1
-layer/kernel     4×4     unstructured    0.8125     3   16          16
-temperature      scalar  —                    —     1    1           1
-───────────────  ──────  ────────────  ────────  ────  ───  ──────────  ──────────────────────
-total, prunable                          0.8125     3   16          16
-total, all                               0.0309   408  421          19"""
+layer            shape   pattern       sparsity  kept
+───────────────  ──────  ────────────  ────────  ────
+embed/embedding  100×4   —                    —   400
+layer/bias       4       —                    —     4
+layer/kernel     4×4     unstructured    0.8125     3
+temperature      scalar  —                    —     1
+───────────────  ──────  ────────────  ────────  ────
+total, prunable  16                      0.8125     3
+total, all       421                     0.0309   408
+dense, embedding, by its name: embed/embedding
+masks: 19 bytes unpacked"""
 
 
 def test_the_table_reads_as_it_should():

@@ -46,13 +46,14 @@ def test_what_is_a_full_disk(error, expected):
 
 
 def test_a_claimed_directory_tells_of_a_full_disk_and_can_be_taken_up_again(tmp_path, monkeypatch):
-    with pytest.raises(
-        WorkdirError, match="is full, or its quota.*free space and run the same command again"
-    ):
+    def run() -> None:
         with claim(tmp_path / "run", {"seed": 0}) as directory:
             full_disk.reserve(directory, 1000)
             monkeypatch.setattr(files.os, "fsync", full)
             files.write_bytes(directory / "params.npz", b"arrays")
+
+    with pytest.raises(WorkdirError, match=r"is full, or its quota.*free space and run the same command again"):
+        run()
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".reserve"))
     with claim(tmp_path / "run", {"seed": 0}) as directory:
