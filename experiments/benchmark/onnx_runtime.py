@@ -65,7 +65,8 @@ def run(quick: bool) -> list[Row]:
 
     Returns:
       Rows with ``model``, ``ratio`` (time over XLA's, of the same round), ``kilobytes`` of the file, ``off`` (largest
-      difference of the logits, in standard deviations); or ``stopped``: what the converter could not do, or which package is absent.
+      difference of the logits, in standard deviations); or ``stopped``: what the converter could not do, or which
+      package is absent.
     """
     try:
         import jax2onnx
@@ -86,12 +87,11 @@ def run(quick: bool) -> list[Row]:
                     flat, [jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)], model_name=name
                 )
                 path.write_bytes(model.SerializeToString())
-            except Exception as error:  # whatever stops a converter is what is to be told
+                rows += _measure(name, fn, inputs, path, quick)
+            except Exception as error:  # whatever stops a converter or its runtime is what is to be told
                 rows.append(
-                    {"case": name, "model": name, "stopped": f"{type(error).__name__}: {error}"[:120]}
+                    {"case": name, "model": name, "stopped": f"{type(error).__name__}: {error}"[-160:]}
                 )
-                continue
-            rows += _measure(name, fn, inputs, path, quick)
     return rows
 
 
