@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sparsejax.distributions.shares import Distribution, uniform
 from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.params.axis_roles import Roles
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.typing import Params, Prunable
@@ -14,13 +15,15 @@ from sparsejax.typing import Params, Prunable
 class Allocation(NamedTuple):
     """How one sparsity becomes the masks of many layers.
 
-    Recipes take these four as arguments; rules and parametrizations take them as this one value.
+    Recipes take these five as arguments; rules and parametrizations take them as this one value.
 
     Attributes:
       distribution: shares the total's sparsity among the layers.
       pattern: what is kept or dropped together.
       prunable: ``(path, leaf) -> bool``, which leaves are pruned; `default_prunable` when None.
       overrides: ``{path pattern: Override}``, what differs by path.
+      roles: ``{path: AxisRoles}``, what each axis is for, as `linear_ops` gives it; or a function of the parameters
+        that returns it. Where None, leaves called ``kernel`` follow Flax's convention.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,13 +37,20 @@ class Allocation(NamedTuple):
     pattern: Pattern | None = Unstructured()
     prunable: Prunable | None = None
     overrides: Mapping[str, Override] | None = None
+    roles: Roles | None = None
 
     def layers(self, params: Params) -> tuple[Layer, ...]:
         """The prunable leaves of `params` and what holds for each, as `prunable_layers` finds them."""
         require_kind(
             self.distribution, Distribution, "distribution", "distributions.uniform()", SparsityError
         )
-        return prunable_layers(params, pattern=self.pattern, prunable=self.prunable, overrides=self.overrides)
+        return prunable_layers(
+            params,
+            pattern=self.pattern,
+            prunable=self.prunable,
+            overrides=self.overrides,
+            roles=self.roles,
+        )
 
 
 #: The default of rules and parametrizations: single weights of `default_prunable` leaves, equally sparse.

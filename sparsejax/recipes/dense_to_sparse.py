@@ -16,11 +16,12 @@ from sparsejax.distributions.shares import (
 )
 from sparsejax.masks.prunable import Override
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def gmp(
@@ -36,6 +37,8 @@ def gmp(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -56,6 +59,9 @@ def gmp(
       pattern: `Unstructured` when None.
       prunable: which leaves; no layer is exempt by default.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -81,7 +87,8 @@ def gmp(
         score or scores.magnitude(),
         schedule,
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        masks=masks,
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
@@ -96,6 +103,8 @@ def one_shot(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -113,6 +122,9 @@ def one_shot(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -140,6 +152,8 @@ def one_shot(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
+        masks=masks,
         key=key,
         packed=packed,
         second_moment=second_moment,
@@ -154,6 +168,8 @@ def snip(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -171,6 +187,9 @@ def snip(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -194,6 +213,8 @@ def snip(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
+        masks=masks,
         packed=packed,
         second_moment=second_moment,
     )
