@@ -51,7 +51,7 @@ def store_run(task: Task, place: pathlib.Path) -> dict[str, Any]:
 
     dense = sum(leaf.size for leaf in jax.tree.leaves(task.template))
     result = {
-        "metrics": make_evaluate(task.options, task.setup, apply)(loaded),
+        "metrics": make_evaluate(task.options.base, task.setup.test, apply)(loaded),
         "bytes": summary.bytes,
         "dense_bytes": 4 * dense,
         "tensors": str(summary),

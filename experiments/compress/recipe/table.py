@@ -3,7 +3,7 @@
 import importlib
 
 from experiments.compress.recipe.stage import Stage
-from experiments.compress.recipe.stages import pruning, searching, shrinking, slimming, training
+from experiments.compress.recipe.stages import pruning, quantizing, searching, shrinking, slimming, training
 from experiments.config.checks import choice
 from experiments.errors import ConfigError
 
@@ -16,6 +16,7 @@ STAGES: dict[str, Stage] = {
     "structured": pruning.STRUCTURED,
     "search": searching.SEARCH,
     "shrink": shrinking.SHRINK,
+    "quantize": quantizing.QUANTIZE,
     "width": slimming.WIDTH,
     "depth": slimming.DEPTH,
     "redraw": slimming.REDRAW,
