@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from experiments.benchmark.bar import Line
+from experiments.report.tables import terminal_table
 
 #: One measured case: ``benchmark, case, baseline, ratio, median_ms, min_ms`` and what the benchmark adds.
 Row = dict[str, Any]
@@ -189,8 +190,8 @@ def header(where: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lays rows out in aligned columns, benchmark by benchmark, for a terminal."""
-    return "\n\n".join(_plain(name, *_cells(part)) for name, part in _by_benchmark(rows))
+    """Lays rows out benchmark by benchmark for a terminal: aligned, columns that do not fit in a block below."""
+    return "\n\n".join(f"{name}\n{terminal_table(*_cells(part))}" for name, part in _by_benchmark(rows))
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -214,15 +215,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
-
-
-def _plain(name: str, columns: list[str], cells: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in [columns, *cells]) for i in range(len(columns))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        for line in [columns, *cells]
-    ]
-    return "\n".join([name, lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _markdown(name: str, columns: list[str], cells: list[list[str]]) -> str:

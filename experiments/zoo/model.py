@@ -5,6 +5,10 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 #: ``(fn, params, inputs)``: a pure function ``fn(params, *inputs)``, its parameters, and a tuple of inputs.
 Function = tuple[Callable[..., Any], Any, tuple[Any, ...]]
 
@@ -31,3 +35,29 @@ class Model(NamedTuple):
     def version(self) -> str:
         """The library's version, as pip knows it."""
         return importlib.metadata.version(self.library)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    """Normal numbers of a shape, for inputs.
+
+    Args:
+      shape: the sizes.
+      seed: of the numbers.
+
+    Returns:
+      float32.
+    """
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def tokens(*shape: int, vocab: int = 40) -> jax.Array:
+    """Whole numbers below `vocab`, for inputs.
+
+    Args:
+      shape: the sizes.
+      vocab: how many there are.
+
+    Returns:
+      int32.
+    """
+    return jnp.asarray(np.random.default_rng(0).integers(0, vocab, shape), jnp.int32)
