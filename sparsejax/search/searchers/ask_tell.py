@@ -78,5 +78,5 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise SearchError(
-            f"This searcher needs the package {name!r}, which is not here: pip install sparsejax[search]."
+            f"This searcher needs the package {name!r}, which is not here: pip install {name}."
         ) from error
