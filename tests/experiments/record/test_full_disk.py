@@ -52,7 +52,9 @@ def test_a_claimed_directory_tells_of_a_full_disk_and_can_be_taken_up_again(tmp_
             monkeypatch.setattr(files.os, "fsync", full)
             files.write_bytes(directory / "params.npz", b"arrays")
 
-    with pytest.raises(WorkdirError, match=r"is full, or its quota.*free space and run the same command again"):
+    with pytest.raises(
+        WorkdirError, match=r"is full, or its quota.*free space and run the same command again"
+    ):
         run()
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".reserve"))
