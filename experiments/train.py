@@ -26,7 +26,8 @@ from experiments.devices.hosts import join_hosts, together
 from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
 from experiments.record import files
-from experiments.record.finish import final_of, finish, last_members, verdict
+from experiments.record.finish import Final, final_of, finish, last_members, verdict
+from experiments.record.full_disk import bytes_at_the_end, release, reserve
 from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
@@ -95,9 +96,14 @@ def run(
             setup = prepare(config)
             console.print(describe(config, setup))
             make_bar = bar or functools.partial(ProgressBar, console=console)
-            states, whole, speed = train(config, setup, directory, console, make_bar)
+            final = final_of(config, setup)  # one program: of batch statistics, evaluations and the end
+            if leads:  # so that what it ends with is never lost for want of room
+                reserve(directory, bytes_at_the_end(setup.states, config.steps))
+            states, whole, speed = train(config, setup, directory, console, make_bar, final)
+            if leads:
+                release(directory)
             console.print("writing the results …")
-            members = last_members(config, setup, states)
+            members = last_members(config, setup, states, final)
             with together():  # nobody leaves, and gives the others up, while the first still draws
                 result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)
                 result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
@@ -136,9 +142,10 @@ def train(
     directory: pathlib.Path,
     console: Console,
     make_bar: Callable[[int], Any],
+    final: Final,
 ) -> tuple[tuple[TrainState, ...], Record, float]:
     """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
-    evaluate = make_test(config, setup)
+    evaluate = make_test(config, setup, final)
     seconds, took = 0.0, 0
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(
@@ -150,7 +157,7 @@ def train(
             console.print(f"going on from the checkpoint of step {begun}")
         bar = stack.enter_context(make_bar(config.steps))
         try:
-            for chunk in chunks(config, setup, states, config.steps):
+            for chunk in chunks(config, setup, states, config.steps, final):
                 states, done = chunk.states, int(chunk.states[0].step)
                 kept = np.concatenate([np.atleast_2d(to_host(state.kept)) for state in states])
                 rows = record_chunk(chunk.metrics, done, evaluate(states))
@@ -174,7 +181,9 @@ def train(
         return states, log.whole(), took / seconds if seconds else 0.0
 
 
-def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterator[Chunk]:
+def chunks(
+    config: ConfigDict, setup: Setup, states: Any, steps: int, final: Final | None = None
+) -> Iterator[Chunk]:
     """The chunks up to `steps`, batch statistics taken anew where masks have changed."""
 
     def compile_program(group: MemberGroup, recipe: Any, state: Any, count: int) -> RunChunk:
@@ -182,7 +191,7 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
             return stream_chunk(recipe, state, group.members, setup.source, count)
         return compile_chunk(recipe, state, group.members, setup.source, count)
 
-    refresh, final = None, final_of(config, setup)
+    refresh, final = None, final or final_of(config, setup)
     if jax.tree.leaves(states[0].batch_stats) and config.batch_norm_batches and not config.streaming:
         reestimate = make_reestimate(
             in_dtype(setup.apply, config.compute_dtype), setup.source,
@@ -205,14 +214,13 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
     )
 
 
-def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], Evaluation]:
+def make_test(config: ConfigDict, setup: Setup, final: Final) -> Callable[[Any], Evaluation]:
     """The evaluation of all groups on the test split, of averaged parameters where there are any."""
     population = bool(config.population)
     evaluate = make_evaluate(
         setup.recipes[0].objective, batch_size=config.eval_batch_size, population=population,
         augment=build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
     )  # fmt: skip
-    final = final_of(config, setup)
 
     def test(states: Any) -> Evaluation:
         found = [evaluate(final(state)[0], state.batch_stats, setup.test) for state in states]

@@ -1,6 +1,6 @@
 """Magika pruned in one shot: every method at 50 to 90 % and n:m, five draws of 512 files, 3,000 files to test on.
 
-pip install magika onnx
+pip install --no-deps magika
 python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=runs/magika
 
 `:weighted` compares only what was chosen by such a table, at 80 and 90 %, with 300 steps without labels after it.

@@ -11,6 +11,7 @@ _HERE = pathlib.Path(__file__).parent
 _NO_BENCHMARK = {
     "__init__",
     "__main__",
+    "bar",
     "harness",
     "models",
     "gpu",

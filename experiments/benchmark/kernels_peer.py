@@ -17,18 +17,18 @@ SIZES = {"quick": (64, 1, 2, 256, 32, 2, 3), "full": (640, 8, 10, 2560, 128, 4, 
 SPARSITY = 0.9
 
 
-def main(size: str) -> None:
-    """Trains both, a step of each in turn, and prints their rows."""
+def main(size: str, steps: int | None = None) -> None:
+    """Trains both, a step of each in turn (as many as the size says, or `steps`), and prints their rows."""
     import sparselab
     import torch
 
     torch.manual_seed(0)
-    width, depth, heads, hidden, length, batch, steps = SIZES[size]
+    *sizes, length, batch, usual = SIZES[size]
+    steps = usual if steps is None else steps
     dense = lambda n, m: torch.nn.Linear(n, m)  # noqa: E731
     sparse = lambda n, m: sparselab.SparseLinear(n, m, sparsity=SPARSITY)  # noqa: E731
     models = {
-        name: _gpt(torch, width, depth, heads, hidden, linear)
-        for name, linear in (("torch, dense", dense), ("sparselab", sparse))
+        name: _gpt(torch, *sizes, linear) for name, linear in (("torch, dense", dense), ("sparselab", sparse))
     }
     algorithm = sparselab.RigL(sparsity=SPARSITY, update_freq=100, seed=0)
     models["sparselab"].apply(algorithm)
@@ -82,6 +82,7 @@ def _gpt(torch: Any, width: int, depth: int, heads: int, hidden: int, linear: Ca
             super().__init__()
             self.embedding, self.positions = nn.Embedding(256, width), nn.Embedding(1024, width)
             self.blocks, self.norm = nn.Sequential(*[Block() for _ in range(depth)]), nn.LayerNorm(width)
+            nn.init.normal_(self.embedding.weight, std=0.02)
 
         def forward(self, tokens: Any) -> Any:
             x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
@@ -107,4 +108,4 @@ def _text(torch: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -18,13 +18,16 @@ SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "full": (640, 8, 10, 2560, 128, 4, 
 _STEPS = 2  # of a compiled chunk
 
 
-def run(size: str, sparsity: float = 0.9, *, feed_forward_only: bool = True) -> list[Row]:
+def run(
+    size: str, sparsity: float = 0.9, *, feed_forward_only: bool = True, steps: int | None = None
+) -> list[Row]:
     """Trains both forms on the Python text, a chunk of each in turn.
 
     Args:
       size: a key of `SIZES`.
       sparsity: of the blocks of 64×64 (16×16 in "quick").
       feed_forward_only: whether attention stays dense, as in the peer's model.
+      steps: another number of steps than the size's.
 
     Returns:
       A row a form: ``median_ms`` a step, ``speedup`` over dense, and ``relative_memory`` of parameters, gradients and
@@ -35,7 +38,8 @@ def run(size: str, sparsity: float = 0.9, *, feed_forward_only: bool = True) -> 
     }
     times: dict[str, list[float]] = {name: [] for name in forms}
     losses: dict[str, float] = {}
-    for _ in range(SIZES[size][-1] // _STEPS):
+    steps = SIZES[size][-1] if steps is None else steps
+    for _ in range(steps // _STEPS):
         for name, form in forms.items():
             start = time.perf_counter()
             form["state"], metrics = form["program"](form["state"], form["members"])
@@ -51,7 +55,7 @@ def run(size: str, sparsity: float = 0.9, *, feed_forward_only: bool = True) -> 
             "relative_memory": round(memory[name] / memory["dense"], 3),
             "loss": round(losses[name], 3),
             "tokens": SIZES[size][4] * SIZES[size][5],
-            "steps": SIZES[size][-1],
+            "steps": steps,
         }
         for name in forms
     ]

@@ -22,6 +22,7 @@ from experiments.compress.options import fine_tuning, validate_compression
 from experiments.compress.plots import draw_groups, draw_importances, draw_sensitivity
 from experiments.compress.recipe.command import run_recipe
 from experiments.compress.report import compare_arms, compression_text
+from experiments.compress.storing import store_run
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall, silent
@@ -91,12 +92,14 @@ class Arm(NamedTuple):
       small: as ``small.json`` holds it.
       tuned: the result of the last fine-tuning.
       latency: of the first seed's network; None where it was not measured.
+      stored: as ``stored.json`` holds it; empty where nothing was quantized and saved.
     """
 
     pruned: list[dict[str, Any]]
     small: list[dict[str, Any]]
     tuned: dict[str, Any]
     latency: dict[str, Any] | None = None
+    stored: tuple[dict[str, Any], ...] = ()
 
 
 def _dense(
@@ -152,8 +155,9 @@ def _arm(
     latency = None
     if options.latency_rounds:
         latency = stages.measure_run(task, sources[0], stages.load_keep(before[0]), pruned[0], smaller[0])
+    stored = tuple(store_run(task, where) for where in smaller) if options.bits else ()
     _draw(task, name, sources[0], before[0], place)
-    return Arm(pruned, small, tuned, latency)
+    return Arm(pruned, small, tuned, latency, stored)
 
 
 def _draw(task: stages.Task, name: str, dense: Any, pruned: pathlib.Path, place: pathlib.Path) -> None:
@@ -202,7 +206,13 @@ def _table(arm: Arm) -> dict[str, Any]:
         **_by_name([{key: row[key] for key in row if "metrics" not in key} for row in arm.small]),
         **_by_name([{key: row[key] for key in row if key != "metrics"} for row in arm.pruned]),
         **({"latency": arm.latency} if arm.latency else {}),
+        **({"stored": _stored(arm)} if arm.stored else {}),
     }
+
+
+def _stored(arm: Arm) -> dict[str, list[Any]]:
+    sizes = {key: [row[key] for row in arm.stored] for key in ("bytes", "dense_bytes", "tensors")}
+    return {**_by_name([row["metrics"] for row in arm.stored]), **sizes}
 
 
 def _by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

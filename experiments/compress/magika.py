@@ -52,7 +52,7 @@ def default_magika() -> ConfigDict:
     options.conv_sparsity = 0.8
     options.head_sparsity = 0.5
     options.bits = 4  # of the convolution and the head, by GPTQ on the masks
-    options.granularity = "channel"  # or the size of a group
+    options.group_size = 0  # inputs that share a scale; 0: all of an output's
     options.embedding_bits = 8
     options.compression = "zlib"  # of the file's parts; "" for none
     options.draws = 3  # of the calibration files; intervals are over files and draws
@@ -90,6 +90,7 @@ def validate_magika(options: ConfigDict) -> None:
     for name in ("draws", "pool_files", "calibration_files", "tune_batch", "most_of_a_kind"):
         require(is_whole(options[name], 1), name, options[name], "a whole number of at least 1")
     require(is_whole(options.tune_steps, 0), "tune_steps", options.tune_steps, "a whole number of at least 0")
+    require(is_whole(options.group_size, 0), "group_size", options.group_size, "a whole number of at least 0")
     fits = options.calibration_files <= options.pool_files
     require(fits, "calibration_files", options.calibration_files, "at most pool_files")
 
@@ -261,7 +262,12 @@ def _quantize(
 ) -> tuple[Params, MaskTree]:
     options = task.options
     found = post_training.gptq(
-        magika_logits, params, _batches(calibration), options.bits, options.granularity, masks=masks
+        magika_logits,
+        params,
+        _batches(calibration),
+        options.bits,
+        options.group_size or "channel",
+        masks=masks,
     )
     embedding = {"embed/embedding": IntegerFormat(options.embedding_bits)}
     quantized = post_training.quantize(

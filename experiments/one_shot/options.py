@@ -31,8 +31,8 @@ def default_study(network: str) -> ConfigDict:
     # Label-free steps after pruning, on the calibration data; 0 for none.
     config.reconstruct_steps = 0
     config.learning_rate = 5e-4
-    # Of Magika: where files are looked for, and the most of a kind.
-    config.folders = ("/usr/lib", "/usr/share", "/usr/local/lib")
+    # Of Magika: where files are looked for (the system's and Python's folders when empty), the most of a kind.
+    config.folders = ()
     config.per_kind = 250
     # Of the GPT: how it is trained, and which part of Python's text it is calibrated on.
     config.base = default_config("gpt")

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from experiments.data.machine_files import MachineFiles, default_folders, read_machine_files
 from experiments.errors import ConfigError
-from experiments.one_shot import magika
-from experiments.one_shot.machine_files import Files, gather
+from experiments.models.magika import load_magika, magika_logits
 from experiments.one_shot.text import load as load_text_model
 from sparsejax.typing import Params
 
@@ -64,8 +64,9 @@ def build(config: ConfigDict, directory: pathlib.Path, console: Console) -> Task
 
 
 def _magika(config: ConfigDict) -> Task:
-    net = magika.load()
-    files = gather(config.folders, net.kinds, config.per_kind)
+    net = load_magika()
+    folders = config.folders or default_folders()
+    files = read_machine_files(net.labels, folders, most=config.per_kind)
     rows, size = config.calibration_items, config.batch_size
     need = rows * config.draws
     if len(files.labels) < need + config.test_items:
@@ -80,19 +81,19 @@ def _magika(config: ConfigDict) -> Task:
         return [jnp.asarray(tokens[i : i + size]) for i in range(0, rows - size + 1, size)]
 
     return Task(
-        magika.logits,
+        magika_logits,
         net.params,
         calibration,
         _right(files.tokens[test], files.labels[test]),
         "accuracy, %",
         100.0,
-        _about(files, config, test),
+        _about(files, folders, test),
     )
 
 
 def _right(tokens: np.ndarray, labels: np.ndarray) -> Callable[[Params], np.ndarray]:
     """Whether each file is given its kind."""
-    predict = jax.jit(lambda params, x: jnp.argmax(magika.logits(params, x), -1))
+    predict = jax.jit(lambda params, x: jnp.argmax(magika_logits(params, x), -1))
 
     def measure(params: Params) -> np.ndarray:
         size = min(64, len(tokens))
@@ -106,10 +107,10 @@ def _right(tokens: np.ndarray, labels: np.ndarray) -> Callable[[Params], np.ndar
     return measure
 
 
-def _about(files: Files, config: ConfigDict, test: slice) -> dict[str, Any]:
+def _about(files: MachineFiles, folders: Sequence[str], test: slice) -> dict[str, Any]:
     return {
         "package": f"magika {importlib.metadata.version('magika')}",
-        "folders": [str(pathlib.Path(folder)) for folder in config.folders],
+        "folders": [str(pathlib.Path(folder)) for folder in folders],
         "files": len(files.labels),
         "kinds": files.counts,
         "digest": files.digest,

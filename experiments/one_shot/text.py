@@ -62,11 +62,7 @@ def load(config: ConfigDict, directory: pathlib.Path, console: Console) -> TextM
 
     own, tested = _windows(read_part(config.part)["train"], size), _windows(read_part("code")["test"], size)
     rows = config.calibration_items
-    if len(own) < rows * config.draws or len(tested) < config.test_items:
-        raise ConfigError(
-            f"The text has {len(own)} windows of {size} bytes to calibrate on and {len(tested)} to test on; "
-            f"{config.draws} draws of {rows} and {config.test_items} to test on need more."
-        )
+    windows_left(config, len(own), len(tested))
     tested = tested[: config.test_items]
 
     def calibration(draw: int) -> list[jax.Array]:
@@ -76,6 +72,24 @@ def load(config: ConfigDict, directory: pathlib.Path, console: Console) -> TextM
 
     about = {"part": config.part, "window": size, "tested": len(tested), "base": base.to_json()}
     return TextModel(fn, params, calibration, _costs(fn, tested), about)
+
+
+def windows_left(config: ConfigDict, own: int, tested: int) -> None:
+    """Refuses a study for which there is too little text.
+
+    Args:
+      config: of the study.
+      own: windows to calibrate on.
+      tested: windows to test on.
+
+    Raises:
+      ConfigError: they are too few.
+    """
+    if own < config.calibration_items * config.draws or tested < config.test_items:
+        raise ConfigError(
+            f"The text has {own} windows of {config.base.window} bytes to calibrate on and {tested} to test on; "
+            f"{config.draws} draws of {config.calibration_items} and {config.test_items} to test on need more."
+        )
 
 
 def _windows(parts: dict[str, bytes], size: int) -> np.ndarray:

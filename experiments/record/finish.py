@@ -91,9 +91,9 @@ class Last(NamedTuple):
     batch_stats: Any
 
 
-def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[Run, Last]]:
+def last_members(config: ConfigDict, setup: Setup, states: Any, final: "Final") -> list[tuple[Run, Last]]:
     """What the members of all groups end with; by all hosts together."""
-    final, members = final_of(config, setup), []
+    members = []
     for group, state in zip(setup.groups, states, strict=True):
         ended = to_host((*final(state), state.batch_stats))
         for i, run in enumerate(group.runs):
@@ -101,7 +101,11 @@ def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[Ru
     return members
 
 
-def final_of(config: ConfigDict, setup: Setup) -> Callable[[TrainState], Any]:
+#: ``state -> (params, masks, kept)`` of a group, compiled.
+Final = Callable[[TrainState], Any]
+
+
+def final_of(config: ConfigDict, setup: Setup) -> Final:
     """Compiles `final_params` for a group's state."""
 
     def final(state: TrainState) -> Any:

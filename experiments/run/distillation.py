@@ -30,21 +30,29 @@ class Distillation(NamedTuple):
     """A teacher and its share of the loss.
 
     Attributes:
-      teacher: ``inputs -> (logits, hidden)``; hidden is None where `layers` is 0.
+      teacher: ``(variables, inputs) -> (logits, hidden)``; hidden is None where `layers` is 0.
+      variables: the teacher's arrays. They are an argument of a compiled step, not a part of its program.
       weight: of the logits' divergence, in [0, 1]; the labels have the rest.
       temperature: T of the softened logits.
       layers: weight of the layer-wise loss, which is added.
       hidden: the student that tells its hidden states; None where `layers` is 0.
     """
 
-    teacher: Callable[[jax.Array], tuple[jax.Array, jax.Array | None]]
+    teacher: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+    variables: Any = ()
     weight: float = 0.5
     temperature: float = 2.0
     layers: float = 0.0
     hidden: ApplyHidden | None = None
 
     def mix(
-        self, loss: jax.Array, params: Params, logits: jax.Array, hidden: jax.Array | None, inputs: jax.Array
+        self,
+        loss: jax.Array,
+        params: Params,
+        logits: jax.Array,
+        hidden: jax.Array | None,
+        inputs: jax.Array,
+        variables: Any,
     ) -> jax.Array:
         """Mixes a loss with the distance to the teacher on the same inputs.
 
@@ -56,13 +64,14 @@ class Distillation(NamedTuple):
           logits: the student's.
           hidden: its hidden states, or None.
           inputs: what it saw.
+          variables: the teacher's, as the step was given them.
 
         Returns:
           The loss. The teacher gets no gradient.
 
         Source: Hinton et al., arXiv 1503.02531, section 2; layers: Xia et al., arXiv 2204.00408, equations 4 and 5.
         """
-        known, layers = jax.lax.stop_gradient(self.teacher(inputs))
+        known, layers = jax.lax.stop_gradient(self.teacher(variables, inputs))
         soft = distill_logits(logits, known.astype(jnp.float32), temperature=self.temperature)
         loss = (1 - self.weight) * loss + self.weight * soft
         if hidden is None:
@@ -157,16 +166,21 @@ def load_teacher(config: ConfigDict, input_shape: Sequence[int], classes: int) -
     run = runs_of(config)[0]  # of a directory that is one run's, any will do
     params = initial_params(config.teacher, run, drawn.params)
     stats = initial_batch_stats(config.teacher, run, drawn.batch_stats)
-    params, stats = jax.tree.map(jnp.asarray, (params, stats))
+    variables = jax.tree.map(jnp.asarray, (params, stats))
     apply = in_dtype(hidden_states(module) if deep else drawn.apply, config.compute_dtype)
 
-    def teacher(inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        out, _ = apply(params, stats, inputs, False)
+    def teacher(variables: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        out, _ = apply(*variables, inputs, False)
         return out if deep else (out, None)
 
     student = hidden_states(learner) if deep else None
     return Distillation(
-        teacher, config.distill_weight, config.distill_temperature, config.distill_layers, student
+        teacher,
+        variables,
+        config.distill_weight,
+        config.distill_temperature,
+        config.distill_layers,
+        student,
     )
 
 

@@ -137,11 +137,14 @@ def outline(
     masks = jax.eval_shape(lambda params: method.masks(*method.init(params)), abstract[0])
     meter = make_meter(abstract[0], masks, method.times)
     sharding = batch_sharding(mesh, population=population)
+    taught = load_teacher(config, input_shape, classes)
+    if taught is not None:
+        taught = taught._replace(variables=replicate(taught.variables, mesh))
     objective = make_objective(
         apply,
         compute_dtype=config.compute_dtype,
         label_smoothing=config.label_smoothing,
-        distillation=load_teacher(config, input_shape, classes),
+        distillation=taught,
     )
     recipes: dict[Any, ChunkRecipe] = {}
     for group in groups:

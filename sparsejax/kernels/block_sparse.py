@@ -150,7 +150,14 @@ def to_dense(w: BlockSparse) -> Array:
 
 
 def block_mask(w: BlockSparse) -> Array:
-    """Marks the live blocks: bool, of the shape of the grid."""
+    """Marks the live blocks.
+
+    Args:
+      w: the matrix.
+
+    Returns:
+      bool, of the shape of the grid.
+    """
     return mask_of(w.topology, w.grid)
 
 

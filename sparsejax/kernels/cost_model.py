@@ -93,7 +93,7 @@ def shipped_points() -> tuple[Point, ...]:
 
 
 def read_points(path: str | pathlib.Path) -> tuple[Point, ...]:
-    """Reads points of your own machine, which the benchmark writes (``--costs PATH``).
+    """Reads points of your own machine, a JSON list of what `experiments.benchmark.kernels.points` makes.
 
     Raises:
       KernelError: a file of something else.

@@ -76,7 +76,14 @@ def pack_fan_in(dense: Array, *, block: tuple[int, int]) -> ConstantFanIn:
 
 
 def unpack_fan_in(w: ConstantFanIn) -> Array:
-    """Writes the matrix out: (inputs, outputs)."""
+    """Writes the matrix out.
+
+    Args:
+      w: the packed matrix.
+
+    Returns:
+      (inputs, outputs).
+    """
     rows, columns = block_grid(w.shape, w.block)
     tiles = jnp.zeros((columns, rows, *w.block), w.data.dtype)
     parts = w.data.reshape(columns, -1, *w.block)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import CalibrationError
-from sparsejax.post_training import alps, model, sparsegpt
+from sparsejax.post_training import alps, calibration_run, sparsegpt
 from sparsejax.post_training.sequential.store import Store, fingerprint
+from sparsejax.post_training.sequential.walk import Walk
 from tests.tracing.functions import normal
 
 #: Forks what has imported JAX but not used it.
@@ -39,9 +40,9 @@ def prune(workdir, **changes):
 
 def calibrate(workdir, out):
     """Runs to the end in a process of its own, writing its running sums after every batch, slowly."""
-    model._SAVE_EVERY = 0.0
-    collect = model.Walk.collect
-    model.Walk.collect = lambda *args: (time.sleep(0.02), collect(*args))[1]
+    calibration_run._SAVE_EVERY = 0.0
+    collect = Walk.collect
+    Walk.collect = lambda *args: (time.sleep(0.02), collect(*args))[1]
     found = prune(workdir)
     leaves = jax.tree.leaves((found.params, found.masks))
     np.savez(out, *leaves)

@@ -9,49 +9,15 @@ import pytest
 from rich.console import Console
 
 from experiments.errors import ConfigError
-from experiments.one_shot import magika
 from experiments.one_shot.bootstrap import paired_bootstrap
 from experiments.one_shot.command import run
-from experiments.one_shot.machine_files import gather
 from experiments.one_shot.methods import METHODS
 from experiments.one_shot.options import check, default_study, level
 from experiments.one_shot.tasks import build
+from experiments.one_shot.text import windows_left
 from sparsejax.patterns import NM
 from sparsejax.post_training import prune_model
 from tests.tracing.functions import normal
-
-
-def test_tokens_are_the_two_ends_of_a_file():
-    short = magika.tokens_of(b"  \n ab c \t")
-    assert short[:5].tolist() == [97, 98, 32, 99, 32]
-    assert short[6] == 256
-    assert short[-4:].tolist() == [97, 98, 32, 99]
-    assert short[1024] == 256
-    long = magika.tokens_of(b" " * 10 + b"x" * 5000 + b"yz\n")
-    assert (long[:1024] == ord("x")).all()
-    assert long[-2:].tolist() == [ord("y"), ord("z")]
-
-
-def test_files_are_labelled_by_ending_once_each(tmp_path):
-    (tmp_path / "sub").mkdir()
-    kinds = ("json", "python", "xml")
-    for i in range(6):
-        (tmp_path / "sub" / f"{i}.py").write_text(f"print({i})\n" * 20)
-        (tmp_path / f"{i}.json").write_text(f'{{"a": {i}}}' * 20)
-    (tmp_path / "again.py").write_text("print(0)\n" * 20)
-    (tmp_path / "both.xml").write_text("print(1)\n" * 20)  # a content under two endings has no label
-    (tmp_path / "other.unknown").write_text("x" * 100)
-    (tmp_path / "short.py").write_text("x")
-    (tmp_path / "link.py").symlink_to(tmp_path / "sub" / "2.py")
-    found = gather([str(tmp_path)], kinds, 50)
-    assert found.counts == {"json": 6, "python": 5}
-    assert found.tokens.shape == (11, 2048)
-    assert gather([str(tmp_path)], kinds, 50).digest == found.digest
-    few = gather([str(tmp_path)], kinds, 3).counts
-    assert few["json"] == 3
-    assert 1 <= few["python"] <= 3  # a file that has a twin under another ending is dropped afterwards
-    with pytest.raises(ConfigError, match="no files with known endings"):
-        gather([str(tmp_path / "none")], kinds, 3)
 
 
 def test_the_bootstrap_counts_items_and_draws():
@@ -135,29 +101,12 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "rows").iterdir())] == before
 
 
-def test_magika_is_asked_for_by_its_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(magika, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install magika onnx"):
-        build(default_study("magika"), tmp_path, Console(file=io.StringIO()))
+def test_an_unknown_network_and_too_few_files_are_refused(tmp_path):
     wrong = default_study("magika")
     wrong.network = "bert"
     with pytest.raises(ConfigError, match="choose 'magika' or 'gpt'"):
         build(wrong, tmp_path, Console(file=io.StringIO()))
-
-
-@pytest.mark.oracle
-def test_magika_computes_what_its_file_computes():
-    pytest.importorskip("magika", reason="pip install magika onnx")
-    onnx = pytest.importorskip("onnx", reason="pip install magika onnx")
-    import pathlib
-    from importlib.util import find_spec
-
-    from onnx.reference import ReferenceEvaluator
-
-    net = magika.load()
-    folder = pathlib.Path(find_spec("magika").submodule_search_locations[0]) / "models/standard_v3_3"
-    tokens = np.stack([magika.tokens_of(text) for text in (b"import os\n" * 30, b'{"a": 1}' * 20)])
-    session = ReferenceEvaluator(onnx.load(folder / "model.onnx"))
-    (expected,) = session.run(None, {"bytes": tokens})
-    np.testing.assert_allclose(jax.nn.softmax(magika.logits(net.params, tokens)), expected, atol=1e-3)
-    assert [net.kinds[i] for i in expected.argmax(1)] == ["python", "json"]
+    config = tiny()
+    config.test_items = 10**7
+    with pytest.raises(ConfigError, match="windows of 16 bytes"):
+        windows_left(config, 100, 100)
