@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import importlib.metadata
 import platform
 import textwrap
 from collections.abc import Sequence
@@ -57,12 +58,12 @@ def _wrapped(text: str, indent: str = "") -> str:
 
 _HEAD = """# The zoo: models that nobody here wrote
 
-Written by `python -m experiments.zoo` over whatever is installed; nothing is told to the tracer about any of
-these models. Each is built small with random weights, about half of every group that has a masked reference
-goes at random, and the shrunk function is compared with the masked one. *Groups* counts by kind, those that a
-norm or a router normalises over in brackets. *Difference* is the largest, relative to the largest result, in
-float32. *FLOPs* are those of `model_cost` over those of XLA, which counts the body of a loop once (marked) and
-erf as the polynomial that stands for it (added here, as XLA counts it)."""
+Written by `python -m experiments.zoo` over whatever is installed; nothing is told to the tracer about any
+of these models. Each is built small with random weights, about half of every group that has a masked
+reference goes at random, and the shrunk function is compared with the masked one. *Groups* counts by kind,
+those that a norm or a router normalises over in brackets. *Difference* is the largest, relative to the
+largest result, in float32. *FLOPs* are those of `model_cost` over those of XLA, which counts the body of a
+loop once (marked) and erf as the polynomial that stands for it (added here, as XLA counts it)."""
 
 
 def totals(rows: Sequence[Row]) -> str:
@@ -92,7 +93,10 @@ def totals(rows: Sequence[Row]) -> str:
 def _versions(rows: Sequence[Row]) -> str:
     installed = sorted({row.model.library for row in rows if row.found or row.problem})
     known = {row.model.library: row.model for row in rows}
-    versions = ", ".join(f"{library} {known[library].version()}" for library in installed)
+    needed = {name for row in rows if row.found for name in row.model.needs} & {"torch", "torchax"}
+    named = [(library, known[library].version()) for library in installed]
+    named += [(name, importlib.metadata.version(name)) for name in sorted(needed)]
+    versions = ", ".join(f"{name} {version}" for name, version in named)
     today = datetime.date.today().isoformat()
     return f"{today}, Python {platform.python_version()}, JAX {jax.__version__} on {jax.default_backend()}: {versions}."
 
