@@ -235,9 +235,7 @@ def test_strides_padding_and_dilation_of_a_convolution_are_respected(strides, pa
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
         )  # fmt: skip
 
-    found = prune_model(
-        fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, sparsity=0.5
-    )
+    found = prune_model(fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, sparsity=0.5)
     x = np.pad(np.concatenate(batches[:-1]), ((0, 0), *padding, (0, 0)))
     inside = 8 // groups
     for g in range(groups):
