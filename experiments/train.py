@@ -27,6 +27,7 @@ from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
 from experiments.record import files
 from experiments.record.finish import Final, final_of, finish, last_members, verdict
+from experiments.record.full_disk import bytes_at_the_end, release, reserve
 from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
@@ -96,7 +97,11 @@ def run(
             console.print(describe(config, setup))
             make_bar = bar or functools.partial(ProgressBar, console=console)
             final = final_of(config, setup)  # one program: of batch statistics, evaluations and the end
+            if leads:  # so that what it ends with is never lost for want of room
+                reserve(directory, bytes_at_the_end(setup.states, config.steps))
             states, whole, speed = train(config, setup, directory, console, make_bar, final)
+            if leads:
+                release(directory)
             console.print("writing the results …")
             members = last_members(config, setup, states, final)
             with together():  # nobody leaves, and gives the others up, while the first still draws

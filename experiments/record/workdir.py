@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.errors import WorkdirError
 from experiments.record import files
+from experiments.record.full_disk import release, told_of_a_full_disk
 from sparsejax.errors import SparsejaxError
 
 _ABSENT = "absent"
@@ -61,14 +62,17 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
         _check_owner(path, config)
         files.remove_leftovers(path)
         is_new = not (path / "config.json").exists()
-        files.write_json(path / "config.json", config)
         try:
-            yield path
+            with told_of_a_full_disk(path):
+                files.write_json(path / "config.json", config)
+                yield path
         except SparsejaxError:
             # A run that was refused before its first step claims nothing.
-            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", "config.json"}:
-                (path / "config.json").unlink()
+            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", ".reserve", "config.json"}:
+                (path / "config.json").unlink(missing_ok=True)
             raise
+        finally:
+            release(path)
 
 
 def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import collections
 import datetime
 import platform
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,10 +40,19 @@ def page(rows: Sequence[Row]) -> str:
     Returns:
       The text.
     """
-    return (
-        "\n\n".join([_HEAD, totals(rows), _versions(rows), _table(rows), _reasons(rows), _failures(rows)])
-        + "\n"
-    )
+    parts = [
+        _HEAD,
+        _wrapped(totals(rows)),
+        _wrapped(_versions(rows)),
+        _table(rows),
+        _reasons(rows),
+        _failures(rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 _HEAD = """# The zoo: models that nobody here wrote
@@ -128,5 +138,9 @@ def _reasons(rows: Sequence[Row]) -> str:
 
 
 def _failures(rows: Sequence[Row]) -> str:
-    failed = [f"- {row.model.library}, {row.model.name}: {row.problem}" for row in rows if row.problem]
+    failed = [
+        _wrapped(f"- {row.model.library}, {row.model.name}: {row.problem}", "  ")
+        for row in rows
+        if row.problem
+    ]
     return "\n".join(["## What raised an error", "", *(failed or ["Nothing."])])

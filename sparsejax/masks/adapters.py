@@ -34,8 +34,8 @@ def merge_lora(
         which is what all recipes do by default.
       masks: their masks, from `get_masks`.
       scale: s, α/r in the paper; what the model multiplies A·B by.
-      factors: ``{path of W: (path of A, path of B)}``; found by the names ``lora_a`` and ``lora_b`` when None, with W the
-        ``base_module/kernel`` beside them, or the ``kernel`` of the module that holds them.
+      factors: ``{path of W: (path of A, path of B)}``; found by the names ``lora_a`` and ``lora_b`` when None, with W
+        the ``base_module/kernel`` beside them, or the ``kernel`` of the module that holds them.
 
     Returns:
       A tree like `params`.

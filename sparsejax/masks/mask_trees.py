@@ -78,8 +78,20 @@ def fit_masks(masks: MaskTree, params: Params) -> MaskTree:
         if shape and (
             len(shape) != len(target) or any(m not in (1, n) for m, n in zip(shape, target, strict=True))
         ):
-            raise MaskError(f"The mask of {path!r} has shape {shape}; its parameter's is {target}.")
+            raise MaskError(
+                f"The mask of {path!r} has shape {shape}; its parameter's is {target}.{_members(shape, target)}"
+            )
     return jax.tree.unflatten(treedef, mask_leaves)
+
+
+def _members(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
+    """What to say where a mask of a leaf that is not prunable has got an axis of members."""
+    if len(shape) != 1 or shape != target[:1]:
+        return ""
+    return (
+        f" If these are {shape[0]} members of a population, use their masks one by one under jax.vmap, as in "
+        "jax.vmap(sparsejax.apply_masks)(params, masks)."
+    )
 
 
 def apply_masks(params: Params, masks: MaskTree) -> Params:

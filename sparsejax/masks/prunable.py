@@ -59,6 +59,7 @@ class Layer(NamedTuple):
       pattern: the pattern that it is pruned in.
       sparsity: its own final sparsity, or None where the distribution decides.
       guessed: whether nothing said what the axes are for: `axes` are then those of a Flax kernel of this shape.
+      min_kept: units that it keeps at least, whatever its share comes to.
     """
 
     index: int
@@ -68,6 +69,7 @@ class Layer(NamedTuple):
     pattern: Pattern
     sparsity: float | None = None
     guessed: bool = False
+    min_kept: int = 0
 
     @property
     def stack(self) -> tuple[int, ...]:

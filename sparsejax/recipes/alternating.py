@@ -33,6 +33,7 @@ def ac_dc(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
@@ -56,6 +57,7 @@ def ac_dc(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, for the warm-up; the first dense phase brings all weights back. Dense when
         None.
       key: needed by a random score only.
@@ -93,7 +95,7 @@ def ac_dc(
         score or scores.magnitude(),
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
-        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
         revive=True,
     )

@@ -38,6 +38,7 @@ def gmp(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
@@ -61,6 +62,7 @@ def gmp(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
@@ -87,7 +89,7 @@ def gmp(
         score or scores.magnitude(),
         schedule,
         times,
-        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
@@ -104,6 +106,7 @@ def one_shot(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
     packed: bool = False,
@@ -124,6 +127,7 @@ def one_shot(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       packed: keep the masks as bits, as in `sparsify`.
@@ -153,6 +157,7 @@ def one_shot(
         prunable=prunable,
         overrides=overrides,
         roles=roles,
+        min_kept=min_kept,
         masks=masks,
         key=key,
         packed=packed,
@@ -169,6 +174,7 @@ def snip(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -189,6 +195,7 @@ def snip(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
@@ -214,6 +221,7 @@ def snip(
         prunable=prunable,
         overrides=overrides,
         roles=roles,
+        min_kept=min_kept,
         masks=masks,
         packed=packed,
         second_moment=second_moment,

@@ -29,6 +29,7 @@ def straight_through(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
 ) -> SparseTransformation:
     """Straight-through top-k: trains all weights, uses the largest.
@@ -48,6 +49,7 @@ def straight_through(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on within: what they leave out stays zero. Dense when None.
 
     Returns:
@@ -69,7 +71,7 @@ def straight_through(
         begin_step=begin_step,
         end_step=end_step,
         decay=decay,
-        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
     )
     return reparametrize(optimizer, method if masks is None else within(method, masks))
 
@@ -88,6 +90,7 @@ def movement(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
 ) -> SparseTransformation:
     """Movement pruning: keeps the weights that fine-tuning moves away from zero.
@@ -109,6 +112,7 @@ def movement(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on within: what they leave out stays zero. Dense when None.
 
     Returns:
@@ -132,7 +136,7 @@ def movement(
         end_step=end_step,
         update_every=update_every,
         initial_sparsity=initial_sparsity,
-        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))

@@ -83,6 +83,7 @@ def find_tickets(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     population: bool = False,
 ) -> Iterator[Level]:
     """Iterative magnitude pruning with rewinding, as a pure loop: nothing is kept but what it yields.
@@ -108,6 +109,7 @@ def find_tickets(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       population: whether every leaf leads with an axis of members, each of which finds its own ticket.
 
     Returns:
@@ -136,7 +138,7 @@ def find_tickets(
     def prune(trained: Params, masks: MaskTree | None, sparsity: float) -> MaskTree:
         return prune_params(
             trained, sparsity=sparsity, masks=masks, score=score, distribution=distribution, prunable=prunable,
-            overrides=overrides, roles=roles,
+            overrides=overrides, roles=roles, min_kept=min_kept,
         )[1]  # fmt: skip
 
     masks, start, sparsity = _first_masks(params, prune, population), params, 0.0

@@ -38,6 +38,7 @@ def static_random(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -53,6 +54,7 @@ def static_random(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -70,7 +72,9 @@ def static_random(
     need_key(key, "static_random")
     target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
-    rule = random_masks(target, Allocation(shares, pattern, prunable, overrides, model_roles(roles)))
+    rule = random_masks(
+        target, Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept)
+    )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
 
 
@@ -90,6 +94,7 @@ def rigl(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -115,6 +120,7 @@ def rigl(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
         many.
       packed: keep the masks as bits, as in `sparsify`.
@@ -150,7 +156,7 @@ def rigl(
         target,
         schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
         times,
-        Allocation(shares, pattern, prunable, overrides, model_roles(roles)),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
     return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
@@ -160,7 +166,8 @@ def _need_begin(sparsity: Sparsity | None, distribution: Distribution | None, ma
     """Refuses what says twice, or not at all, with how many weights to begin."""
     if (sparsity is None) == (masks is None) or (masks is not None and distribution is not None):
         raise SparsityError(
-            "Give sparsity=, and a distribution if you like; or masks= to begin from, whose counts then stay."
+            f"sparsity is {sparsity!r}, masks are {'given' if masks is not None else None}: give a fraction of zeros "
+            "in [0, 1], and a distribution if you like; or masks= to begin from, whose counts then stay."
         )
 
 
@@ -195,6 +202,7 @@ def set_(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     masks: MaskTree | None = None,
     packed: bool = False,
     second_moment: str = "zero",
@@ -218,6 +226,7 @@ def set_(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
         many.
       packed: keep the masks as bits, as in `sparsify`.
@@ -255,6 +264,7 @@ def set_(
         prunable=prunable,
         overrides=overrides,
         roles=roles,
+        min_kept=min_kept,
         masks=masks,
         packed=packed,
         second_moment=second_moment,

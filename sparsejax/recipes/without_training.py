@@ -37,6 +37,7 @@ def prune_params(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
+    min_kept: int = 0,
     grads: Params | None = None,
     key: Array | None = None,
     masks: MaskTree | None = None,
@@ -58,6 +59,7 @@ def prune_params(
       overrides: what differs by path.
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       grads: gradients like `params`, for scores that need them.
       key: a jax random key, for a random score.
       masks: what earlier pruning left; what it removed stays removed. `sparsity` is still of all weights.
@@ -86,7 +88,7 @@ def prune_params(
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
     layers = Allocation(
-        pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles)
+        pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles), min_kept=min_kept
     ).layers(params)
     if masks is not None:
         masks = fit_masks(masks, params)

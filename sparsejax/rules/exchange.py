@@ -121,10 +121,10 @@ def _survivors_and_grown(
     counts: Counts, drop_fraction: Schedule, times: UpdateTimes, step: ArrayLike
 ) -> list[tuple[ArrayLike, ArrayLike]]:
     """(k − ⌊f·k⌋, ⌊f·k⌋) of every layer: tables over the updates, or counted now where k or f is traced."""
-    fractions = host_values(drop_fraction, times.steps())
+    fractions = host_values(drop_fraction, times)
     on_host = all(is_concrete(count) and not isinstance(count, jax.Array) for count in counts)
     if fractions is None or not on_host:
-        grown = [jnp.floor(drop_fraction(step) * count).astype(jnp.int32) for count in counts]
+        grown = [jnp.floor(drop_fraction(jnp.asarray(step)) * count).astype(jnp.int32) for count in counts]
         return [(count - d, d) for count, d in zip(counts, grown, strict=True)]
     if fractions.ndim > 1 or not np.all((fractions >= 0) & (fractions <= 1)):
         raise ScheduleError(

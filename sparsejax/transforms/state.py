@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax.errors import ParamsError, WrapperError
 from sparsejax.masks.announcement import announce_once, prunable_share
 from sparsejax.masks.mask_trees import apply_masks
-from sparsejax.masks.packed import unpack_tree
+from sparsejax.masks.packed import PackedTree, unpack_tree
 from sparsejax.params.check_values import require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.partial_trees import overlay, without_variables
@@ -213,7 +214,16 @@ def _all(opt_state: Any) -> list[SparsifyState | ReparametrizeState]:
             "This optimizer state came back as dicts, without its structure (orbax does so without a template): put it "
             "back with sparsejax.transforms.restore_state(tx.init(params), it)."
         )
-    return _find(without_variables(opt_state))
+    found = _find(without_variables(opt_state))
+    for part in found:
+        if np.ndim(part.count) and (
+            isinstance(part, ReparametrizeState) or isinstance(part.masks, PackedTree)
+        ):
+            raise ParamsError(
+                f"This is the state of a population of {np.shape(part.count)[0]} members, each with its own masks: ask "
+                "for one member's under jax.vmap, jax.vmap(sparsejax.get_masks)(opt_state)."
+            )
+    return found
 
 
 def _merged(parts: Sequence[MaskTree]) -> MaskTree:

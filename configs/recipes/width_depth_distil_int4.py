@@ -1,6 +1,6 @@
-"""A byte-level GPT cut in width and depth, then distilled from the original; Python source.
+"""A byte-level GPT cut in width and depth, then distilled from the original, then INT4; Python source.
 
-python -m experiments.compress --config=configs/recipes/width_depth_distil.py --workdir=runs/width_depth_distil
+python -m experiments.compress --config=configs/recipes/width_depth_distil_int4.py --workdir=runs/recipe
 """
 
 from ml_collections import ConfigDict
@@ -25,4 +25,5 @@ def get_config() -> ConfigDict:
     add_stage(options, "shallow", "depth", drop=2)
     add_stage(options, "narrow", "width", share=0.67)
     add_stage(options, "distilled", "distil", steps=300)
+    add_stage(options, "int4", "quantize", bits=4)
     return options
