@@ -1,6 +1,6 @@
 """Channels of a small ResNet chosen by EvoPress at half of the multiply-adds, cut out, distilled, INT8; digits.
 
-python -m experiments.compress --config=configs/recipes/search_shrink_distil_int8.py --workdir=runs/recipe
+python -m experiments.compress --config=configs/recipes/search_distil_int8.py --workdir=runs/search_distil_int8
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """A byte-level GPT cut in width and depth, then distilled from the original, then INT4; Python source.
 
-python -m experiments.compress --config=configs/recipes/width_depth_distil_int4.py --workdir=runs/recipe
+python -m experiments.compress --config=configs/recipes/slim_distil_int4.py --workdir=runs/slim_distil_int4
 """
 
 from ml_collections import ConfigDict
