@@ -32,7 +32,6 @@ def ac_dc(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """AC/DC: alternates sparse and dense phases, and ends sparse.
@@ -52,7 +51,6 @@ def ac_dc(
       prunable: which leaves.
       overrides: what differs by path.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -88,4 +86,4 @@ def ac_dc(
         times,
         Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)

@@ -37,7 +37,6 @@ def gmp(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Gradual magnitude pruning: the lowest magnitudes go, on the cubic schedule.
@@ -57,7 +56,6 @@ def gmp(
       prunable: which leaves; no layer is exempt by default.
       overrides: what differs by path.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -83,7 +81,7 @@ def gmp(
         times,
         Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def one_shot(
@@ -97,7 +95,6 @@ def one_shot(
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Prunes once, at one step, and trains on inside the masks: one-shot pruning with fine-tuning.
@@ -114,7 +111,6 @@ def one_shot(
       prunable: which leaves.
       overrides: what differs by path.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -141,7 +137,6 @@ def one_shot(
         prunable=prunable,
         overrides=overrides,
         key=key,
-        packed=packed,
         second_moment=second_moment,
     )
 
@@ -154,7 +149,6 @@ def snip(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Prunes at the first step by connection sensitivity, then trains inside the masks.
@@ -171,7 +165,6 @@ def snip(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -194,7 +187,6 @@ def snip(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
-        packed=packed,
         second_moment=second_moment,
     )
 

@@ -36,7 +36,6 @@ def static_random(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Random masks for good: the baseline of sparse-to-sparse training.
@@ -49,7 +48,6 @@ def static_random(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -67,7 +65,7 @@ def static_random(
     target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
     rule = random_masks(target, Allocation(shares, pattern, prunable, overrides))
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def rigl(
@@ -85,7 +83,6 @@ def rigl(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """RigL: sparse throughout, dropping small weights and growing where the dense gradient is largest.
@@ -107,7 +104,6 @@ def rigl(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -135,7 +131,7 @@ def rigl(
         times,
         Allocation(shares, pattern, prunable, overrides),
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -> schedules.UpdateTimes:
@@ -168,7 +164,6 @@ def set_(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """SET: sparse throughout, dropping small weights and growing at random.
@@ -188,7 +183,6 @@ def set_(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -222,6 +216,5 @@ def set_(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
-        packed=packed,
         second_moment=second_moment,
     )
