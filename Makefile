@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint gpu clean
+.PHONY: help demo test test-slow lint gpu aot aot-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -35,9 +35,22 @@ lint: $(VENV)/.installed-test  ## style and import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --config setup.cfg --no-cache
 
-gpu:  ## OUT=DIR PART=1|2|3|table, on a machine with an accelerator: three parts of three minutes, rows in OUT, then OUT/gpu.md
+gpu:  ## OUT=DIR PART=1|2|3|4|table, on a machine with an accelerator: four parts of three minutes, rows in OUT, then OUT/gpu.md
 	$(or $(GPU_PYTHON),python3) -m experiments.benchmark.gpu $(or $(OUT),runs/gpu) --part $(or $(PART),all) $(GPU_FLAGS)
 
+# The compilers' wheels stand in a folder of their own: beside an installed JAX they would be taken for its devices.
+AOT_DIR := .aot
+AOT_RUN := JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 MOSAIC_GPU_DUMP_PTXAS=1 TPU_SKIP_MDS_QUERY=1 \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) $(RUN) -m experiments.benchmark.aot
+
+aot: $(VENV)/.installed-test  ## compile the kernels for TPUs and GPUs that are not here; the result is committed
+	$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR)
+	$(AOT_RUN) --out experiments/benchmark/aot_results.json
+
+aot-quick: $(VENV)/.installed-test  ## three of these kernels; says so where the compilers cannot be had
+	@$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR); status=$$?; \
+	if [ $$status -eq 3 ]; then exit 0; elif [ $$status -ne 0 ]; then exit $$status; fi; $(AOT_RUN) --quick
+
 clean:  ## remove the environment and the caches, not the runs
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AOT_DIR) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,10 @@ RECIPES = (
 #: Without a key these refuse to draw; None is their default so that the error can say what to pass.
 DRAWN = ("static_random", "set_", "rigl")
 #: Arguments of several recipes get a column; the others are listed.
-SHARED = ("sparsity", "distribution", "pattern", "prunable", "overrides", "score", "key", "update_every")
+SHARED = (
+    *("sparsity", "distribution", "pattern", "prunable", "overrides", "roles", "masks"),
+    *("score", "key", "update_every"),
+)
 
 
 def table() -> str:

@@ -1,5 +1,7 @@
 """The shell around a command: flags in, a sentence instead of a traceback when the user can mend it."""
 
+import logging as python_logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -43,6 +45,9 @@ def run_command(main: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # absl would repeat what JAX and matplotlib only note
+        python_logging.getLogger("sparsejax").setLevel(
+            python_logging.WARNING
+        )  # `describe` says what is prunable
         try:
             if argv[1:]:
                 raise ConfigError(
@@ -75,11 +80,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if own := _own(error):
             _fail(own)  # what a configuration's file raised; ml_collections would show its traceback
         # ml_collections raises these for a mistyped field, with its "did you mean".
-        text = (
-            str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
-        )
-        _fail(ConfigError(f"The command line cannot be read: {text}"))
+        _fail(ConfigError(f"The command line cannot be read: {_told(error)}"))
         raise  # not reached
+
+
+def _told(error: BaseException) -> str:
+    """What absl and ml_collections say of a flag, and for a field without its prefix how it is given."""
+    text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
+    if quoted := re.fullmatch(r"(['\"])(.*)\1", text):  # the text of a KeyError is the repr of a message
+        text = quoted[2]
+    if unknown := re.match(r"Unknown command line flag '([\w.]+)'", text):
+        field = unknown[1].split(".")[-1]
+        return f"{text.rstrip('.')}. Fields are given as --config.{field}=value; --help lists them."
+    if field := re.fullmatch(r"'?([\w.]+)'?", text):  # nothing but the name
+        return f"config has no field {field[1]!r}; --help lists them."
+    return text
 
 
 def _own(error: BaseException | None) -> SparsejaxError | None:

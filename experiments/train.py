@@ -4,6 +4,7 @@ python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/d
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -25,7 +26,8 @@ from experiments.devices.hosts import join_hosts, together
 from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
 from experiments.record import files
-from experiments.record.finish import final_of, finish, last_members, verdict
+from experiments.record.finish import Final, final_of, finish, last_members, verdict
+from experiments.record.full_disk import bytes_at_the_end, release, reserve
 from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
@@ -50,7 +52,12 @@ def main() -> None:
 
 
 def run(
-    config: ConfigDict, workdir: str, console: Console | None = None, *, plots: bool = True
+    config: ConfigDict,
+    workdir: str,
+    console: Console | None = None,
+    *,
+    plots: bool = True,
+    bar: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint, unless that is done already.
 
@@ -59,6 +66,7 @@ def run(
       workdir: made when absent; on several hosts one that all of them see.
       console: where to report; standard output by default.
       plots: whether to draw.
+      bar: ``steps -> bar`` with the `update` of a `ProgressBar`, where the run is a part of a longer command.
 
     Returns:
       The content of ``result.json``.
@@ -84,10 +92,18 @@ def run(
             if (directory / "summary.txt").exists():
                 console.print((directory / "summary.txt").read_text())
         else:
+            console.print(f"reading {config.dataset} …")
             setup = prepare(config)
             console.print(describe(config, setup))
-            states, whole, speed = train(config, setup, directory, console)
-            members = last_members(config, setup, states)
+            make_bar = bar or functools.partial(ProgressBar, console=console)
+            final = final_of(config, setup)  # one program: of batch statistics, evaluations and the end
+            if leads:  # so that what it ends with is never lost for want of room
+                reserve(directory, bytes_at_the_end(setup.states, config.steps))
+            states, whole, speed = train(config, setup, directory, console, make_bar, final)
+            if leads:
+                release(directory)
+            console.print("writing the results …")
+            members = last_members(config, setup, states, final)
             with together():  # nobody leaves, and gives the others up, while the first still draws
                 result = {"config": as_json} | finish(config, setup, members, whole, directory, plots)
                 result |= {"steps_per_second": speed, "wall_seconds": time.perf_counter() - started}
@@ -121,10 +137,15 @@ def describe(config: ConfigDict, setup: Setup) -> str:
 
 
 def train(
-    config: ConfigDict, setup: Setup, directory: pathlib.Path, console: Console
+    config: ConfigDict,
+    setup: Setup,
+    directory: pathlib.Path,
+    console: Console,
+    make_bar: Callable[[int], Any],
+    final: Final,
 ) -> tuple[tuple[TrainState, ...], Record, float]:
     """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
-    evaluate = make_test(config, setup)
+    evaluate = make_test(config, setup, final)
     seconds, took = 0.0, 0
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(
@@ -134,9 +155,9 @@ def train(
         states = log.resume(setup.states, setup.source)
         if begun := int(states[0].step):
             console.print(f"going on from the checkpoint of step {begun}")
-        bar = stack.enter_context(ProgressBar(config.steps, console))
+        bar = stack.enter_context(make_bar(config.steps))
         try:
-            for chunk in chunks(config, setup, states, config.steps):
+            for chunk in chunks(config, setup, states, config.steps, final):
                 states, done = chunk.states, int(chunk.states[0].step)
                 kept = np.concatenate([np.atleast_2d(to_host(state.kept)) for state in states])
                 rows = record_chunk(chunk.metrics, done, evaluate(states))
@@ -160,7 +181,9 @@ def train(
         return states, log.whole(), took / seconds if seconds else 0.0
 
 
-def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterator[Chunk]:
+def chunks(
+    config: ConfigDict, setup: Setup, states: Any, steps: int, final: Final | None = None
+) -> Iterator[Chunk]:
     """The chunks up to `steps`, batch statistics taken anew where masks have changed."""
 
     def compile_program(group: MemberGroup, recipe: Any, state: Any, count: int) -> RunChunk:
@@ -168,7 +191,7 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
             return stream_chunk(recipe, state, group.members, setup.source, count)
         return compile_chunk(recipe, state, group.members, setup.source, count)
 
-    refresh, final = None, final_of(config, setup)
+    refresh, final = None, final or final_of(config, setup)
     if jax.tree.leaves(states[0].batch_stats) and config.batch_norm_batches and not config.streaming:
         reestimate = make_reestimate(
             in_dtype(setup.apply, config.compute_dtype), setup.source,
@@ -191,14 +214,13 @@ def chunks(config: ConfigDict, setup: Setup, states: Any, steps: int) -> Iterato
     )
 
 
-def make_test(config: ConfigDict, setup: Setup) -> Callable[[Any], Evaluation]:
+def make_test(config: ConfigDict, setup: Setup, final: Final) -> Callable[[Any], Evaluation]:
     """The evaluation of all groups on the test split, of averaged parameters where there are any."""
     population = bool(config.population)
     evaluate = make_evaluate(
         setup.recipes[0].objective, batch_size=config.eval_batch_size, population=population,
         augment=build_augment(config.augment, setup.test.classes, train=False), mesh=setup.mesh,
     )  # fmt: skip
-    final = final_of(config, setup)
 
     def test(states: Any) -> Evaluation:
         found = [evaluate(final(state)[0], state.batch_stats, setup.test) for state in states]

@@ -19,6 +19,10 @@ class PatternError(SparsejaxError, ValueError):
     """A pattern that does not fit the shape or the axis roles of a parameter."""
 
 
+class LayoutError(SparsejaxError, ValueError):
+    """A parameter whose axes must be known as inputs or outputs, and are not."""
+
+
 class PathError(SparsejaxError, KeyError):
     """A path pattern that matches no parameter."""
 
@@ -57,3 +61,31 @@ class TracingError(SparsejaxError, ValueError):
 
 class CalibrationError(SparsejaxError, ValueError):
     """Calibration statistics that are missing, not finite, or do not fit the weights."""
+
+
+class FileError(SparsejaxError, ValueError):
+    """A file that cannot be written, is damaged, or holds something else."""
+
+
+class EvaluationError(SparsejaxError, ValueError):
+    """Tokens, windows or results of a model that cannot be evaluated."""
+
+
+class QuantizationError(SparsejaxError, ValueError):
+    """Weights that cannot be quantized, or bits and groups that do not fit them."""
+
+
+class FileFormatError(SparsejaxError, ValueError):
+    """A file of weights that is damaged, of another version, or cannot be written."""
+
+
+class KernelError(SparsejaxError, ValueError):
+    """A sparse product that cannot be computed: an unsupported type, device or size."""
+
+
+class CapacityError(SparsejaxError, ValueError):
+    """More live blocks than the storage of a block-sparse matrix has room for."""
+
+
+class SearchError(SparsejaxError, ValueError):
+    """A search that cannot be run: nothing to choose, a budget out of reach, a cost that is no number."""

@@ -141,7 +141,7 @@ TOP = {
 NAMESPACES = (
     *("recipes", "scores", "patterns", "distributions", "schedules", "rules", "parametrizations"),
     *("importances", "masks", "tracing", "structured", "distillation", "errors", "transforms", "typing"),
-    "post_training",
+    *("post_training", "export", "kernels", "search"),
 )
 
 

@@ -252,10 +252,10 @@ def test_no_recipe_has_a_default_seed(recipe):
 
 def test_blocks_of_a_convolution_prune_what_was_asked():
     """There blocks lie over the window, and 0 % goes when asked for 50."""
-    params = {"conv": jnp.asarray(RNG.normal(size=(3, 3, 4, 4)), jnp.float32)}
+    params = {"kernel": jnp.asarray(RNG.normal(size=(3, 3, 4, 4)), jnp.float32)}
     pruned, masks = sparsejax.prune_params(params, sparsity=0.5, pattern=Block(2, 2))
     assert float(sparsejax.masks.sparsity(masks, pruned)) == 0.5
-    blocks = np.asarray(masks["conv"]).reshape(9, 2, 2, 2, 2)
+    blocks = np.asarray(masks["kernel"]).reshape(9, 2, 2, 2, 2)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
 
 

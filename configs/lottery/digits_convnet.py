@@ -10,27 +10,18 @@ ticket 0.886 ± 0.014, re-initialised 0.785 ± 0.029, random 0.769 ± 0.022 (mea
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.lottery.options import default_lottery
 
 
 def get_config() -> ConfigDict:
     """The study; its base is one dense training run."""
-    study = ConfigDict()
+    study = default_lottery(default_config("lenet"))
     study.title = "Lottery tickets, handwritten digits, a small convolutional network"
-    study.base = default_config("lenet")
     study.base.population = 8
     study.base.steps = 600
     study.base.learning_rate = 0.0012
     study.base.eval_every = 50
-    study.base.warmup_steps = 0
-    study.base.weight_decay = 0.0
     study.base.checkpoint_every = 200
     study.levels = 4
     study.fraction = 0.36  # two rounds of 20 % at a time: 64, 41, 26, 17 % left
-    study.rewind_step = 0
-    study.keep_weights = False
-    study.distribution = "uniform"
-    study.controls = ("reinit", "random")
-    study.connectivity = False
-    study.metric = "test_accuracy"
-    study.lower = False
     return study

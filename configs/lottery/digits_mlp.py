@@ -11,27 +11,17 @@ interval of 8 seeds).
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.lottery.options import default_lottery
 
 
 def get_config() -> ConfigDict:
     """The study; its base is one dense training run."""
-    study = ConfigDict()
+    study = default_lottery(default_config("mlp"))
     study.title = "Lottery tickets, handwritten digits, LeNet-300-100"
-    study.base = default_config("mlp")
     study.base.population = 8
     study.base.steps = 1500
     study.base.learning_rate = 0.0012
-    study.base.warmup_steps = 0
-    study.base.weight_decay = 0.0
     study.base.eval_every = 50
-    study.base.checkpoint_every = 0
     study.levels = 12
-    study.fraction = 0.2
-    study.rewind_step = 0
-    study.keep_weights = False
-    study.distribution = "uniform"
     study.controls = ("reinit", "shuffled", "random")
-    study.connectivity = False
-    study.metric = "test_accuracy"
-    study.lower = False
     return study

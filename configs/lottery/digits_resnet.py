@@ -10,28 +10,22 @@ ticket 0.974 ± 0.005, re-initialised 0.944 ± 0.011, random 0.943 ± 0.009 (mea
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.lottery.options import default_lottery
 
 
 def get_config() -> ConfigDict:
     """The study; its base is one dense training run."""
-    study = ConfigDict()
+    study = default_lottery(default_config("resnet"))
     study.title = "Lottery tickets, handwritten digits, a small ResNet, rewound to step 40"
-    study.base = default_config("resnet")
     study.base.population = 8
     study.base.steps = 300
     study.base.augment = "digits_shift"
     study.base.learning_rate = 0.003
     study.base.eval_every = 50
-    study.base.warmup_steps = 0
-    study.base.weight_decay = 0.0
     study.base.checkpoint_every = 200
     study.levels = 4
     study.fraction = 0.36  # two rounds of 20 % at a time: 64, 41, 26, 17 % left
     study.rewind_step = study.base.get_ref("steps") * 2 // 15
-    study.keep_weights = False
     study.distribution = "global"
-    study.controls = ("reinit", "random")
     study.connectivity = True
-    study.metric = "test_accuracy"
-    study.lower = False
     return study

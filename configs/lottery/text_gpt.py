@@ -11,13 +11,13 @@ ticket 3.069 ± 0.013, re-initialised 3.186 ± 0.018, random 3.185 ± 0.014; at 
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.lottery.options import default_lottery
 
 
 def get_config() -> ConfigDict:
     """The study; its base is one dense training run."""
-    study = ConfigDict()
+    study = default_lottery(default_config("gpt"))
     study.title = "Lottery tickets, Python source text, a byte-level GPT, rewound to step 50"
-    study.base = default_config("gpt")
     study.base.population = 8
     study.base.dataset = "python_text"
     study.base.test_split = "test[:5%]"
@@ -28,15 +28,10 @@ def get_config() -> ConfigDict:
     study.base.clip_norm = 1.0
     study.base.eval_every = 100
     study.base.warmup_steps = study.base.get_ref("steps") // 10
-    study.base.weight_decay = 0.0
     study.base.checkpoint_every = 250
     study.levels = 2
     study.fraction = 0.6  # about four rounds of 20 % at a time: 40, 16 % left
     study.rewind_step = study.base.get_ref("steps") // 10
-    study.keep_weights = False
     study.distribution = "global"
-    study.controls = ("reinit", "random")
-    study.connectivity = False
-    study.metric = "bits_per_byte"
-    study.lower = True
+    study.metric, study.lower = "bits_per_byte", True
     return study

@@ -12,25 +12,21 @@ Measured: 748 s on one core of a 2-core CPU that others shared, 5 seeds. Test ac
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.study.options import default_study
+
+METHODS = {
+    "dense": {},
+    "cofi": {"method": "cofi"},
+    "cofi_distil": {"method": "cofi", "teacher": "pretrained", "distill_layers": 0.1},
+}
 
 
 def get_config() -> ConfigDict:
     """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
-    study = ConfigDict()
+    study = default_study(base(), METHODS)
     study.title = "Code, headers, prose or tables? Two-layer encoder of width 64"
-    study.pretrain, study.base = pretrain(), base()
+    study.pretrain = pretrain()
     study.sparsities = (0.6, 0.95)
-    study.seeds = 5
-    study.tuning = ConfigDict({"learning_rates": ()})  # one rate for all
-    study.metric, study.lower = "test_accuracy", False
-    study.methods = ConfigDict(
-        {
-            "dense": {"changes": {}},
-            "cofi": {"changes": {"method": "cofi"}},
-            "cofi_distil": {"changes": {"method": "cofi", "teacher": "pretrained", "distill_layers": 0.1}},
-        }
-    )
-    study.order = ("dense", "cofi", "cofi_distil")
     study.orderings = (("cofi_distil", "cofi"),)
     return study
 

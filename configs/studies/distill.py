@@ -13,25 +13,22 @@ interval of 5 seeds, which differ in the order of the examples); dense fine-tuni
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.study.options import default_study
+
+METHODS = {
+    "dense": {},
+    "prune": {"method": "gmp"},
+    "prune_distil": {"method": "gmp", "teacher": "pretrained"},
+}
 
 
 def get_config() -> ConfigDict:
     """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
-    study = ConfigDict()
+    study = default_study(base(), METHODS)
     study.title = "Python code, byte-level GPT with 98 k prunable weights"
-    study.pretrain, study.base = pretrain(), base()
+    study.pretrain = pretrain()
     study.sparsities = (0.8, 0.9, 0.95)
-    study.seeds = 5
-    study.tuning = ConfigDict({"learning_rates": ()})  # one rate for all
     study.metric, study.lower = "bits_per_byte", True
-    study.methods = ConfigDict(
-        {
-            "dense": {"changes": {}},
-            "prune": {"changes": {"method": "gmp"}},
-            "prune_distil": {"changes": {"method": "gmp", "teacher": "pretrained"}},
-        }
-    )
-    study.order = ("dense", "prune", "prune_distil")
     study.orderings = (("prune_distil", "prune"),)
     return study
 

@@ -12,32 +12,27 @@ magnitude 3.742, 3.149, 2.943, 2.600, 2.572; movement 3.493, 3.120, 2.983, 2.660
 from ml_collections import ConfigDict
 
 from experiments.config.fields import default_config
+from experiments.study.options import default_study
+
+#: Of soft movement, one for each sparsity: between the nine of one run of another seed.
+PENALTIES = (370.0, 165.0, 125.0, 24.0, 9.0)
+METHODS = {
+    "dense": {},
+    "magnitude": {"method": "gmp"},
+    "movement": {"method": "movement"},
+    "soft_movement": {"changes": {"method": "soft_movement"}, "penalties": PENALTIES},
+}
 
 
 def get_config() -> ConfigDict:
     """The methods; fields of the base may be changed from the command line: --config.base.steps=2000."""
-    study = ConfigDict()
+    study = default_study(base(), METHODS)
     study.title = "English text, byte-level GPT pretrained on code, 98 k prunable weights"
-    study.pretrain, study.base = pretrain(), base()
+    study.pretrain = pretrain()
     study.sparsities = (0.97, 0.9, 0.85, 0.5, 0.3)  # 3, 10, 15, 50 and 70 % left
-    study.seeds = 5
-    study.tuning = ConfigDict({"learning_rates": ()})  # one rate for all
     study.metric, study.lower = "bits_per_byte", True
-    study.methods = ConfigDict(
-        {
-            "dense": {"changes": {}},
-            "magnitude": {"changes": {"method": "gmp"}},
-            "movement": {"changes": {"method": "movement"}},
-            "soft_movement": {"changes": {"method": "soft_movement"}, "penalties": PENALTIES},
-        }
-    )
-    study.order = ("dense", "magnitude", "movement", "soft_movement")
     study.orderings = (("movement", "magnitude"), ("soft_movement", "magnitude"))
     return study
-
-
-#: Of soft movement, one for each sparsity: between the nine of one run of another seed.
-PENALTIES = (370.0, 165.0, 125.0, 24.0, 9.0)
 
 
 def pretrain() -> ConfigDict:

@@ -9,7 +9,19 @@ import sys
 from collections.abc import Sequence
 
 _HERE = pathlib.Path(__file__).parent
-_NO_BENCHMARK = {"__init__", "__main__", "harness", "models", "gpu"}
+_NO_BENCHMARK = {
+    "__init__",
+    "__main__",
+    "bar",
+    "harness",
+    "models",
+    "gpu",
+    "aot",
+    "aot_targets",
+    "kernels_gpu",
+    "kernels_peer",
+    "kernels_training",
+}
 
 # Their ratios are those of one core: more would be shared differently by the cases.
 _ONE_CORE = {"step", "selection"}

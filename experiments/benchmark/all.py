@@ -41,6 +41,7 @@ def _check(name: str, quick: bool) -> list[Row]:
 
 def _guarded(benchmark: str, name: str, work: Callable[[], list[Row]]) -> list[Row]:
     begin = time.perf_counter()
+    print(f"{benchmark} {name} …", flush=True)
     try:
         rows = work()
     except Exception as error:

@@ -1,6 +1,6 @@
 """What `make gpu` runs: the benchmarks in parts of three minutes, each row on disk as it is measured, one table.
 
-python -m experiments.benchmark.gpu OUT --part 1      then 2, 3, and `--part table`; the same command goes on.
+python -m experiments.benchmark.gpu OUT --part 1      then 2, 3, 4, and `--part table`; the same command goes on.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from experiments.benchmark import harness, models, reparametrize, selection, shrink, step
+from experiments.benchmark import harness, kernels_gpu, models, reparametrize, selection, shrink, step
 from experiments.benchmark.harness import Row
 
 #: Seconds after which a part begins no further case; the longest case takes about 15 more.
 BUDGET = 160.0
 #: How often a case that fails, or with which the process ends, is tried in one directory.
 TRIES = 2
-PARTS = ("1", "2", "3")
+PARTS = ("1", "2", "3", "4")
 _MODELS = {"mlp": models.mlp, "transformer": models.transformer}
 
 Case = tuple[str, str, Callable[[], Iterable[Row]]]  # benchmark, name, work
@@ -79,7 +79,7 @@ def run_part(path: pathlib.Path, work: Iterator[Case], budget: float) -> bool:
 
 def cases(part: str, quick: bool) -> Iterator[Case]:
     """The cases of a part: the first names what was promised, so that a short loan measures that."""
-    return {"1": _selections, "2": _steps, "3": _others}[part](quick)
+    return {"1": _selections, "2": _steps, "3": _others, "4": kernels_gpu.cases}[part](quick)
 
 
 def _selections(quick: bool) -> Iterator[Case]:

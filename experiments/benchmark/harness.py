@@ -16,6 +16,9 @@ import jaxlib
 import numpy as np
 import optax
 
+from experiments.benchmark.bar import Line
+from experiments.report.tables import terminal_table
+
 #: One measured case: ``benchmark, case, baseline, ratio, median_ms, min_ms`` and what the benchmark adds.
 Row = dict[str, Any]
 # The columns that come first in a table, in this order.
@@ -91,19 +94,32 @@ def interleaved(
         raise ValueError(
             f"Baseline {baseline!r} and once={list(once)} must name cases, and differ; there are {list(cases)}."
         )
-    compile_ms = {name: _compile(case) for name, case in cases.items()}
-    for name, case in cases.items():
-        if name not in once:
-            _seconds(case)
+    compile_ms: dict[str, float | None] = {}
     times: dict[str, list[float]] = {name: [] for name in cases}
-    begin = time.perf_counter()
-    rounds = 0
-    while rounds < repeats or time.perf_counter() - begin < min_seconds:
-        for name in _order(list(cases), rounds):
-            if rounds == 0 or name not in once:
-                times[name].append(_seconds(cases[name]))
-        rounds += 1
+    with Line() as line:
+        for number, (name, case) in enumerate(cases.items(), 1):
+            line.show(f"compiling {number}/{len(cases)} · {name}")
+            compile_ms[name] = _compile(case)
+            if name not in once:
+                _seconds(case)
+        begin = time.perf_counter()
+        rounds = 0
+        while rounds < repeats or time.perf_counter() - begin < min_seconds:
+            for name in _order(list(cases), rounds):
+                if rounds == 0 or name not in once:
+                    line.show(_progress(rounds, repeats, begin, min_seconds, name), often=True)
+                    times[name].append(_seconds(cases[name]))
+            rounds += 1
     return [_row(name, baseline, times, compile_ms[name]) for name in cases]
+
+
+def _progress(rounds: int, repeats: int, begin: float, min_seconds: float, name: str) -> str:
+    """Rounds done, the time left, what is timed now."""
+    spent = time.perf_counter() - begin
+    left = max(spent / rounds * (repeats - rounds), min_seconds - spent, 0.0) if rounds else 0.0
+    return (
+        f"round {rounds + 1}/{max(repeats, rounds + 1)} · {f'{left:.0f} s left · ' if rounds else ''}{name}"
+    )
 
 
 def _order(names: list[str], turn: int) -> list[str]:
@@ -182,8 +198,8 @@ def header(where: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lays rows out in aligned columns, benchmark by benchmark, for a terminal."""
-    return "\n\n".join(_plain(name, *_cells(part)) for name, part in _by_benchmark(rows))
+    """Lays rows out benchmark by benchmark for a terminal: aligned, columns that do not fit in a block below."""
+    return "\n\n".join(f"{name}\n{terminal_table(*_cells(part))}" for name, part in _by_benchmark(rows))
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -207,15 +223,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
-
-
-def _plain(name: str, columns: list[str], cells: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in [columns, *cells]) for i in range(len(columns))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        for line in [columns, *cells]
-    ]
-    return "\n".join([name, lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _markdown(name: str, columns: list[str], cells: list[list[str]]) -> str:

@@ -4,7 +4,6 @@ python -m experiments.compress --config=configs/compress/digits_convnet.py --wor
 """
 
 import copy
-import io
 import pathlib
 import sys
 import time
@@ -17,12 +16,16 @@ from rich.console import Console
 
 import sparsejax
 from experiments import command, train
+from experiments.compress import magika
 from experiments.compress import stages as stages
 from experiments.compress.options import fine_tuning, validate_compression
 from experiments.compress.plots import draw_groups, draw_importances, draw_sensitivity
+from experiments.compress.recipe.command import run_recipe
 from experiments.compress.report import compare_arms, compression_text
+from experiments.compress.storing import store_run
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
+from experiments.record.progress import Overall, silent
 from experiments.record.workdir import claim, stored_result
 from experiments.report.tables import terminal_text
 from experiments.run.population import runs_of
@@ -37,7 +40,9 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     """Runs the stages that are not finished: dense, then for each importance pruned, fine-tuned, small.
 
     Args:
-      options: made from `experiments.compress.options.default_compression`.
+      options: made from `experiments.compress.options.default_compression`; or from
+        `experiments.compress.magika.default_magika`, for the pretrained network; or from
+        `experiments.compress.recipe.options.default_recipe`, whose stages are then run.
       workdir: each stage has a directory below.
       console: where to report; standard output by default.
 
@@ -51,18 +56,25 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     """
     started = time.perf_counter()
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    if "pretrained" in options:
+        return magika.run(options, workdir, console)
+    if "stages" in options:
+        return run_recipe(options, workdir, console)
     validate_compression(options)
     with claim(workdir, as_json(options)) as directory:
         result = stored_result(directory)
         if result is None:
             task = stages.build_task(options)
             console.print(sparsejax.tracing.summarize_groups(task.groups))
-            sources, dense = _dense(task, directory)
+            sources, dense = _dense(task, directory, console)
             metrics = [task.evaluate(variables) for variables in sources]
             console.print(f"dense: test accuracy {_mean(metrics):.4f}")
-            arms = {
-                name: _arm(task, name, sources, directory / name, console) for name in options.importances
-            }
+            runs = options.rounds * len(options.importances)
+            with Overall(runs, console, "fine-tuning") as overall:
+                arms = {
+                    name: _arm(task, name, sources, directory / name, console, overall)
+                    for name in options.importances
+                }
             result = _result(options, metrics, dense, arms) | {"wall_seconds": time.perf_counter() - started}
             text = compression_text(result)
             files.write_bytes(directory / "summary.txt", f"{text}\n".encode())
@@ -80,27 +92,39 @@ class Arm(NamedTuple):
       small: as ``small.json`` holds it.
       tuned: the result of the last fine-tuning.
       latency: of the first seed's network; None where it was not measured.
+      stored: as ``stored.json`` holds it; empty where nothing was quantized and saved.
     """
 
     pruned: list[dict[str, Any]]
     small: list[dict[str, Any]]
     tuned: dict[str, Any]
     latency: dict[str, Any] | None = None
+    stored: tuple[dict[str, Any], ...] = ()
 
 
 def _dense(
-    task: stages.Task, directory: pathlib.Path
+    task: stages.Task, directory: pathlib.Path, console: Console
 ) -> tuple[list[stages.Variables], dict[str, Any] | None]:
     """Trains the dense networks, unless `init_from` has them; returns their arrays and the run's result."""
     config = copy.deepcopy(task.options.base).unlock()
     config.population = task.options.seeds
     given = task.options.init_from
-    result = None if given else train.run(config, str(directory / "dense"), _silent(), plots=False)
+    result = None
+    if not given:
+        with Overall(1, console) as overall, overall.part("dense") as bar:
+            result = train.run(config, str(directory / "dense"), silent(), plots=False, bar=bar)
     origin = pathlib.Path(given or directory / "dense")
     return [stages.load_variables(task, place) for place in _places(config, origin)], result
 
 
-def _arm(task: stages.Task, name: str, sources: list[Any], place: pathlib.Path, console: Console) -> Arm:
+def _arm(
+    task: stages.Task,
+    name: str,
+    sources: list[Any],
+    place: pathlib.Path,
+    console: Console,
+    overall: Overall,
+) -> Arm:
     """Prunes by one importance and fine-tunes, round by round; then shrinks, measures and draws."""
     options, current, before = task.options, sources, [None] * len(sources)
     for number in range(1, options.rounds + 1):
@@ -116,7 +140,8 @@ def _arm(task: stages.Task, name: str, sources: list[Any], place: pathlib.Path, 
         console.print(
             f"{name}: {options.budget} {ratio:.3g}, test accuracy {accuracy:.4f} before fine-tuning"
         )
-        tuned = train.run(config, str(stage / "fine_tuned"), _silent(), plots=False)
+        with overall.part(f"{name}, round {number}" if options.rounds > 1 else name) as bar:
+            tuned = train.run(config, str(stage / "fine_tuned"), silent(), plots=False, bar=bar)
         trained = [stages.load_variables(task, where) for where in _places(config, stage / "fine_tuned")]
         current, before = [task.refresh(variables) for variables in trained], places
     smaller = _places(config, place / "small")
@@ -130,8 +155,9 @@ def _arm(task: stages.Task, name: str, sources: list[Any], place: pathlib.Path, 
     latency = None
     if options.latency_rounds:
         latency = stages.measure_run(task, sources[0], stages.load_keep(before[0]), pruned[0], smaller[0])
+    stored = tuple(store_run(task, where) for where in smaller) if options.bits else ()
     _draw(task, name, sources[0], before[0], place)
-    return Arm(pruned, small, tuned, latency)
+    return Arm(pruned, small, tuned, latency, stored)
 
 
 def _draw(task: stages.Task, name: str, dense: Any, pruned: pathlib.Path, place: pathlib.Path) -> None:
@@ -180,7 +206,13 @@ def _table(arm: Arm) -> dict[str, Any]:
         **_by_name([{key: row[key] for key in row if "metrics" not in key} for row in arm.small]),
         **_by_name([{key: row[key] for key in row if key != "metrics"} for row in arm.pruned]),
         **({"latency": arm.latency} if arm.latency else {}),
+        **({"stored": _stored(arm)} if arm.stored else {}),
     }
+
+
+def _stored(arm: Arm) -> dict[str, list[Any]]:
+    sizes = {key: [row[key] for row in arm.stored] for key in ("bytes", "dense_bytes", "tensors")}
+    return {**_by_name([row["metrics"] for row in arm.stored]), **sizes}
 
 
 def _by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -195,7 +227,3 @@ def _places(config: ConfigDict, directory: pathlib.Path) -> list[pathlib.Path]:
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> float:
     return float(np.mean([row["test_accuracy"] for row in rows]))
-
-
-def _silent() -> Console:
-    return Console(file=io.StringIO())

@@ -48,6 +48,13 @@ def default_compression(base: ConfigDict) -> ConfigDict:
     options.rounds = 1  # of pruning and fine-tuning, each taking the same fraction of what is left
     options.batches = 8  # training batches for the importances that look at data
 
+    options.bits = (
+        0  # of the shrunk network's weights in ``small/model.safetensors``; 0: nothing is quantized or saved
+    )
+    options.group_size = 0  # inputs that share a scale, such as 64; 0: all of an output's
+    options.quantizer = "gptq"  # or "nearest"
+    options.compression = ""  # of the file: "zlib" or "zstd"
+
     steps = base.get_ref("steps")
     options.fine_tune = ConfigDict()  # of each round
     options.fine_tune.steps = steps // 2
@@ -81,6 +88,8 @@ def validate_compression(options: ConfigDict) -> None:
         require(_holds(holds, options[name]), name, options[name], text)
     choice(options.budget, BUDGETS, "budget")
     choice(options.across, ("uniform", "global"), "across")
+    choice(options.quantizer, ("gptq", "nearest"), "quantizer")
+    choice(options.compression, ("", "zlib", "zstd"), "compression")
     for field, known in (("importances", UNIT_IMPORTANCES), ("kinds", _KINDS)):
         several = (
             isinstance(options[field], tuple | list) and len(set(options[field])) == len(options[field]) > 0
@@ -144,6 +153,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "most": (lambda x: 0 < x <= 1, "a share in (0, 1]"),
     "round_to": (lambda n: is_whole(n, 1), "a whole number of at least 1"),
     "rounds": (lambda n: is_whole(n, 1), "a whole number of at least 1"),
+    "group_size": (lambda n: is_whole(n, 0), "a whole number of at least 0"),
+    "bits": (lambda n: n == 0 or (is_whole(n, 2) and n <= 8), "0, or a whole number from 2 to 8"),
     "batches": (lambda n: is_whole(n, 1), "a whole number of at least 1"),
     "sensitivity": (lambda xs: all(0 < x < 1 for x in xs), "shares in (0, 1), or ()"),
     "sensitivity_examples": (lambda n: is_whole(n, 1), "a whole number of at least 1"),

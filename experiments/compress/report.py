@@ -76,7 +76,7 @@ def compression_text(result: Mapping[str, Any]) -> str:
         lines.append(
             f"Two importances that differ by less than {apart:.2f} points are not told apart by these seeds."
         )
-    lines += ["", *_latencies(arms)]
+    lines += ["", *_latencies(arms), *_files(options, arms)]
     if result["orderings"]:
         head = ["expected", "stage", "gain (points), paired by seed", ""]
         lines += ["", markdown_table(head, [_ordering(row) for row in result["orderings"]])]
@@ -108,6 +108,19 @@ def _latencies(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     batch = next(arm["latency"]["batch"] for arm in arms.values() if "latency" in arm)
     head = ["importance", "network", f"latency, batch {batch}", "speed-up", "FLOPs ratio", "share of it"]
     return [markdown_table(head, rows)]
+
+
+def _files(options: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for name, arm in arms.items():
+        if "stored" in arm:
+            found = arm["stored"]
+            size, dense = np.mean(found["bytes"]), np.mean(found["dense_bytes"])
+            rows.append([name, f"{dense:,.0f} → {size:,.0f} B", f"{dense / size:.1f}×", _text(found)])
+    if not rows:
+        return []
+    head = ["importance", f"file, {options['bits']} bits by {options['quantizer']}", "smaller", "as loaded"]
+    return ["", markdown_table(head, rows)]
 
 
 def _ordering(row: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from experiments.compress.unit_choices import (
 )
 from experiments.data.augment_recipes import build_augment
 from experiments.data.split import Batch, Split, evenly_spaced
+from experiments.models.saved import load_saved
 from experiments.record import files
 from experiments.record.history import bits_per_byte, is_text
 from experiments.record.outcome import named_by_path
@@ -98,7 +99,7 @@ def build_task(options: ConfigDict) -> Task:
     template = {"params": state.params, "batch_stats": state.batch_stats}
     groups = sparsejax.prunable_groups(fn, template, inputs)
     task = Task(
-        options, setup, fn, inputs, batches, make_evaluate(options, setup, setup.apply),
+        options, setup, fn, inputs, batches, make_evaluate(config, setup.test, setup.apply),
         _refresher(setup, moved), groups,
     )  # fmt: skip
     if options.budget != "latency_ratio":
@@ -108,17 +109,16 @@ def build_task(options: ConfigDict) -> Task:
     return task
 
 
-def make_evaluate(options: ConfigDict, setup: Setup, apply: Apply) -> Callable[..., Metrics]:
+def make_evaluate(config: ConfigDict, test: Split, apply: Apply) -> Callable[..., Metrics]:
     """Compiles the test metrics of a model, whole or shrunk."""
-    config = options.base
     evaluate = evaluation.make_evaluate(
         make_objective(apply), batch_size=config.eval_batch_size,
-        augment=build_augment(config.augment, setup.test.classes, train=False),
+        augment=build_augment(config.augment, test.classes, train=False),
     )  # fmt: skip
-    text = is_text(setup.test)
+    text = is_text(test)
 
     def metrics(variables: Variables, examples: int | None = None) -> Metrics:
-        found = evaluate(variables["params"], variables["batch_stats"], setup.test, examples)
+        found = evaluate(variables["params"], variables["batch_stats"], test, examples)
         loss = float(found.loss)
         bits = {name: float(value) for name, value in bits_per_byte(loss, text=text).items()}
         return {"test_accuracy": float(found.accuracy), "test_loss": loss} | bits
@@ -227,7 +227,7 @@ def shrink_run(task: Task, tuned: Variables, keep: Mapping[str, Any], place: pat
     masked = np.asarray(jax.jit(task.fn)(tuned, task.inputs))
     result = {
         "masked_metrics": task.evaluate(tuned),
-        "metrics": make_evaluate(task.options, setup, _as_apply(fn))(variables),
+        "metrics": make_evaluate(task.options.base, setup.test, _as_apply(fn))(variables),
         "parameters": _size(variables["params"]),
         "dense_parameters": _size(tuned["params"]),
         "difference": _difference(masked, jax.jit(fn)(variables, task.inputs)),
@@ -243,7 +243,7 @@ def shrink_run(task: Task, tuned: Variables, keep: Mapping[str, Any], place: pat
 def rebuilt_function(place: pathlib.Path) -> tuple[Any, Variables] | None:
     """The saved model as a module of the zoo; None where its arrays do not tell all of its sizes."""
     try:
-        module = stateful(small.load_small(place))
+        module = stateful(load_saved(place))
     except sparsejax.errors.ParamsError:
         return None
     fn = lambda v, x: module.apply(v["params"], v["batch_stats"], x, False)[0]  # noqa: E731

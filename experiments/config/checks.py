@@ -48,7 +48,7 @@ def number(text: str, holds: Callable[[Any], bool]) -> Check:
       >>> number("a number above 0", lambda x: x > 0).holds(float("nan"))
       False
     """
-    return Check(text, lambda x: _is_number(x) and bool(holds(x)))
+    return Check(text, lambda x: is_number(x) and bool(holds(x)))
 
 
 def whole(least: int) -> Check:
@@ -222,5 +222,5 @@ def is_sizes(value: Any) -> bool:
     )  # fmt: skip
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

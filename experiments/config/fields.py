@@ -109,6 +109,7 @@ TOPICS: dict[str, tuple[Field, ...]] = {
         Field("drop_fraction", 0.3, _SHARE, "of the active weights, at step 0; rigl and set"),
         Field("second_moment", "zero", one_of(("zero", "mean")),
               "of a grown weight, in adamw; 'mean', its layer's, tames its first step"),
+        Field("block", 64, whole(1), "inputs and outputs of a block, with model.sparse_compute='blocks'"),
         Field("begin_step", Share(1, 10), whole(0), "gmp, one_shot, ac_dc and learned masks; the others begin at 0"),
         Field("end_step", Share(3, 4), whole(0), "the last mask update; learned masks are at their sparsity"),
     ),

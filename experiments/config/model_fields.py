@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.config.checks import check_names, choice, is_sizes, is_whole, require
+from experiments.config.checks import check_names, choice, is_number, is_sizes, is_whole, require
 from experiments.errors import ConfigError
 from experiments.models.build import MODELS
 
@@ -64,10 +64,11 @@ def _check_field(name: str, field: str, value: Any, default: Any) -> None:
         require(isinstance(value, bool), where, value, "True or False")
     elif isinstance(default, str):
         choice(value, MODELS[name].choices[field], where)
-    elif field == "kv_heads":
-        require(is_whole(value, 0), where, value, "a whole number of at least 0 (0: as many as heads)")
-    else:
-        require(is_whole(value, 1), where, value, "a whole number of at least 1")
+    elif isinstance(default, float):
+        require(is_number(value) and value >= 0, where, value, "a finite number of at least 0")
+    else:  # a default of 0 says that there may be none
+        least, note = min(default, 1), " (0: as many as heads)" if field == "kv_heads" else ""
+        require(is_whole(value, least), where, value, f"a whole number of at least {least}{note}")
 
 
 def _check_heads(model: ConfigDict) -> None:

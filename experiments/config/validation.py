@@ -47,6 +47,8 @@ def validate_config(config: ConfigDict) -> None:
     _check_times(config)
     _check_population(config)
     _check_method(config)
+    if config.model.get("sparse_compute") == "blocks":
+        _check_blocks(config)
     if config.distill_layers:
         where = "the workdir whose hidden states distill_layers reads"
         require(bool(config.teacher), "teacher", config.teacher, where)
@@ -150,6 +152,31 @@ def _check_method(config: ConfigDict) -> None:
     for name in RETURNS:  # early: a mistake in a user's module is better seen before any data is read
         if name in entry.reads and config[name] and config[name] not in DISTRIBUTIONS:
             load_named(name, config[name])
+
+
+def _check_blocks(config: ConfigDict) -> None:
+    """Refuses what the compressed form does not have."""
+    choice(config.method, [name for name, entry in METHODS.items() if entry.blocks], "method")
+    instead = "with config.model.sparse_compute='blocks'"
+    wanted = {
+        "pattern": ("", "whose weights are blocks already"),
+        "ema_decay": (0, "whose average of moving blocks would mean nothing"),
+        "teacher": ("", "which the teacher's dense form does not fit"),
+        "sparsities": ((), "as the members share one number of blocks"),
+    }
+    for name, (value, why) in wanted.items():
+        require(not config[name], name, config[name], f"{value!r} {instead}, {why}")
+    require(
+        not config.model.scan, "model.scan", config.model.scan, f"False {instead}: stacks are not compressed"
+    )
+    for axis in ("fsdp", "tensor"):
+        require(
+            config.mesh[axis] == 1, f"mesh.{axis}", config.mesh[axis], f"1 {instead}: blocks are replicated"
+        )
+    sizes = {name: config.model[name] for name in ("width", "mlp_dim")}
+    for name, size in sizes.items():
+        where = f"a multiple of config.block = {config.block} {instead}"
+        require(size % config.block == 0, f"model.{name}", size, where)
 
 
 def _check_hidden(config: ConfigDict) -> None:

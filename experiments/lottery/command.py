@@ -4,7 +4,6 @@ python -m experiments.lottery --config=configs/lottery/digits_mlp.py --workdir=r
 """
 
 import copy
-import io
 import itertools
 import pathlib
 import sys
@@ -21,7 +20,7 @@ import sparsejax
 from experiments import command, train
 from experiments.errors import WorkdirError
 from experiments.lottery import connectivity
-from experiments.lottery.checks import check
+from experiments.lottery.options import check
 from experiments.lottery.report import (
     density_table,
     draw_lottery,
@@ -31,6 +30,7 @@ from experiments.lottery.report import (
 )
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, named_by_path, to_host, versions
+from experiments.record.progress import Overall, silent
 from experiments.record.workdir import claim, stored_result
 from experiments.report.tables import terminal_text
 from experiments.run.initial import load_arrays
@@ -70,18 +70,20 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     check(study)
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     settled = {name: value for name, value in as_json(study).items() if name not in _MAY_CHANGE}
-    with claim(workdir, settled) as root:
-        return _levels(study, root, console)
+    runs = 1 + study.levels * (1 + len(study.controls)) + bool(study.rewind_step)
+    runs += (1 + study.levels) * bool(study.connectivity)
+    with claim(workdir, settled) as root, Overall(runs, console) as overall:
+        return _levels(study, root, console, overall)
 
 
-def _levels(study: ConfigDict, root: pathlib.Path, console: Console) -> dict[str, Any]:
+def _levels(study: ConfigDict, root: pathlib.Path, console: Console, overall: Overall) -> dict[str, Any]:
     started, arms = time.perf_counter(), []
     params, others = _initial(study, 0), _initial(study, _OTHER_WEIGHTS)
     template = member_of(params, 0)
     rewind = None
     if study.rewind_step:
         early = root / f"step_{study.rewind_step}"
-        _run(study, early, steps=study.rewind_step)
+        _run(study, early, overall, steps=study.rewind_step)
         rewind = _stacked(study, early, template)
 
     def level(start: Any, masks: Any, number: int) -> tuple[Any, None]:
@@ -91,12 +93,13 @@ def _levels(study: ConfigDict, root: pathlib.Path, console: Console) -> dict[str
             _controls(study, masks, start, others, number) if number else {}
         )
         for arm, (weights, inside) in starts.items():
-            done = _train_arm(study, place / arm, weights, inside, number)
+            done = _train_arm(study, place / arm, weights, inside, number, overall)
             arms.append({"level": number, "arm": arm, "remaining": kept, **_measured(study, done)})
             shown = ", ".join(f"{x:.4f}" for x in arms[-1]["values"])
             console.print(f"level {number}, {100 * kept:.1f} % left, {arm}: {study.metric} {shown}")
         if study.connectivity:
-            _train_arm(study, place / "other_order", start, masks, number, shift=connectivity.OTHER_ORDER)
+            shift = connectivity.OTHER_ORDER
+            _train_arm(study, place / "other_order", start, masks, number, overall, shift=shift)
         return _stacked(study, place / "ticket" / "run", template), None
 
     for _ in sparsejax.find_tickets(
@@ -109,14 +112,15 @@ def _levels(study: ConfigDict, root: pathlib.Path, console: Console) -> dict[str
 
 
 def _train_arm(
-    study: ConfigDict, place: pathlib.Path, params: Any, masks: Any, level: int, *, shift: int = 0
-) -> pathlib.Path:
+    study: ConfigDict, place: pathlib.Path, params: Any, masks: Any, level: int, overall: Overall,
+    *, shift: int = 0,
+) -> pathlib.Path:  # fmt: skip
     """Trains all seeds from one start, inside masks; returns the workdir."""
     store(study, place / "start", params, masks, shift)
     # Level 0 begins at step 0; later ones where their weights are from.
     skip = study.rewind_step if level else 0
     run = place / "run"
-    _run(study, run, steps=study.base.steps - skip, skip=skip, start=place / "start", shift=shift)
+    _run(study, run, overall, steps=study.base.steps - skip, skip=skip, start=place / "start", shift=shift)
     return run
 
 
@@ -157,15 +161,16 @@ def _is_whole(path: pathlib.Path) -> bool:
 
 
 def _run(
-    study: ConfigDict, place: pathlib.Path, *, steps: int, skip: int = 0, start: pathlib.Path | None = None,
-    shift: int = 0,
+    study: ConfigDict, place: pathlib.Path, overall: Overall, *, steps: int, skip: int = 0,
+    start: pathlib.Path | None = None, shift: int = 0,
 ) -> None:  # fmt: skip
     config = copy.deepcopy(study.base)
     config.schedule_steps, config.steps, config.skip_steps = study.base.steps, steps, skip
     config.seed += shift
     if start is not None:
         config.method, config.init_from = "fixed", str(start)
-    train.run(config, str(place), Console(file=io.StringIO()), plots=False)
+    with overall.part("/".join(place.parts[-3:-1] if start else place.parts[-1:])) as bar:
+        train.run(config, str(place), silent(), plots=False, bar=bar)
 
 
 def _initial(study: ConfigDict, shift: int) -> Any:
@@ -255,7 +260,7 @@ def report(
     result = {
         "config": as_json(study),
         "arms": arms,
-        "ticket_beside_controls": verdicts,
+        "ticket_against_controls": verdicts,
         "overlap_between_seeds": seeds,
         "overlap_between_levels": levels,
         "density_by_layer": densities,
@@ -297,4 +302,4 @@ def _says(control: str, found: dict[str, list[float]]) -> str:
         for word in ("better", "worse", "undecided")
         if found[word]
     ]
-    return f"The ticket beside {control}, by weights left: {'; '.join(parts)}."
+    return f"The ticket against {control}, by weights left: {'; '.join(parts)}."

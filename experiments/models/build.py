@@ -58,6 +58,8 @@ def _encoder(shape: tuple[int, ...], classes: int, rngs: nnx.Rngs, sizes: dict[s
 
 _TOKENS = {"ranks": (1,), "takes": "tokens: (window,)", "hidden": True}
 
+_COMPUTE = ("dense", "blocks")
+
 #: The models by name. A `kv_heads` of 0 means as many as `heads`.
 MODELS: dict[str, Entry] = {
     "mlp": Entry(_mlp, {"widths": (300, 100)}, ranks=tuple(range(8)), takes="anything"),
@@ -75,14 +77,15 @@ MODELS: dict[str, Entry] = {
     "vit": Entry(
         _images(ViT),
         {"patch": 2, "width": 64, "depth": 4, "heads": 4, "mlp_dim": 256, "pool": "token",
-         "positions": "learned", "scan": False},
-        {"pool": ("token", "gap"), "positions": ("learned", "sincos")},
+         "positions": "learned", "scan": False, "sparse_compute": "dense"},
+        {"pool": ("token", "gap"), "positions": ("learned", "sincos"), "sparse_compute": _COMPUTE},
     ),
     "gpt": Entry(
         _gpt,
         {"width": 64, "depth": 2, "heads": 4, "kv_heads": 0, "mlp_dim": 256, "mlp": "gelu", "norm": "layer",
-         "positions": "rotary", "tied": True, "bias": True, "scan": False},
-        {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms"), "positions": ("rotary", "learned")},
+         "positions": "rotary", "tied": True, "bias": True, "scan": False, "sparse_compute": "dense"},
+        {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms"), "positions": ("rotary", "learned"),
+         "sparse_compute": _COMPUTE},
         **_TOKENS,
     ),
     "encoder": Entry(

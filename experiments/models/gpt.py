@@ -10,6 +10,7 @@ from experiments.models.transformer import (
     Embedding,
     Hidden,
     check_sizes,
+    make_linear,
     make_norm,
     scaled_normal,
 )
@@ -42,6 +43,7 @@ class GPT(nnx.Module):
       scan: whether the blocks are stacked and run by `jax.lax.scan`: compiles in the time of one block.
       norm: ``"layer"`` or ``"rms"``.
       bias: whether the dense layers of the blocks have biases; the head has none.
+      sparse_compute: ``"blocks"``: the kernels of the blocks and of the head may be block-sparse.
       rngs: draws the parameters, as GPT-2 does: normal of 0.02, over √(2 depth) for the two kernels of a block
         that write to the residual stream; biases 0.
 
@@ -75,6 +77,7 @@ class GPT(nnx.Module):
         scan: bool = False,
         norm: str = "layer",
         bias: bool = True,
+        sparse_compute: str = "dense",
         rngs: nnx.Rngs,
     ) -> None:
         if positions not in ("rotary", "learned"):
@@ -82,8 +85,9 @@ class GPT(nnx.Module):
         init = nnx.initializers.normal(0.02)
         rotary, residual_init = positions == "rotary", scaled_normal(depth)
         sizes = BlockSizes(
-            width, depth, heads, mlp_dim, kv_heads, mlp, norm, bias, True, rotary, init, residual_init
-        )
+            width, depth, heads, mlp_dim, kv_heads, mlp, norm, bias, True, rotary, init, residual_init,
+            sparse_compute,
+        )  # fmt: skip
         check_sizes("GPT", sizes)
         self.context, self.depth, self.tied, self.rotary = context, depth, tied, rotary
         self.embedding = Embedding(vocabulary, width, init, rngs=rngs)
@@ -92,7 +96,7 @@ class GPT(nnx.Module):
         add_blocks(self, sizes, scan=scan, rngs=rngs)
         self.norm = make_norm(sizes, rngs=rngs)
         if not tied:
-            self.head = nnx.Linear(width, vocabulary, use_bias=False, kernel_init=init, rngs=rngs)
+            self.head = make_linear(sizes._replace(bias=False), (width,), (vocabulary,), init, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Computes logits of the next token at each position.

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.errors import ConfigError
+from sparsejax.interop.sparse_linear import SparseLinear
 
 
 class BlockSizes(NamedTuple):
@@ -28,6 +29,7 @@ class BlockSizes(NamedTuple):
       rotary: whether queries and keys are turned by their positions.
       kernel_init: draws the kernels.
       residual_init: draws the two kernels that write to the residual stream; `kernel_init` when None.
+      sparse_compute: ``"dense"``, or ``"blocks"``: layers whose kernels may be block-sparse.
     """
 
     width: int
@@ -42,6 +44,7 @@ class BlockSizes(NamedTuple):
     rotary: bool = False
     kernel_init: Callable[..., jax.Array] = nnx.initializers.lecun_normal()
     residual_init: Callable[..., jax.Array] | None = None
+    sparse_compute: str = "dense"
 
 
 class Hidden(NamedTuple):
@@ -111,18 +114,8 @@ class Attention(nnx.Module):
         width, heads, kv_heads = sizes.width, sizes.heads, sizes.kv_heads or sizes.heads
         head_dim, init = width // heads, sizes.kernel_init
         for name, count in (("query", heads), ("key", kv_heads), ("value", kv_heads)):
-            into = nnx.LinearGeneral(
-                width, (count, head_dim), use_bias=sizes.bias, kernel_init=init, rngs=rngs
-            )
-            setattr(self, name, into)
-        self.out = nnx.LinearGeneral(
-            (heads, head_dim),
-            width,
-            axis=(-2, -1),
-            use_bias=sizes.bias,
-            kernel_init=sizes.residual_init or init,
-            rngs=rngs,
-        )
+            setattr(self, name, make_linear(sizes, (width,), (count, head_dim), init, rngs=rngs))
+        self.out = make_linear(sizes, (heads, head_dim), (width,), sizes.residual_init or init, rngs=rngs)
         self.kv_heads, self.causal, self.rotary = kv_heads, sizes.causal, sizes.rotary
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -166,12 +159,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, sizes: BlockSizes, *, rngs: nnx.Rngs) -> None:
         width, hidden, init = sizes.width, sizes.mlp_dim, sizes.kernel_init
-        self.up = nnx.Linear(width, hidden, use_bias=sizes.bias, kernel_init=init, rngs=rngs)
+        self.up = make_linear(sizes, (width,), (hidden,), init, rngs=rngs)
         self.gated = sizes.mlp == "swiglu"
         if self.gated:
-            self.gate = nnx.Linear(width, hidden, use_bias=sizes.bias, kernel_init=init, rngs=rngs)
-        residual_init = sizes.residual_init or init
-        self.down = nnx.Linear(hidden, width, use_bias=sizes.bias, kernel_init=residual_init, rngs=rngs)
+            self.gate = make_linear(sizes, (width,), (hidden,), init, rngs=rngs)
+        self.down = make_linear(sizes, (hidden,), (width,), sizes.residual_init or init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes the layer for `x` of shape (…, width); the result has the same shape."""
@@ -208,6 +200,34 @@ class Block(nnx.Module):
         # Where some parameters are float32 beside bfloat16 ones, the stream (a scan's carry) keeps its type.
         x = x + mixed.astype(x.dtype)
         return x + self.mlp(self.mlp_norm(x)).astype(x.dtype), probabilities
+
+
+def make_linear(
+    sizes: BlockSizes,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    kernel_init: Callable[..., jax.Array],
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """Makes a linear layer over the last axes; of either kind it draws the same kernel under the same name.
+
+    Args:
+      sizes: whether it has a bias, and whether its kernel may be block-sparse.
+      inputs: sizes of the contracted axes.
+      outputs: sizes of the new ones.
+      kernel_init: draws the kernel.
+      rngs: gives the keys.
+
+    Returns:
+      The layer.
+    """
+    options = {"use_bias": sizes.bias, "kernel_init": kernel_init, "rngs": rngs}
+    if sizes.sparse_compute == "blocks":
+        return SparseLinear(inputs, outputs, **options)
+    if len(inputs) == len(outputs) == 1:
+        return nnx.Linear(*inputs, *outputs, **options)
+    return nnx.LinearGeneral(inputs, outputs, axis=tuple(range(-len(inputs), 0)), **options)
 
 
 def make_norm(sizes: BlockSizes, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
@@ -269,6 +289,10 @@ def check_sizes(model: str, sizes: BlockSizes) -> None:
         (kv_heads < 1 or heads % kv_heads != 0, f"kv_heads={kv_heads} must divide heads={heads}"),
         (sizes.mlp not in ("gelu", "swiglu"), f"mlp={sizes.mlp!r} must be 'gelu' or 'swiglu'"),
         (sizes.norm not in ("layer", "rms"), f"norm={sizes.norm!r} must be 'layer' or 'rms'"),
+        (
+            sizes.sparse_compute not in ("dense", "blocks"),
+            f"sparse_compute={sizes.sparse_compute!r} must be 'dense' or 'blocks'",
+        ),
         (sizes.depth < 1, f"depth={sizes.depth} must be at least 1"),
         (sizes.rotary and (width // max(heads, 1)) % 2, "rotary positions need an even width / heads"),
     ]

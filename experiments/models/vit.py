@@ -37,6 +37,7 @@ class ViT(nnx.Module):
       pool: ``"token"`` (a learned class token) or ``"gap"`` (the mean over the patches).
       positions: ``"learned"``, or ``"sincos"``: fixed sines and cosines of row and column.
       scan: whether the blocks are stacked and run by `jax.lax.scan`.
+      sparse_compute: ``"blocks"``: the kernels of the blocks may be block-sparse.
       rngs: draws the parameters: Xavier uniform in the blocks, normal of 0.02 for learned positions, LeCun
         normal for patches and head, 0 for the class token and the biases.
 
@@ -68,10 +69,11 @@ class ViT(nnx.Module):
         pool: str = "token",
         positions: str = "learned",
         scan: bool = False,
+        sparse_compute: str = "dense",
         rngs: nnx.Rngs,
     ) -> None:
         init = nnx.initializers.glorot_uniform()  # of the flattened kernel: (width, heads · head_dim)
-        sizes = BlockSizes(width, depth, heads, mlp_dim, kernel_init=init)
+        sizes = BlockSizes(width, depth, heads, mlp_dim, kernel_init=init, sparse_compute=sparse_compute)
         check_sizes("ViT", sizes)
         _check_images(tuple(image_shape), patch, width, pool, positions)
         channels = image_shape[2] if len(image_shape) == 3 else 1

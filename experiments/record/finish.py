@@ -91,9 +91,9 @@ class Last(NamedTuple):
     batch_stats: Any
 
 
-def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[Run, Last]]:
+def last_members(config: ConfigDict, setup: Setup, states: Any, final: "Final") -> list[tuple[Run, Last]]:
     """What the members of all groups end with; by all hosts together."""
-    final, members = final_of(config, setup), []
+    members = []
     for group, state in zip(setup.groups, states, strict=True):
         ended = to_host((*final(state), state.batch_stats))
         for i, run in enumerate(group.runs):
@@ -101,7 +101,11 @@ def last_members(config: ConfigDict, setup: Setup, states: Any) -> list[tuple[Ru
     return members
 
 
-def final_of(config: ConfigDict, setup: Setup) -> Callable[[TrainState], Any]:
+#: ``state -> (params, masks, kept)`` of a group, compiled.
+Final = Callable[[TrainState], Any]
+
+
+def final_of(config: ConfigDict, setup: Setup) -> Final:
     """Compiles `final_params` for a group's state."""
 
     def final(state: TrainState) -> Any:
@@ -158,10 +162,10 @@ def verdict(result: dict[str, Any], directory: pathlib.Path) -> str:
     bits = f", {mean(metrics['bits_per_byte']):.4f} bits per byte" if "bits_per_byte" in metrics else ""
     who = f"mean of {len(result['members'])} members: " if "members" in result else ""
     return (
-        f"{who}test accuracy {mean(metrics['test_accuracy']):.4f}, test loss {mean(metrics['test_loss']):.4f}{bits} "
-        f"at sparsity {mean(result['sparsity']):.4f}\n"
-        f"{mean(result['nonzero']):,.0f} of {result['parameters']:,} parameters are not zero; FLOPs beside dense: "
-        f"training {costs['training']:.3f}×, inference {costs['inference']:.3f}×\n"
+        f"{who}test accuracy {mean(metrics['test_accuracy']):.4f}, test loss {mean(metrics['test_loss']):.4f}{bits}"
+        f", sparsity {mean(result['sparsity']):.4f}\n"
+        f"{mean(result['nonzero']):,.0f} of {result['parameters']:,} parameters are not zero\n"
+        f"FLOPs relative to dense: training {costs['training']:.3f}×, inference {costs['inference']:.3f}×\n"
         f"{result['steps_per_second']:.0f} steps/s, {result['wall_seconds']:.1f} s in all\n"
         f"written to {directory}"
     )

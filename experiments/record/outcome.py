@@ -156,6 +156,8 @@ def final_params(method: Method, meter: MaskMeter, state: TrainState) -> tuple[P
     Returns:
       ``(params, masks, kept)``: `kept` as in the state, int32 (layers,).
     """
+    if method.expand is not None:
+        return *method.expand(state.params), state.kept
     if method.finalize is None:
         masks = method.masks(state.params, state.opt_state)
         return evaluated_params(state, masks), masks, state.kept

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.errors import WorkdirError
 from experiments.record import files
+from experiments.record.full_disk import release, told_of_a_full_disk
 from sparsejax.errors import SparsejaxError
 
 _ABSENT = "absent"
@@ -43,6 +44,7 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
         raise WorkdirError(
             f"The workdir is {directory!r}, which names no directory: give one with --workdir=…."
         )
+    _check_foreign(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / ".lock", "w")  # noqa: SIM115 (closed by the stack below)
@@ -60,14 +62,17 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
         _check_owner(path, config)
         files.remove_leftovers(path)
         is_new = not (path / "config.json").exists()
-        files.write_json(path / "config.json", config)
         try:
-            yield path
+            with told_of_a_full_disk(path):
+                files.write_json(path / "config.json", config)
+                yield path
         except SparsejaxError:
             # A run that was refused before its first step claims nothing.
-            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", "config.json"}:
-                (path / "config.json").unlink()
+            if is_new and {entry.name for entry in path.iterdir()} <= {".lock", ".reserve", "config.json"}:
+                (path / "config.json").unlink(missing_ok=True)
             raise
+        finally:
+            release(path)
 
 
 def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -120,10 +125,42 @@ def _check_owner(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     if stored is None:
         result = _read_json(path / "result.json")
         stored = None if result is None else result.get("config", {})
-    if stored is not None and (found := differences(stored, json.loads(json.dumps(config)))):
+    if stored is None:
+        return
+    wanted = json.loads(json.dumps(config))
+    if found := differences(stored, wanted):
+        told = [line for line in found if line.split(":")[0] not in _followers(stored, wanted)]
         raise WorkdirError(
-            f"The workdir {path} belongs to another configuration; {'; '.join(found)}. "
+            f"The workdir {path} belongs to another configuration; {'; '.join(told)}. "
             f"Choose another --workdir, or remove {path}."
+        )
+
+
+def _followers(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
+    """The times that are the same share of `steps` on both sides: they differ because `steps` does."""
+    there, here = stored.get("steps"), wanted.get("steps")
+    if not isinstance(there, int) or not isinstance(here, int) or there == here:
+        return set()
+    times = {name for name in {*stored, *wanted} if name.endswith(("_step", "_steps", "_every"))}
+    pairs = {name: (stored.get(name), wanted.get(name)) for name in times}
+    whole = {name: pair for name, pair in pairs.items() if all(isinstance(time, int) for time in pair)}
+    # Each is rounded down to a whole step.
+    return {name for name, (a, b) in whole.items() if abs(a * here - b * there) <= max(there, here)}
+
+
+def _check_foreign(path: pathlib.Path) -> None:
+    """Refuses a folder that holds something else than a run, before anything is written into it."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError:  # absent, or said of it below
+        return
+    if {"config.json", "result.json"} & set(names):
+        return
+    if foreign := [name for name in names if not name.startswith(".")]:
+        some = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise WorkdirError(
+            f"The workdir {path} holds something else than a run ({some}): give an empty or a new directory with "
+            "--workdir=…."
         )
 
 

@@ -68,26 +68,29 @@ def compile_chunk(
     def draw(member: Member, step: jax.Array) -> jax.Array:
         return batch_indices(member.data_key, step, count, split.size, recipe.batch_size)
 
-    def step(state: TrainState, member: Member, indices: jax.Array, split: Split) -> Any:
-        return _step(recipe, state, member, split.take(indices))
+    def step(state: TrainState, member: Member, indices: jax.Array, split: Split, frozen: Any) -> Any:
+        return _step(_bound(recipe, frozen), state, member, split.take(indices))
 
-    lifted = over_members(step, recipe.population, (STATE_AXES, 0, 0, None), (STATE_AXES, 0))
+    frozen = recipe.objective.frozen
+    lifted = over_members(step, recipe.population, (STATE_AXES, 0, 0, None, None), (STATE_AXES, 0))
     draw_all = over_members(draw, recipe.population, (0, None), 1)
 
-    def scanned(state: TrainState, member: Member, split: Split) -> tuple[TrainState, StepMetrics]:
+    def scanned(
+        state: TrainState, member: Member, split: Split, frozen: Any
+    ) -> tuple[TrainState, StepMetrics]:
         batches = draw_all(member, state.step)
-        return jax.lax.scan(lambda state, batch: lifted(state, member, batch, split), state, batches)
+        return jax.lax.scan(lambda state, batch: lifted(state, member, batch, split, frozen), state, batches)
 
     if not recipe.stepwise:
-        program = _compile(scanned, state, member, split)
-        return lambda state, member: program(state, member, split)
+        program = _compile(scanned, state, member, split, frozen)
+        return lambda state, member: program(state, member, split, frozen)
     draw_program = jax.jit(draw_all, out_shardings=state.step.sharding).lower(member, state.step).compile()
-    one = _compile(lifted, state, member, np.asarray(draw_program(member, state.step))[0], split)
+    one = _compile(lifted, state, member, np.asarray(draw_program(member, state.step))[0], split, frozen)
 
     def chunk(state: TrainState, member: Member) -> tuple[TrainState, StepMetrics]:
         rows = []
         for batch in np.asarray(draw_program(member, state.step)):
-            state, row = one(state, member, batch, split)
+            state, row = one(state, member, batch, split, frozen)
             rows.append(row)
         return state, jax.tree.map(lambda *parts: np.stack(parts), *rows)
 
@@ -121,7 +124,7 @@ def stream_chunk(
         rows = []
         for _ in range(count):
             # Dispatch returns at once: the next batch is read while this step runs.
-            state, row = program(state, member, jax.tree.map(put, next(batches)))
+            state, row = program(state, member, jax.tree.map(put, next(batches)), recipe.objective.frozen)
             rows.append(row)
         return state, jax.tree.map(lambda *parts: np.stack(parts), *rows)
 
@@ -136,14 +139,21 @@ def stream_step(recipe: ChunkRecipe, state: TrainState) -> Callable[[TrainState,
       state: says where the arrays lie, and need be no more than shapes with shardings.
 
     Returns:
-      The jitted ``(state, member, batch) -> (state, metrics)``; the state that goes in is consumed.
+      The jitted ``(state, member, batch, frozen) -> (state, metrics)``; the state that goes in is consumed.
+      `frozen` is the objective's, and may be left out where it has none.
     """
 
-    def step(state: TrainState, member: Member, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        return _step(recipe, state, member, batch)
+    def step(state: TrainState, member: Member, batch: Batch, frozen: Any) -> tuple[TrainState, StepMetrics]:
+        return _step(_bound(recipe, frozen), state, member, batch)
 
-    lifted = over_members(step, recipe.population, (STATE_AXES, 0, None), (STATE_AXES, 0))
-    return jax.jit(lifted, donate_argnums=0, out_shardings=_places(state))
+    lifted = over_members(step, recipe.population, (STATE_AXES, 0, None, None), (STATE_AXES, 0))
+
+    def program(
+        state: TrainState, member: Member, batch: Batch, frozen: Any = ()
+    ) -> tuple[TrainState, StepMetrics]:
+        return lifted(state, member, batch, frozen)
+
+    return jax.jit(program, donate_argnums=0, out_shardings=_places(state))
 
 
 def needs_host_steps(apply: Callable[..., Any], *arguments: Any) -> bool:
@@ -168,6 +178,10 @@ def needs_host_steps(apply: Callable[..., Any], *arguments: Any) -> bool:
     if jax.default_backend() != "cpu":
         return False
     return "conv_general_dilated" in str(jax.make_jaxpr(apply)(*arguments))
+
+
+def _bound(recipe: ChunkRecipe, frozen: Any) -> ChunkRecipe:
+    return recipe._replace(objective=recipe.objective.bind(frozen))
 
 
 def _step(

@@ -12,8 +12,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments.errors import ConfigError, WorkdirError
-from experiments.models.build import build_model
 from experiments.models.hidden_states import hidden_states
+from experiments.models.saved import model_of_run
 from experiments.run.compute_dtype import in_dtype
 from experiments.run.initial import initial_batch_stats, initial_params
 from experiments.run.population import runs_of
@@ -30,21 +30,29 @@ class Distillation(NamedTuple):
     """A teacher and its share of the loss.
 
     Attributes:
-      teacher: ``inputs -> (logits, hidden)``; hidden is None where `layers` is 0.
+      teacher: ``(variables, inputs) -> (logits, hidden)``; hidden is None where `layers` is 0.
+      variables: the teacher's arrays. They are an argument of a compiled step, not a part of its program.
       weight: of the logits' divergence, in [0, 1]; the labels have the rest.
       temperature: T of the softened logits.
       layers: weight of the layer-wise loss, which is added.
       hidden: the student that tells its hidden states; None where `layers` is 0.
     """
 
-    teacher: Callable[[jax.Array], tuple[jax.Array, jax.Array | None]]
+    teacher: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+    variables: Any = ()
     weight: float = 0.5
     temperature: float = 2.0
     layers: float = 0.0
     hidden: ApplyHidden | None = None
 
     def mix(
-        self, loss: jax.Array, params: Params, logits: jax.Array, hidden: jax.Array | None, inputs: jax.Array
+        self,
+        loss: jax.Array,
+        params: Params,
+        logits: jax.Array,
+        hidden: jax.Array | None,
+        inputs: jax.Array,
+        variables: Any,
     ) -> jax.Array:
         """Mixes a loss with the distance to the teacher on the same inputs.
 
@@ -56,13 +64,14 @@ class Distillation(NamedTuple):
           logits: the student's.
           hidden: its hidden states, or None.
           inputs: what it saw.
+          variables: the teacher's, as the step was given them.
 
         Returns:
           The loss. The teacher gets no gradient.
 
         Source: Hinton et al., arXiv 1503.02531, section 2; layers: Xia et al., arXiv 2204.00408, equations 4 and 5.
         """
-        known, layers = jax.lax.stop_gradient(self.teacher(inputs))
+        known, layers = jax.lax.stop_gradient(self.teacher(variables, inputs))
         soft = distill_logits(logits, known.astype(jnp.float32), temperature=self.temperature)
         loss = (1 - self.weight) * loss + self.weight * soft
         if hidden is None:
@@ -113,7 +122,7 @@ def teacher_config(directory: str) -> ConfigDict:
         members = sorted(path.parent.name for path in place.glob("seed_*/params.npz"))
         advice = f"one of its members, such as {place / members[0]}" if members else "that of a finished run"
         raise WorkdirError(f"config.teacher is {directory!r}, which holds no params.npz: give {advice}.")
-    for path in (place / "config.json", place.parent / "config.json"):
+    for path in (place / "config.json", place.parent / "config.json", place / "model.json"):
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
@@ -144,31 +153,38 @@ def load_teacher(config: ConfigDict, input_shape: Sequence[int], classes: int) -
     """
     if not config.teacher:
         return None
-    sizes = teacher_config(config.teacher).model
     deep = config.distill_layers > 0
-    if deep and sizes.get("width") != config.model.width:
+    shape = tuple(int(n) for n in np.asarray(input_shape))
+    module = model_of_run(teacher_config(config.teacher).model, config.teacher, shape, classes)
+    learner = model_of_run(config.model, config.init_from, shape, classes) if deep else None
+    if deep and _width(module) != _width(learner):
         raise ConfigError(
-            f"config.distill_layers is {config.distill_layers}, but the teacher's width is {sizes.get('width')} and "
-            f"the student's {config.model.width}: choose a teacher of that width, or leave it at 0."
+            f"config.distill_layers is {config.distill_layers}, but the teacher's width is {_width(module)} and "
+            f"the student's {_width(learner)}: choose a teacher of that width, or leave it at 0."
         )
-    module = _abstract(sizes, input_shape, classes)
     drawn = stateful(module)
     run = runs_of(config)[0]  # of a directory that is one run's, any will do
     params = initial_params(config.teacher, run, drawn.params)
     stats = initial_batch_stats(config.teacher, run, drawn.batch_stats)
-    params, stats = jax.tree.map(jnp.asarray, (params, stats))
+    variables = jax.tree.map(jnp.asarray, (params, stats))
     apply = in_dtype(hidden_states(module) if deep else drawn.apply, config.compute_dtype)
 
-    def teacher(inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        out, _ = apply(params, stats, inputs, False)
+    def teacher(variables: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        out, _ = apply(*variables, inputs, False)
         return out if deep else (out, None)
 
-    student = hidden_states(_abstract(config.model, input_shape, classes)) if deep else None
+    student = hidden_states(learner) if deep else None
     return Distillation(
-        teacher, config.distill_weight, config.distill_temperature, config.distill_layers, student
+        teacher,
+        variables,
+        config.distill_weight,
+        config.distill_temperature,
+        config.distill_layers,
+        student,
     )
 
 
-def _abstract(sizes: ConfigDict, input_shape: Sequence[int], classes: int) -> nnx.Module:
-    shape = tuple(int(n) for n in np.asarray(input_shape))
-    return nnx.eval_shape(lambda: build_model(sizes, input_shape=shape, classes=classes, rngs=nnx.Rngs(0)))
+def _width(module: nnx.Module) -> int | None:
+    """The features of a transformer's stream; None of another model."""
+    embedding = getattr(module, "embedding", None)
+    return None if embedding is None else int(embedding.embedding.shape[-1])

@@ -1,8 +1,10 @@
 """From a configuration to an optimizer: the sparse method around the plain one. A new method is a line in `METHODS`."""
 
-from collections.abc import Callable
+import fnmatch
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
@@ -11,9 +13,12 @@ from experiments.run import builders
 from experiments.run.mask_meter import dense_masks
 from experiments.run.named import load_named
 from experiments.run.optimizers import build_optimizer
-from experiments.run.state import Member
+from experiments.run.state import Member, make_member
 from sparsejax import distributions, schedules
+from sparsejax.errors import ScheduleError
+from sparsejax.kernels import decompress, first_capacities, start, train_compressed, weight_masks
 from sparsejax.masks.prunable import dense
+from sparsejax.params.default_filter import default_prunable
 from sparsejax.schedules import UpdateTimes
 from sparsejax.transforms import SparseTransformation
 from sparsejax.transforms.state import finalize, get_masks, init
@@ -37,6 +42,8 @@ class Method(NamedTuple):
       masks: ``(params, opt_state) -> MaskTree``; all True of a dense run.
       times: the steps at which masks may change; None where they never do.
       dense_gradient: whether mask updates read the gradient of absent weights, which costs FLOPs.
+      expand: ``params -> (params, masks)`` of a method in the compressed form: the dense parameters and masks that
+        are evaluated and saved. None where the parameters are dense.
       finalize: ``opt_state -> (params, masks)`` of a method with latents, scores or gates: what is evaluated
         and saved, without noise and on the hard masks. None where the parameters are that already.
     """
@@ -47,6 +54,7 @@ class Method(NamedTuple):
     times: UpdateTimes | None = None
     dense_gradient: bool = False
     finalize: Callable[[Any], tuple[Params, MaskTree]] | None = None
+    expand: Callable[[Params], tuple[Params, MaskTree]] | None = None
 
 
 def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None = None) -> Method:
@@ -79,7 +87,13 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
             lambda params: (params, inner.init(params)),
             lambda params, opt_state: dense_masks(params),
         )
-    tx = entry.build(config, inner, member, _options(config, entry, sparsity))
+    options = _options(config, entry, sparsity)
+    try:
+        if config.model.get("sparse_compute") == "blocks":
+            return _compressed(config, entry, inner, member, options)
+        tx = entry.build(config, inner, member, options)
+    except ScheduleError as error:  # speaks of the recipe's arguments; these are the fields they come from
+        raise ScheduleError(f"{error} The times come from {_times_of(config, entry)}.") from error
     return Method(
         tx,
         lambda params: init(tx, params),
@@ -88,6 +102,56 @@ def build_method(config: ConfigDict, member: Member, sparsity: ArrayLike | None 
         tx.reads_gradient,
         finalize if entry.learned else None,
     )
+
+
+def _times_of(config: ConfigDict, entry: "Entry") -> str:
+    names = ("steps", *(name for name in ("begin_step", "end_step", "update_every") if name in entry.reads))
+    return ", ".join(f"config.{name}={config[name]}" for name in names)
+
+
+def _compressed(
+    config: ConfigDict,
+    entry: "Entry",
+    inner: optax.GradientTransformation,
+    member: Member,
+    options: dict[str, Any],
+) -> Method:
+    """A method of masks over blocks, whose parameters hold live blocks only."""
+    options = options | {"packed": False}
+    block = (config.block, config.block)
+    tx, counted = (
+        train_compressed(
+            inner,
+            lambda optimizer, one=one: entry.build(config, optimizer, one, options),
+            block=block,
+            prunable=_kernels_but(config.dense_layers),
+        )
+        for one in (member, _any_member())
+    )
+    return Method(
+        tx,
+        # The number of blocks is a shape: it is counted on the host, with a key that is no tracer.
+        lambda params: start(tx, params, first_capacities(counted, params)),
+        lambda params, opt_state: get_masks(opt_state),
+        tx.times,
+        tx.reads_gradient,
+        expand=lambda params: (decompress(params), weight_masks(params)),
+    )
+
+
+def _any_member() -> Member:
+    with jax.ensure_compile_time_eval():
+        return make_member(0, 1.0)
+
+
+def _kernels_but(dense_layers: Sequence[str]) -> Callable[[str, Any], bool]:
+    """The library's filter, less the layers that stay dense."""
+
+    def prunable(path: str, leaf: Any) -> bool:
+        named = any(fnmatch.fnmatchcase(path, pattern) for pattern in dense_layers)
+        return default_prunable(path, leaf) and not named
+
+    return prunable
 
 
 def _looked_at(config: ConfigDict) -> UpdateTimes:
@@ -119,12 +183,14 @@ class Entry(NamedTuple):
       build: ``(config, inner optimizer, member, options) -> optimizer``.
       reads: the fields of masks, gates and scores that it reads; it ignores the others.
       learned: whether it keeps latents, scores or gates, of which `finalize` makes the weights.
+      blocks: whether it trains in the compressed form too, with ``model.sparse_compute="blocks"``.
     """
 
     says: str
     build: Callable[[ConfigDict, optax.GradientTransformation, Member, dict[str, Any]], SparseTransformation]
     reads: tuple[str, ...] = ()
     learned: bool = False
+    blocks: bool = False
 
 
 _MASKS = ("sparsity", "distribution", "dense_layers", "pattern")
@@ -144,12 +210,14 @@ _SOFT = (
 #: The methods by name; what is checked, said and built of them comes from here.
 METHODS: dict[str, Entry] = {
     "dense": Entry("no pruning", builders.dense),
-    "gmp": Entry("gradual magnitude pruning", builders.gmp, (*_MASKS, "score", *_RAMP)),
+    "gmp": Entry("gradual magnitude pruning", builders.gmp, (*_MASKS, "score", *_RAMP), blocks=True),
     "rigl": Entry(
-        "drops small weights, grows by the gradient", builders.drop_and_grow, (*_MASKS, *_GROWTH)
+        "drops small weights, grows by the gradient", builders.drop_and_grow, (*_MASKS, *_GROWTH), blocks=True
     ),
-    "set": Entry("drops small weights, grows at random", builders.drop_and_grow, (*_MASKS, *_GROWTH)),
-    "static": Entry("random masks that never change", builders.static, _MASKS),
+    "set": Entry(
+        "drops small weights, grows at random", builders.drop_and_grow, (*_MASKS, *_GROWTH), blocks=True
+    ),
+    "static": Entry("random masks that never change", builders.static, _MASKS, blocks=True),
     "snip": Entry("pruned at the first step, by sensitivity", builders.snip, _MASKS),
     "one_shot": Entry(
         "pruned once, at begin_step",

@@ -19,10 +19,25 @@ class Objective(NamedTuple):
     Attributes:
       train: ``(params, batch_stats, batch) -> (loss, (batch_stats, accuracy))``, means over the batch.
       evaluate: ``(params, batch_stats, batch) -> (losses, accuracies)``, one of each an example.
+      frozen: arrays that `train` reads and that are not trained: a teacher's.
+      with_frozen: ``frozen -> Objective`` that reads those instead; a compiled program gets them as an argument.
     """
 
     train: Callable[[Params, Any, Batch], tuple[jax.Array, tuple[Any, jax.Array]]]
     evaluate: Callable[[Params, Any, Batch], tuple[jax.Array, jax.Array]]
+    frozen: Any = ()
+    with_frozen: Callable[[Any], "Objective"] | None = None
+
+    def bind(self, frozen: Any) -> "Objective":
+        """The same objective, reading `frozen`.
+
+        Args:
+          frozen: arrays like `self.frozen`, such as the argument of a program that is traced.
+
+        Returns:
+          The objective.
+        """
+        return self if self.with_frozen is None else self.with_frozen(frozen)
 
 
 def example_losses(
@@ -95,16 +110,19 @@ def make_objective(
     tells = distillation is not None and distillation.hidden is not None
     student = in_dtype(distillation.hidden, compute_dtype) if tells else plain
 
-    def train(params: Params, stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        (logits, hidden), stats = student(params, stats, batch.inputs, True)
-        losses, accuracies = example_losses(logits, batch.targets, label_smoothing=label_smoothing)
-        loss = losses.mean()
-        if distillation is not None:
-            logits, hidden = jax.tree.map(lambda x: x.astype(jnp.float32), (logits, hidden))
-            loss = distillation.mix(loss, params, logits, hidden, batch.inputs)
-        return loss, (stats, accuracies.mean())
-
     def evaluate(params: Params, stats: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return example_losses(forward(params, stats, batch.inputs, False)[0], batch.targets)
 
-    return Objective(train, evaluate)
+    def with_frozen(frozen: Any) -> Objective:
+        def train(params: Params, stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+            (logits, hidden), stats = student(params, stats, batch.inputs, True)
+            losses, accuracies = example_losses(logits, batch.targets, label_smoothing=label_smoothing)
+            loss = losses.mean()
+            if distillation is not None:
+                logits, hidden = jax.tree.map(lambda x: x.astype(jnp.float32), (logits, hidden))
+                loss = distillation.mix(loss, params, logits, hidden, batch.inputs, frozen)
+            return loss, (stats, accuracies.mean())
+
+        return Objective(train, evaluate, frozen, with_frozen)
+
+    return with_frozen(() if distillation is None else distillation.variables)

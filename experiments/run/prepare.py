@@ -25,6 +25,7 @@ from experiments.devices.mesh import (
     replicate,
 )
 from experiments.models.build import build_model
+from experiments.models.saved import is_saved, model_of_run
 from experiments.run.chunk import ChunkRecipe, needs_host_steps
 from experiments.run.compute_dtype import Apply
 from experiments.run.distillation import load_teacher, teacher_config
@@ -136,11 +137,14 @@ def outline(
     masks = jax.eval_shape(lambda params: method.masks(*method.init(params)), abstract[0])
     meter = make_meter(abstract[0], masks, method.times)
     sharding = batch_sharding(mesh, population=population)
+    taught = load_teacher(config, input_shape, classes)
+    if taught is not None:
+        taught = taught._replace(variables=replicate(taught.variables, mesh))
     objective = make_objective(
         apply,
         compute_dtype=config.compute_dtype,
         label_smoothing=config.label_smoothing,
-        distillation=load_teacher(config, input_shape, classes),
+        distillation=taught,
     )
     recipes: dict[Any, ChunkRecipe] = {}
     for group in groups:
@@ -215,7 +219,11 @@ def _model(config: ConfigDict, input_shape: Sequence[int], classes: int) -> tupl
         drawn = stateful(build(key))
         return drawn.params, drawn.batch_stats
 
-    return stateful(nnx.eval_shape(lambda: build(jax.random.key(0)))).apply, draw
+    made = stateful(model_of_run(config.model, config.init_from, input_shape, classes))
+    if is_saved(config.init_from):  # its widths are its own, and nothing drawn would be used
+        drawn = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (made.params, made.batch_stats))
+        return made.apply, lambda key: drawn
+    return made.apply, draw
 
 
 def _recipe(

@@ -1,5 +1,6 @@
 """The training step as a pure function of one run's state, and its gradient in one piece or in several."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from experiments.data.split import Batch
 from experiments.run.mask_meter import MaskMeter
 from experiments.run.objective import Objective
 from experiments.run.state import TrainState
+from sparsejax.kernels import CompressedTransformation, with_probes
 from sparsejax.typing import Params
 
 
@@ -59,8 +61,15 @@ def train_step(
     """
     parts = batch if accumulate == 1 else _cut(batch, accumulate, batch_sharding)
     loss, accuracy, stats, grads = _gradient(objective, state.params, state.batch_stats, parts, accumulate)
+    extra = {}
+    if isinstance(tx, CompressedTransformation) and tx.reads_gradient:
+
+        def dense_grads() -> Params:
+            return _gradient(objective, with_probes(state.params), state.batch_stats, parts, accumulate)[3]
+
+        extra["dense_grads_fn"] = dense_grads
     # `step` is passed so that the mask update stays a cond when runs are batched with vmap.
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step, **extra)
     params = optax.apply_updates(state.params, updates)
     kept, changed = meter.measure(state.step, state.kept, state.opt_state, opt_state)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if ema_decay else state.ema
@@ -80,7 +89,7 @@ def _cut(batch: Batch, parts: int, sharding: NamedSharding | None) -> Batch:
 def _gradient(
     objective: Objective, params: Params, stats: Any, batch: Batch, parts: int
 ) -> tuple[jax.Array, jax.Array, Any, Params]:
-    differentiate = jax.value_and_grad(objective.train, has_aux=True)
+    differentiate = _with_float_gradient(jax.value_and_grad(objective.train, has_aux=True, allow_int=True))
     if parts == 1:
         (loss, (stats, accuracy)), grads = differentiate(params, stats, batch)
         return loss, accuracy, stats, grads
@@ -90,7 +99,24 @@ def _gradient(
         (loss, (stats, accuracy)), grads = differentiate(params, stats, part)
         return (stats, *jax.tree.map(jnp.add, sums, [loss, accuracy, grads])), None
 
-    zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(_zeros_like_gradient, params))
     (stats, *sums), _ = jax.lax.scan(add, (stats, *zeros), batch)
     loss, accuracy, grads = jax.tree.map(lambda total: total / parts, sums)
     return loss, accuracy, stats, grads
+
+
+def _zeros_like_gradient(param: jax.Array) -> jax.Array:
+    return jnp.zeros(param.shape, param.dtype if jnp.issubdtype(param.dtype, jnp.inexact) else jnp.float32)
+
+
+def _with_float_gradient(differentiate: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives integer parameters (where live blocks stand) zeros, so that gradients can be added up like any others."""
+
+    def number(gradient: Any, param: jax.Array) -> jax.Array:
+        return jnp.zeros(param.shape) if gradient.dtype == jax.dtypes.float0 else gradient
+
+    def call(params: Params, *rest: Any) -> Any:
+        value, grads = differentiate(params, *rest)
+        return value, jax.tree.map(number, grads, params)
+
+    return call

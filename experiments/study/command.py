@@ -3,7 +3,6 @@
 python -m experiments.study --config=configs/studies/text_methods.py --workdir=runs/text_methods
 """
 
-import io
 import json
 import pathlib
 import sys
@@ -18,6 +17,7 @@ from rich.console import Console
 from experiments import command, train
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
+from experiments.record.progress import Overall, silent
 from experiments.report.comparison import Cell, cell_table, comparison_table, paired_comparisons
 from experiments.report.tables import terminal_text
 from experiments.run.population import Run
@@ -49,21 +49,24 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     study = completed(study)
     check(study)
     started, directory, cells, left = time.perf_counter(), pathlib.Path(workdir), [], []
-    pretrained = pretrain(study, directory, console)
-    for name in study.order:
-        method, begun = study.methods[name], time.perf_counter()
-        config = configure(study, method, directory)
-        config.learning_rate = tuned_rate(study, method, directory / name)
-        result = train.run(config, str(directory / name / "runs"), _silent(), plots=False)
-        found = cells_of(study, name, method, result)
-        cells += found
-        if study.architecture:
-            left += shapes_left(study, name, method, result, directory / name / "runs")
-        values = ", ".join(f"{np.mean(cell.values):.4f}" for cell in found)
-        seconds = time.perf_counter() - begun
-        console.print(
-            f"{name}: learning rate {config.learning_rate:g}, {study.metric} {values} ({seconds:.0f} s)"
-        )
+    tuned = bool(study.tuning.learning_rates)
+    with Overall(bool(study.pretrain) + len(study.order) * (1 + tuned), console) as overall:
+        pretrained = pretrain(study, directory, console, overall)
+        for name in study.order:
+            method, begun = study.methods[name], time.perf_counter()
+            config = configure(study, method, directory)
+            config.learning_rate = tuned_rate(study, method, directory / name, overall)
+            with overall.part(name) as bar:
+                result = train.run(config, str(directory / name / "runs"), silent(), plots=False, bar=bar)
+            found = cells_of(study, name, method, result)
+            cells += found
+            if study.architecture:
+                left += shapes_left(study, name, method, result, directory / name / "runs")
+            values = ", ".join(f"{np.mean(cell.values):.4f}" for cell in found)
+            seconds = time.perf_counter() - begun
+            console.print(
+                f"{name}: learning rate {config.learning_rate:g}, {study.metric} {values} ({seconds:.0f} s)"
+            )
     comparisons = [
         paired_comparisons(cells, better, worse, sparsity, lower=study.lower)
         for better, worse in study.orderings
@@ -97,22 +100,26 @@ def run(study: ConfigDict, workdir: str, console: Console | None = None) -> dict
     return result
 
 
-def pretrain(study: ConfigDict, directory: pathlib.Path, console: Console) -> dict[str, Any] | None:
+def pretrain(
+    study: ConfigDict, directory: pathlib.Path, console: Console, overall: Overall
+) -> dict[str, Any] | None:
     """Trains what the study's methods begin or learn from, where there is any; returns its result."""
     if not study.pretrain:
         return None
-    result = train.run(study.pretrain, str(directory / PRETRAINED), _silent(), plots=False)
+    with overall.part(PRETRAINED) as bar:
+        result = train.run(study.pretrain, str(directory / PRETRAINED), silent(), plots=False, bar=bar)
     console.print(f"{PRETRAINED}: {study.metric} {result['metrics'][study.metric]:.4f}")
     return result
 
 
-def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -> float:
+def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path, overall: Overall) -> float:
     """Chooses a method's learning rate on held-out training data; every method gets the same candidates.
 
     Args:
       study: with every field.
       method: its entry.
       directory: the population of candidates goes below.
+      overall: the study's bar.
 
     Returns:
       The candidate with the best mean of the metric; the base's own where there are no candidates.
@@ -127,16 +134,13 @@ def tuned_rate(study: ConfigDict, method: ConfigDict, directory: pathlib.Path) -
         config.penalty_weights = (method.penalties[list(study.sparsities).index(tuning.sparsity)],)
     elif takes_sparsity(config.method) and "column" not in method:
         config.sparsities = (tuning.sparsity,)
-    result = train.run(config, str(directory / "tuning"), _silent(), plots=False)
+    with overall.part(f"learning rates of {directory.name}") as bar:
+        result = train.run(config, str(directory / "tuning"), silent(), plots=False, bar=bar)
     found = {rate: [] for rate in tuning.learning_rates}
     for member, value in zip(result["members"], result["metrics"][study.metric], strict=True):
         found[member["learning_rate"]].append(value)
     choose = min if study.lower else max
     return choose(found, key=lambda rate: np.mean(found[rate]))
-
-
-def _silent() -> Console:
-    return Console(file=io.StringIO())
 
 
 def cells_of(study: ConfigDict, name: str, method: ConfigDict, result: dict[str, Any]) -> list[Cell]:

@@ -135,12 +135,12 @@ def sweep(path: str, engine: str, options: engines.Options, console: Console | N
     places = [run.workdir for run in runs.values()]
     with (
         contextlib.closing(engines.ENGINES[engine](jobs, options)) as ends,
-        sweep_table.watch(places, console) as show,
+        sweep_table.watch(places, console, len(waiting)) as show,
     ):
         for ended in ends:
             files.write_json(_place(runs[ended.name], "ended"), ended._asdict())
             show(ended)
-    console.print(sweep_table.overview(places))
+    console.print(sweep_table.overview(places, console.width))
     return 0 if all(run.is_finished for run in runs.values()) else 1
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from sparsejax.distributions.shares import Distribution, uniform
 from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
+from sparsejax.params.axis_roles import Roles
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.typing import Params, Prunable
@@ -14,13 +17,16 @@ from sparsejax.typing import Params, Prunable
 class Allocation(NamedTuple):
     """How one sparsity becomes the masks of many layers.
 
-    Recipes take these four as arguments; rules and parametrizations take them as this one value.
+    Recipes take these six as arguments; rules and parametrizations take them as this one value.
 
     Attributes:
       distribution: shares the total's sparsity among the layers.
       pattern: what is kept or dropped together.
       prunable: ``(path, leaf) -> bool``, which leaves are pruned; `default_prunable` when None.
       overrides: ``{path pattern: Override}``, what differs by path.
+      roles: ``{path: AxisRoles}``, what each axis is for, as `linear_ops` gives it; or a function of the parameters
+        that returns it. Where None, leaves called ``kernel`` follow Flax's convention.
+      min_kept: units (weights, blocks, channels) that every layer keeps at least, ≥ 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,13 +40,24 @@ class Allocation(NamedTuple):
     pattern: Pattern | None = Unstructured()
     prunable: Prunable | None = None
     overrides: Mapping[str, Override] | None = None
+    roles: Roles | None = None
+    min_kept: int = 0
 
     def layers(self, params: Params) -> tuple[Layer, ...]:
         """The prunable leaves of `params` and what holds for each, as `prunable_layers` finds them."""
         require_kind(
             self.distribution, Distribution, "distribution", "distributions.uniform()", SparsityError
         )
-        return prunable_layers(params, pattern=self.pattern, prunable=self.prunable, overrides=self.overrides)
+        if not isinstance(self.min_kept, int | np.integer) or self.min_kept < 0:
+            raise SparsityError(f"min_kept is {self.min_kept!r}; give a whole number of units from 0.")
+        layers = prunable_layers(
+            params,
+            pattern=self.pattern,
+            prunable=self.prunable,
+            overrides=self.overrides,
+            roles=self.roles,
+        )
+        return tuple(layer._replace(min_kept=min(self.min_kept, layer.units)) for layer in layers)
 
 
 #: The default of rules and parametrizations: single weights of `default_prunable` leaves, equally sparse.

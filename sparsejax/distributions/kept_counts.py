@@ -1,6 +1,7 @@
 """How many units each layer keeps at each mask update, worked out on the host wherever possible."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,17 +52,29 @@ def kept_units(
         own = [kept_count(x.units, x.sparsity * progress) for x in layers if x.sparsity is not None]
         return [*(distribution.plan(shared, sparsity) if shared else []), *own]
 
-    values = host_values(schedule, times.steps())
+    values = host_values(schedule, times)
     if values is None:
         final = schedule(times.end)
-        sparsity = schedule(step)
+        sparsity = schedule(jnp.asarray(step))
         planned = plan(sparsity, jnp.where(final > 0, sparsity / jnp.where(final > 0, final, 1.0), 1.0))
+        last = host_values(schedule, UpdateTimes(times.end, times.end, 1))
+        if last is not None:  # there were too many for a table: what training ends with is exact all the same
+            check_sparsity(last, "the schedule's sparsity")
+            exact = [table_row(column, 0) for column in plan(last, np.ones_like(last))]
+            planned = [_either(step >= times.end, *pair) for pair in zip(exact, planned, strict=True)]
     else:
         check_sparsity(values, "the schedule's sparsity")
         final = values[-1:]
         progress = np.where(final > 0, values / np.where(final > 0, final, 1.0), 1.0)
-        planned = [table_row(column, times.index(step)) for column in plan(values, progress)]
-    return _resolved(layers, shared, distribution, planned, scores)
+        columns = plan(values, progress)
+        if distribution.resolve is None:
+            columns = _floored(_in_order(layers, columns), np.max(values))
+            return [table_row(column, times.index(step)) for column in columns]
+        planned = [table_row(column, times.index(step)) for column in columns]
+    return [
+        jnp.maximum(count, layer.min_kept) if layer.min_kept and not isinstance(count, tuple) else count
+        for layer, count in zip(layers, _resolved(layers, shared, distribution, planned, scores), strict=True)
+    ]
 
 
 def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsity: ArrayLike) -> Counts:
@@ -87,7 +100,39 @@ def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsi
         )
     shared = tuple(layer for layer in layers if layer.sparsity is None)
     planned = iter(distribution.plan(shared, sparsity) if shared else [])
-    return [next(planned) if x.sparsity is None else kept_count(x.units, x.sparsity) for x in layers]
+    counts = [next(planned) if x.sparsity is None else kept_count(x.units, x.sparsity) for x in layers]
+    if not all(map(is_concrete, counts)):
+        return [jnp.maximum(c, x.min_kept) if x.min_kept else c for x, c in zip(layers, counts, strict=True)]
+    return _floored(zip(layers, counts, strict=True), np.max(sparsity))
+
+
+def _in_order(layers: tuple[Layer, ...], columns: Counts) -> Iterator[tuple[Layer, ArrayLike]]:
+    """Each layer with its counts; those with an own sparsity come last in `columns`."""
+    own = sum(layer.sparsity is not None for layer in layers)
+    split = len(columns) - own
+    shared, owned = iter(columns[:split]), iter(columns[split:])
+    return ((layer, next(shared) if layer.sparsity is None else next(owned)) for layer in layers)
+
+
+def _floored(pairs: Iterable[tuple[Layer, ArrayLike]], highest: float) -> Counts:
+    """Counts of at least `min_kept`; warns of a layer that is emptied though nobody asked for it."""
+    counts = []
+    for layer, count in pairs:
+        count = np.maximum(count, layer.min_kept)
+        asked = highest if layer.sparsity is None else layer.sparsity
+        if asked < 1 and layer.units and not np.all(count):
+            warnings.warn(
+                f"{layer.path!r} {layer.shape} keeps none of its {layer.units} {_units(layer)} at sparsity {asked:g}: "
+                "whatever it reads is cut off. Keep some with min_kept=1, or leave it dense with overrides=.",
+                stacklevel=2,
+            )
+        counts.append(count)
+    return counts
+
+
+def _units(layer: Layer) -> str:
+    name = str(layer.pattern)
+    return "weights" if name == "unstructured" else f"units ({name})"
 
 
 def _resolved(
@@ -107,21 +152,35 @@ def _resolved(
     return [next(counts) if layer.sparsity is None else next(own) for layer in layers]
 
 
-def host_values(schedule: Schedule, steps: np.ndarray) -> np.ndarray | None:
-    """Evaluates a schedule on the host in float64.
+#: Beyond so many updates a table would cost more than it is worth, to fill and to compile.
+LONGEST_TABLE = 1 << 15
+
+
+def host_values(schedule: Schedule, times: UpdateTimes) -> np.ndarray | None:
+    """Evaluates a schedule at all updates, on the host in float64.
 
     Args:
       schedule: ``step -> value``, from here, from optax or the user's own.
-      steps: the steps to evaluate.
+      times: the updates.
 
     Returns:
-      float64 values, shape (steps,) or (steps, members); None where the schedule closes over a tracer.
+      float64 values, shape (updates,) or (updates, members); None where the schedule closes over a tracer, or where
+      there are more updates than a table is made for.
     """
+    if times.count > LONGEST_TABLE:
+        return None
     with jax.ensure_compile_time_eval():
-        values = [schedule(step) for step in steps]
+        values = [schedule(step) for step in times.steps()]
     if not all(is_concrete(value) for value in values):
         return None
     return np.stack([np.asarray(value, np.float64) for value in values])
+
+
+def _either(condition: ArrayLike, yes: ArrayLike, no: ArrayLike) -> ArrayLike:
+    """A choice between two counts, of either width."""
+    if isinstance(yes, tuple) or isinstance(no, tuple):
+        yes, no = widen(yes), widen(no)
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def table_row(table: np.ndarray, index: ArrayLike) -> ArrayLike:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import SparsityError
-from sparsejax.masks.prunable import Layer
+from sparsejax.masks.prunable import Layer, require_roles
 from sparsejax.params.check_values import require_kind
 from sparsejax.params.kept_count import check_sparsity, is_concrete, kept_count
 from sparsejax.params.paths import match_paths
@@ -82,6 +82,7 @@ def _erdos_renyi(window: bool) -> Distribution:
         sizes = np.array([layer.size * layer.depth for layer in layers], np.float64)
         ratios = []
         for layer in layers:
+            require_roles(layer, "Erdős–Rényi")
             dims = layer.dims if window else layer.dims[:2]
             ratios.append(sum(dims) / math.prod(dims))
         densities = _capped_densities(np.array(ratios), sizes, sparsity)

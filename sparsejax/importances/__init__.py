@@ -4,6 +4,8 @@ from sparsejax.importances.activations import activation as activation
 from sparsejax.importances.activations import variance as variance
 from sparsejax.importances.baselines import random as random
 from sparsejax.importances.baselines import uniform_width as uniform_width
+from sparsejax.importances.experts import routed_norm as routed_norm
+from sparsejax.importances.experts import routed_tokens as routed_tokens
 from sparsejax.importances.importance import Importance as Importance
 from sparsejax.importances.importance import Importances as Importances
 from sparsejax.importances.pooling import pool_units as pool_units

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.errors import ScoreError
+from sparsejax.params.check_values import require_arguments, require_kind
 from sparsejax.tracing.groups import Group
 from sparsejax.typing import Params
 
@@ -14,6 +15,28 @@ Importances = dict[str, np.ndarray]
 
 
 Importance = Callable[[Params, Mapping[str, Group]], Importances]
+
+
+def unit_importances(importance: Importance, params: Params, groups: Mapping[str, Group]) -> Importances:
+    """Asks an importance for its numbers, and refuses what is none before it fails in its own words.
+
+    Args:
+      importance: what a user gave.
+      params: the parameters.
+      groups: the groups to rank.
+
+    Returns:
+      name -> (size,) or (layers, size).
+
+    Raises:
+      ScoreError: it is no function of ``(params, groups)``, such as a factory that was not called, or gives no
+        mapping.
+    """
+    wanted = "(params, groups) -> {name: one number a unit}, such as importances.l2()"
+    require_arguments(importance, (params, groups), "importance", wanted, ScoreError)
+    found = importance(params, groups)
+    require_kind(found, Mapping, "what the importance gives", "{'a:1': np.ones(8)}", ScoreError)
+    return dict(found)
 
 
 def normalized(units: Importances) -> Importances:

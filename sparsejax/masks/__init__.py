@@ -1,5 +1,6 @@
 """Mask trees: which leaves get a mask, how masks are chosen, applied, packed, measured and summarized."""
 
+from sparsejax.masks.adapters import merge_lora as merge_lora
 from sparsejax.masks.mask_trees import apply_masks as apply_masks
 from sparsejax.masks.mask_trees import validate as validate
 from sparsejax.masks.metrics import density as density

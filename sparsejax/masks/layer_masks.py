@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax.masks.mask_trees import like_parameter
+from sparsejax.errors import MaskError
+from sparsejax.masks.mask_trees import fit_masks, like_parameter
 from sparsejax.masks.prunable import Layer
+from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -31,19 +33,23 @@ def dense_masks(params: Params, layers: tuple[Layer, ...]) -> MaskTree:
     return mask_tree(params, layers, [ones(layer, leaf) for layer, leaf in zip(layers, leaves, strict=True)])
 
 
-def mask_tree(params: Params, layers: tuple[Layer, ...], masks: Sequence[Array]) -> MaskTree:
+def mask_tree(
+    params: Params, layers: tuple[Layer, ...], masks: Sequence[Array], others: MaskTree | None = None
+) -> MaskTree:
     """Puts the layers' masks in a tree like the parameters.
 
     Args:
       params: the parameters.
       layers: the prunable ones.
       masks: one expanded mask a layer.
+      others: the masks of all other leaves; a 0-d True each when None.
 
     Returns:
-      The mask tree; 0-d True for the other leaves, each mask where its parameter lives.
+      The mask tree, each mask where its parameter lives.
     """
     _, leaves, treedef = flatten_with_paths(params)
-    out = [leaf if is_masked_node(leaf) else jnp.asarray(True) for leaf in leaves]
+    rest = [jnp.asarray(True) for _ in leaves] if others is None else flatten_with_paths(others)[1]
+    out = [leaf if is_masked_node(leaf) else mask for leaf, mask in zip(leaves, rest, strict=True)]
     for layer, mask in zip(layers, masks, strict=True):
         out[layer.index] = like_parameter(mask, leaves[layer.index])
     return jax.tree.unflatten(treedef, out)
@@ -75,3 +81,58 @@ def pooled(scores: Any, layers: tuple[Layer, ...]) -> list[Array]:
     """
     leaves = layer_leaves(scores, layers)
     return [layer.pattern.pool(leaf, layer.axes) for layer, leaf in zip(layers, leaves, strict=True)]
+
+
+def given_masks(params: Params, layers: tuple[Layer, ...], masks: MaskTree) -> MaskTree:
+    """Masks that a user gives a rule to begin from, in the shapes that the rule keeps.
+
+    Args:
+      params: the parameters.
+      layers: the prunable ones.
+      masks: a mask tree, or a prefix of one.
+
+    Returns:
+      The mask tree; leaves that are not pruned but masked stay so.
+
+    Raises:
+      MaskError: the masks do not fit the parameters.
+    """
+    whole = fit_masks(masks, params)
+    return jax.tree.map(jnp.logical_and, dense_masks(params, layers), whole)
+
+
+def alive_units(layer: Layer, mask: Array) -> Array:
+    """Which units of a layer have a weight that is kept.
+
+    Args:
+      layer: the layer.
+      mask: bool, broadcasts to the parameter.
+
+    Returns:
+      A bool array of the layer's units.
+    """
+    kept = jnp.broadcast_to(mask, layer.shape).astype(jnp.float32)
+    return layer.pattern.pool(kept, layer.axes) > 0
+
+
+def whole_units(layer: Layer, mask: Array) -> Array:
+    """A layer's mask in units of its pattern.
+
+    Args:
+      layer: the layer.
+      mask: bool, broadcasts to the parameter.
+
+    Returns:
+      A bool array of the layer's units.
+
+    Raises:
+      MaskError: a unit that is kept in part.
+    """
+    units = alive_units(layer, mask)
+    expanded = layer.pattern.expand(units, layer.shape, layer.axes)
+    if is_concrete(mask) and bool(jnp.any(jnp.broadcast_to(expanded, layer.shape) != mask)):
+        raise MaskError(
+            f"The mask of {layer.path!r} keeps parts of units of the pattern {layer.pattern}, which are exchanged as a "
+            "whole. Give masks of that pattern, or another pattern."
+        )
+    return units

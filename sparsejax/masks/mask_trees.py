@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax.errors import MaskError
 from sparsejax.params.kept_count import is_concrete
+from sparsejax.params.partial_trees import spread
 from sparsejax.params.paths import flatten_with_paths, is_masked_node, map_with_path
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -22,7 +23,7 @@ def validate(masks: MaskTree, params: Params) -> None:
     """Checks that every mask is a bool array that broadcasts to its parameter.
 
     Args:
-      masks: the mask tree.
+      masks: the mask tree; a 0-d True may stand for a whole subtree.
       params: the parameters that it should fit.
 
     Raises:
@@ -32,14 +33,38 @@ def validate(masks: MaskTree, params: Params) -> None:
       >>> import jax.numpy as jnp
       >>> validate({"w": jnp.ones((2, 1), bool)}, {"w": jnp.ones((2, 3))})
     """
-    paths, leaves, _ = flatten_with_paths(params)
-    mask_paths, mask_leaves, _ = flatten_with_paths(masks)
-    if mask_paths != paths:
-        odd = sorted(set(paths) ^ set(mask_paths)) or [f"another order than {paths[:4]}"]
+    fit_masks(masks, params)
+
+
+def fit_masks(masks: MaskTree, params: Params) -> MaskTree:
+    """A valid mask tree with one mask a parameter.
+
+    Args:
+      masks: a mask tree; a 0-d True may stand for a whole subtree, as where a prefix of `optax.partition`'s labels
+        freezes one.
+      params: the parameters that it should fit.
+
+    Returns:
+      A mask tree with the structure of `params`.
+
+    Raises:
+      MaskError: as `validate` says.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> masks = fit_masks({"backbone": jnp.asarray(True)}, {"backbone": {"w": jnp.ones(2), "b": jnp.ones(1)}})
+      >>> {name: bool(mask) for name, mask in masks["backbone"].items()}
+      {'b': True, 'w': True}
+    """
+    paths, leaves, treedef = flatten_with_paths(params)
+    try:
+        mask_leaves = spread(masks, params)
+    except KeyError as error:
         raise MaskError(
-            f"The mask tree has {len(mask_paths)} leaves, the parameters {len(paths)}; only in one of them: "
-            f"{', '.join(odd[:6])}. Give one mask a parameter, and a 0-d True where a leaf is not prunable."
-        )
+            f"The mask tree has {len(flatten_with_paths(masks)[0])} leaves, the parameters {len(paths)}; only in one "
+            f"of them: {', '.join(error.args[:6])}. Give one mask a parameter, and a 0-d True where a leaf is not "
+            "prunable."
+        ) from None
     for path, mask, leaf in zip(paths, mask_leaves, leaves, strict=True):
         if is_masked_node(mask) or is_masked_node(leaf):
             continue
@@ -53,7 +78,20 @@ def validate(masks: MaskTree, params: Params) -> None:
         if shape and (
             len(shape) != len(target) or any(m not in (1, n) for m, n in zip(shape, target, strict=True))
         ):
-            raise MaskError(f"The mask of {path!r} has shape {shape}; its parameter's is {target}.")
+            raise MaskError(
+                f"The mask of {path!r} has shape {shape}; its parameter's is {target}.{_members(shape, target)}"
+            )
+    return jax.tree.unflatten(treedef, mask_leaves)
+
+
+def _members(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
+    """What to say where a mask of a leaf that is not prunable has got an axis of members."""
+    if len(shape) != 1 or shape != target[:1]:
+        return ""
+    return (
+        f" If these are {shape[0]} members of a population, use their masks one by one under jax.vmap, as in "
+        "jax.vmap(sparsejax.apply_masks)(params, masks)."
+    )
 
 
 def apply_masks(params: Params, masks: MaskTree) -> Params:
@@ -78,7 +116,7 @@ def apply_masks(params: Params, masks: MaskTree) -> Params:
       >>> apply_masks({"w": jnp.ones(2)}, {"w": jnp.array([True, False])})["w"].tolist()
       [1.0, 0.0]
     """
-    validate(masks, params)
+    masks = fit_masks(masks, params)
 
     def put(path: str, leaf: Array, mask: Array) -> Array:
         del path

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import MaskError
-from sparsejax.masks.mask_trees import is_prunable_mask, validate
+from sparsejax.masks.mask_trees import fit_masks, is_prunable_mask
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -112,7 +112,7 @@ def sparsity(masks: MaskTree, params: Params) -> Array:
       >>> float(sparsity({"w": w == 0}, {"w": w}))
       1.0
     """
-    validate(masks, params)
+    masks = fit_masks(masks, params)
     leaves = zip(flatten_with_paths(masks)[1], flatten_with_paths(params)[1], strict=True)
     pairs = [(mask, np.size(leaf)) for mask, leaf in leaves if is_prunable_mask(mask)]
     total = sum(size for _, size in pairs)

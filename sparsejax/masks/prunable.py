@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import ParamsError, PathError, PatternError
-from sparsejax.params.axis_roles import AxisRoles, flax_axes, sizes
+from sparsejax.errors import LayoutError, ParamsError, PathError, PatternError
+from sparsejax.params.axis_roles import AxisRoles, Roles, flax_axes, follows_flax, sizes
 from sparsejax.params.check_values import (
     describe_value,
+    require_arguments,
     require_array_leaves,
-    require_callable,
     require_kind,
     require_mapping,
 )
-from sparsejax.params.default_filter import default_prunable, select_prunable
+from sparsejax.params.default_filter import default_prunable, dense_reason, select_prunable
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, is_masked_node, match_paths
 from sparsejax.patterns.pattern import Pattern, Unstructured
@@ -30,7 +30,7 @@ class Override(NamedTuple):
       sparsity: the layer's own final sparsity in [0, 1]; it follows the rule's schedule, scaled, and takes
         no part in the distribution over the other layers.
       pattern: another pattern.
-      axes: the roles of the axes, where `flax_axes` would guess wrong.
+      axes: the roles of the axes, where neither `roles` nor Flax's convention has them.
       prunable: False keeps the layer dense, True prunes one that the filter leaves out.
 
     Example:
@@ -58,6 +58,8 @@ class Layer(NamedTuple):
       axes: the roles of its axes.
       pattern: the pattern that it is pruned in.
       sparsity: its own final sparsity, or None where the distribution decides.
+      guessed: whether nothing said what the axes are for: `axes` are then those of a Flax kernel of this shape.
+      min_kept: units that it keeps at least, whatever its share comes to.
     """
 
     index: int
@@ -66,6 +68,8 @@ class Layer(NamedTuple):
     axes: AxisRoles
     pattern: Pattern
     sparsity: float | None = None
+    guessed: bool = False
+    min_kept: int = 0
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -100,14 +104,22 @@ def prunable_layers(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: Roles | None = None,
 ) -> tuple[Layer, ...]:
     """Finds the prunable leaves and what holds for each.
+
+    What an axis is for is said by an override, else by `roles`, else by Flax's convention for leaves called
+    ``kernel``. Of any other leaf nothing says it, and only single weights with layers that share no sparsity by
+    their dimensions can be pruned.
 
     Args:
       params: the parameters; only shapes, dtypes and paths are read.
       pattern: the pattern where no override says otherwise; `Unstructured` when None.
-      prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
+      prunable: ``(path, leaf) -> bool``; `default_prunable` when None, and with `roles` of those leaves the ones
+        that have any.
       overrides: ``{path pattern: Override}``; the first match counts.
+      roles: ``{path: AxisRoles}`` of what products and convolutions consume, such as `linear_ops` gives, or a
+        function of the parameters that returns it.
 
     Returns:
       The layers in the order of the tree's leaves.
@@ -116,6 +128,7 @@ def prunable_layers(
       ParamsError: nothing is prunable, or the filter names a scalar or an integer leaf.
       PathError: an override matches no parameter, or none that is prunable.
       PatternError: a pattern does not fit a shape.
+      LayoutError: a pattern needs the roles of a leaf's axes, and nothing says them.
       SparsityError: an override's sparsity is outside [0, 1], or more than its pattern allows.
 
     Example:
@@ -128,15 +141,71 @@ def prunable_layers(
     paths, leaves, _ = flatten_with_paths(params)
     found = match_paths(overrides or {}, paths, "overrides")
     chosen_by = {path: (overrides or {})[name] for path, name in found.items()}
-    wanted = _with_overrides(prunable or default_prunable, chosen_by)
+    known = axis_roles_of(roles, params)
+    wanted = _with_overrides(prunable or _default(known), chosen_by)
     flags = flatten_with_paths(select_prunable(params, wanted))[1]
     _check_overrides_used(overrides or {}, found, paths, flags)
     layers = []
     for index, (path, leaf, flag) in enumerate(zip(paths, leaves, flags, strict=True)):
         if flag and not is_masked_node(leaf):
             _check_leaf(path, leaf)
-            layers.append(_layer(index, path, np.shape(leaf), chosen_by.get(path, Override()), pattern))
+            override = chosen_by.get(path, Override())
+            override = override._replace(axes=override.axes or (known or {}).get(path))
+            layers.append(_layer(index, path, np.shape(leaf), override, pattern))
     return tuple(layers)
+
+
+def axis_roles_of(roles: Roles | None, params: Params) -> dict[str, AxisRoles] | None:
+    """The roles that a user gave, by path.
+
+    Args:
+      roles: ``{path: AxisRoles}``, values of `linear_ops`, or a function of the parameters that returns either.
+      params: the parameters.
+
+    Returns:
+      ``{path: AxisRoles}``; None where nothing was given.
+
+    Raises:
+      LayoutError: something else, or roles of other parameters.
+    """
+    if roles is None:
+        return None
+    found = roles(params) if callable(roles) else roles
+    if not isinstance(found, Mapping):
+        raise LayoutError(f"roles is {describe_value(found)}; give {_REMEDY}.")
+    paths = flatten_with_paths(params)[0]
+    if not any(path in found for path in paths):
+        raise LayoutError(
+            f"roles has {', '.join(map(repr, list(found)[:4])) or 'nothing'}; none of it is a parameter: "
+            f"{', '.join(map(repr, paths[:4]))}. Give {_REMEDY}."
+        )
+    return {path: getattr(value, "roles", value) for path, value in found.items()}
+
+
+_REMEDY = "roles=sparsejax.linear_ops(fn, params, x), or to a recipe roles=(fn, x)"
+
+
+def require_roles(layer: Layer, who: Any) -> None:
+    """Refuses a layer of which nothing says what its axes are for.
+
+    Args:
+      layer: the layer.
+      who: what needs to know.
+
+    Raises:
+      LayoutError: its roles are a guess.
+    """
+    if layer.guessed:
+        raise LayoutError(
+            f"{who} needs to know which axes of {layer.path!r} {layer.shape} are inputs and which outputs; only a leaf "
+            f"called 'kernel' follows Flax's convention. Give {_REMEDY}."
+        )
+
+
+def _default(known: Mapping[str, AxisRoles] | None) -> Prunable:
+    if known is None:
+        return default_prunable
+    return lambda path, leaf: dense_reason(path, leaf, known) is None
 
 
 def _check_arguments(
@@ -147,7 +216,7 @@ def _check_arguments(
         if isinstance(pattern, type):  # it has the methods, but not their values
             raise PatternError(f"pattern is {describe_value(pattern)}; give for example patterns.NM(2, 4).")
     if prunable is not None:
-        require_callable(prunable, "prunable", "(path, leaf) -> bool", ParamsError)
+        require_arguments(prunable, ("path", None), "prunable", "(path, leaf) -> bool", ParamsError)
     instead = '{"head/*": sparsejax.dense, "mlp/*": sparsejax.Override(sparsity=0.5)}'
     require_mapping(overrides, "overrides", instead)
     for name, override in (overrides or {}).items():
@@ -200,5 +269,9 @@ def _layer(
         )
     if override.sparsity is not None:
         check_sparsity(override.sparsity, f"overrides[{path!r}].sparsity")
+    guessed = override.axes is None and len(shape) > 1 and not follows_flax(path)
+    layer = Layer(index, path, shape, axes, chosen, override.sparsity, guessed)
+    if getattr(chosen, "reads_roles", True):
+        require_roles(layer, chosen)
     chosen.check(path, shape, axes)
-    return Layer(index, path, shape, axes, chosen, override.sparsity)
+    return layer

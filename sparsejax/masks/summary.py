@@ -1,18 +1,25 @@
 """summarize: what is pruned, layer by layer, with exact totals over prunable and over all weights."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.masks.mask_trees import is_prunable_mask, validate
-from sparsejax.params.axis_roles import AxisRoles, flax_axes, sizes
+from sparsejax.masks.mask_trees import fit_masks, is_prunable_mask
+from sparsejax.masks.prunable import axis_roles_of
+from sparsejax.params.axis_roles import AxisRoles, Roles, flax_axes, sizes
+from sparsejax.params.default_filter import dense_reason
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.typing import MaskTree, Params
 
 _LONGEST_RUN = 256
 _GROUPS = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8), (1, 16), (2, 16), (4, 16), (8, 16))
+
+
+# Columns of a terminal.
+_WIDTH = 80
 
 
 class LayerSummary(NamedTuple):
@@ -25,6 +32,7 @@ class LayerSummary(NamedTuple):
       size: weights.
       kept: weights kept.
       mask_bytes: bytes that the mask takes unpacked; packed it takes an eighth.
+      reason: why a leaf of two or more axes is not pruned; empty for others.
     """
 
     path: str
@@ -33,6 +41,7 @@ class LayerSummary(NamedTuple):
     size: int
     kept: int
     mask_bytes: int
+    reason: str = ""
 
     @property
     def sparsity(self) -> float:
@@ -75,18 +84,24 @@ class Summary(NamedTuple):
         return sum(row.kept for row in self.rows)
 
     def __str__(self) -> str:
-        head = ("layer", "shape", "pattern", "sparsity", "kept", "of", "mask bytes")
+        head = ("layer", "shape", "pattern", "sparsity", "kept")
         body = [_cells(row) for row in self.rows]
         body += [_total("prunable", [row for row in self.rows if row.prunable]), _total("all", self.rows)]
         widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-        lines = [_line(head, widths), "  ".join("─" * width for width in widths)]
-        lines += [_line(cells, widths) for cells in body[:-2]]
-        lines += [lines[1], *(_line(cells, widths) for cells in body[-2:])]
-        return "\n".join(lines)
+        rule = "  ".join("─" * width for width in widths)
+        lines = [_line(cells, widths) for cells in (head, *body)]
+        notes = [
+            *_dense_notes(self.rows),
+            f"masks: {sum(row.mask_bytes for row in self.rows):,} bytes unpacked",
+        ]
+        folded = [
+            textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes
+        ]
+        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], *folded])
 
 
-def summarize(params: Params, masks: MaskTree) -> Summary:
-    """Tells what is pruned, layer by layer.
+def summarize(params: Params, masks: MaskTree, roles: Roles | None = None) -> Summary:
+    """Tells what is pruned, layer by layer, and why the other leaves are not.
 
     Counts are exact integers, of any size. The pattern is not what was asked for but what the mask turns
     out to satisfy; sparse enough masks may satisfy one by chance.
@@ -94,12 +109,14 @@ def summarize(params: Params, masks: MaskTree) -> Summary:
     Args:
       params: the parameters.
       masks: their masks, for example from `get_masks`.
+      roles: as the recipe had them: what each axis is for, ``linear_ops(fn, params, x)``.
 
     Returns:
       The summary; ``print(summary)`` for a table, ``.rows``, ``.sparsity``, ``.total_sparsity``.
 
     Raises:
       MaskError: the masks do not fit.
+      LayoutError: `roles` are of other parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,25 +124,26 @@ def summarize(params: Params, masks: MaskTree) -> Summary:
       >>> summarize({"w": w}, {"w": jnp.eye(4, dtype=bool)}).sparsity
       0.75
     """
-    validate(masks, params)
+    masks = fit_masks(masks, params)
     paths, leaves, _ = flatten_with_paths(params)
+    known = axis_roles_of(roles, params)
     rows = [
-        _row(path, leaf, mask)
+        _row(path, leaf, mask, known)
         for path, leaf, mask in zip(paths, leaves, flatten_with_paths(masks)[1], strict=True)
         if not is_masked_node(leaf)
     ]
     return Summary(tuple(rows))
 
 
-def _row(path: str, leaf: Any, mask: Any) -> LayerSummary:
+def _row(path: str, leaf: Any, mask: Any, roles: Mapping[str, AxisRoles] | None) -> LayerSummary:
     shape, size = np.shape(leaf), math.prod(np.shape(leaf))
     if not is_prunable_mask(mask):
-        return LayerSummary(path, shape, "—", size, size, 1)
+        reason = dense_reason(path, leaf, roles) or "left out by prunable= or overrides="
+        return LayerSummary(path, shape, "—", size, size, 1, reason if len(shape) > 1 else "")
     mask = np.asarray(mask)
     kept = int(np.count_nonzero(mask)) * (size // max(mask.size, 1))
-    return LayerSummary(
-        path, shape, _pattern_of(mask, shape, flax_axes(path, shape)), size, kept, mask.nbytes
-    )
+    axes = (roles or {}).get(path) or flax_axes(path, shape)
+    return LayerSummary(path, shape, _pattern_of(mask, shape, axes), size, kept, mask.nbytes)
 
 
 def _pattern_of(mask: np.ndarray, shape: tuple[int, ...], axes: AxisRoles) -> str:
@@ -166,12 +184,21 @@ def _sparsity(rows: Sequence[LayerSummary]) -> float:
 def _cells(row: LayerSummary) -> tuple[str, ...]:
     sparsity = f"{row.sparsity:.4f}" if row.prunable else "—"
     shape = "×".join(map(str, row.shape)) or "scalar"
-    return (row.path, shape, row.pattern, sparsity, f"{row.kept:,}", f"{row.size:,}", f"{row.mask_bytes:,}")
+    return (row.path, shape, row.pattern, sparsity, f"{row.kept:,}")
 
 
 def _total(name: str, rows: Sequence[LayerSummary]) -> tuple[str, ...]:
-    kept, size, mask_bytes = (sum(getattr(r, key) for r in rows) for key in ("kept", "size", "mask_bytes"))
-    return (f"total, {name}", "", "", f"{_sparsity(rows):.4f}", f"{kept:,}", f"{size:,}", f"{mask_bytes:,}")
+    kept, size = (sum(getattr(row, key) for row in rows) for key in ("kept", "size"))
+    return (f"total, {name}", f"{size:,}", "", f"{_sparsity(rows):.4f}", f"{kept:,}")
+
+
+def _dense_notes(rows: Sequence[LayerSummary]) -> list[str]:
+    """A line for each reason why leaves of two or more axes are dense, with those leaves."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            by_reason.setdefault(row.reason, []).append(row.path)
+    return [f"dense, {reason}: {', '.join(paths)}" for reason, paths in by_reason.items()]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

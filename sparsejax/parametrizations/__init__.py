@@ -1,5 +1,7 @@
 """Parametrizations for `reparametrize`: what may stand between latents and the parameters that the model sees."""
 
+from sparsejax.parametrizations.fake_quantization import fake_quant as fake_quant
+from sparsejax.parametrizations.fake_quantization import quantized_params as quantized_params
 from sparsejax.parametrizations.gates import GateGroup as GateGroup
 from sparsejax.parametrizations.l0_gates import expected_sparsity as expected_sparsity
 from sparsejax.parametrizations.l0_gates import hard_concrete as hard_concrete

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsejax.errors import PathError, PatternError
 from sparsejax.masks.prunable import Override, prunable_layers
-from sparsejax.params.axis_roles import flax_axes
+from sparsejax.params.axis_roles import Roles, flax_axes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.typing import Array, Params, Prunable
@@ -84,7 +84,11 @@ GateSpec = Pattern | Mapping[str, Any]
 
 
 def resolve(
-    spec: GateSpec, params: Params, prunable: Prunable | None, overrides: Mapping[str, Override] | None
+    spec: GateSpec,
+    params: Params,
+    prunable: Prunable | None,
+    overrides: Mapping[str, Override] | None,
+    roles: Roles | None = None,
 ) -> tuple[Gates, ...]:
     """Finds the gates of a model.
 
@@ -93,6 +97,7 @@ def resolve(
       params: the parameters; only paths and shapes are read.
       prunable: for a pattern, which leaves.
       overrides: for a pattern, what differs by path.
+      roles: for a pattern, what each axis is for.
 
     Returns:
       The gates.
@@ -102,7 +107,7 @@ def resolve(
       PatternError: sizes that do not fit.
     """
     if not isinstance(spec, Mapping):
-        return _of_pattern(spec, params, prunable, overrides)
+        return _of_pattern(spec, params, prunable, overrides, roles)
     paths, leaves, _ = flatten_with_paths(params)
     shapes = {
         p: (i, x.shape) for i, (p, x) in enumerate(zip(paths, leaves, strict=True)) if hasattr(x, "shape")
@@ -118,11 +123,16 @@ def resolve(
 
 
 def _of_pattern(
-    pattern: Pattern, params: Params, prunable: Prunable | None, overrides: Mapping[str, Override] | None
+    pattern: Pattern,
+    params: Params,
+    prunable: Prunable | None,
+    overrides: Mapping[str, Override] | None,
+    roles: Roles | None,
 ) -> tuple[Gates, ...]:
     leaves = flatten_with_paths(params)[1]
     found = []
-    for layer in prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides):
+    layers = prunable_layers(params, pattern=pattern, prunable=prunable, overrides=overrides, roles=roles)
+    for layer in layers:
         units = jax.eval_shape(lambda x, of=layer: of.pattern.pool(x, of.axes), leaves[layer.index])
         expand = partial(layer.pattern.expand, shape=layer.shape, axes=layer.axes)
         found.append(Gates(layer.path, units.shape, (Factor(layer.index, expand, True),)))

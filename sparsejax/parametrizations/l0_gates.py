@@ -19,6 +19,7 @@ from sparsejax.parametrizations.hard_concrete_distribution import (
     sample,
     soft_gate,
 )
+from sparsejax.params.axis_roles import Roles
 from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
@@ -55,6 +56,7 @@ def hard_concrete(
     counted: Prunable | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: Roles | None = None,
 ) -> Parametrization:
     """Stochastic gates that multiply weights, each open or shut or in between; several may meet one weight.
 
@@ -78,6 +80,7 @@ def hard_concrete(
       counted: which of the gated leaves make the size; `default_prunable` when None.
       prunable: for a pattern, which leaves.
       overrides: for a pattern, what differs by path.
+      roles: for a pattern, ``{path: AxisRoles}`` or a function of the parameters that returns it.
 
     Returns:
       The parametrization; it needs a key.
@@ -90,9 +93,9 @@ def hard_concrete(
     Example:
       >>> import jax, jax.numpy as jnp, sparsejax
       >>> neurons = hard_concrete(sparsejax.patterns.Channel("output"), penalty_weight=1e-3)
-      >>> latents = {"w": jnp.ones((4, 3))}
+      >>> latents = {"kernel": jnp.ones((4, 3))}
       >>> aux = neurons.init(latents, jax.random.key(0))
-      >>> aux.trained.log_alpha[0].shape, neurons.apply(latents, aux, jax.random.key(1))["w"].shape
+      >>> aux.trained.log_alpha[0].shape, neurons.apply(latents, aux, jax.random.key(1))["kernel"].shape
       ((1, 3), (4, 3))
 
     Source: Louizos et al., "Learning Sparse Neural Networks through L0 Regularization", arXiv 1712.01312;
@@ -110,7 +113,7 @@ def hard_concrete(
     bound = TARGET_BOUND if targeted else BOUND
 
     def resolved(params: Params) -> tuple[Gates, ...]:
-        return resolve(gates, params, prunable, overrides)
+        return resolve(gates, params, prunable, overrides, roles)
 
     def init(params: Params, key: Array | None) -> Aux:
         return _initial(params, resolved(params), drop_rate, key, targeted)
@@ -161,6 +164,7 @@ def expected_sparsity(
     counted: Prunable | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: Roles | None = None,
 ) -> Array:
     """The sparsity that gates have in expectation.
 
@@ -173,17 +177,18 @@ def expected_sparsity(
       counted: as given to `hard_concrete`.
       prunable: as given to `hard_concrete`.
       overrides: as given to `hard_concrete`.
+      roles: as given to `hard_concrete`.
 
     Returns:
       A float32 scalar.
 
     Example:
       >>> import jax.numpy as jnp, sparsejax
-      >>> params = {"w": jnp.ones((4, 3))}
+      >>> params = {"kernel": jnp.ones((4, 3))}
       >>> round(float(expected_sparsity(params, sparsejax.patterns.Channel("output"), (jnp.zeros((1, 3)),))), 4)
       0.1682
     """
-    found = resolve(gates, params, prunable, overrides)
+    found = resolve(gates, params, prunable, overrides, roles)
     open_, size = _sizes(params, found, log_alpha, counted or default_prunable)
     return 1.0 - open_ / size
 

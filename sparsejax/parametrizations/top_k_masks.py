@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from sparsejax import schedules
 from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.kept_counts import kept_units
-from sparsejax.masks.layer_masks import mask_tree
+from sparsejax.masks.layer_masks import alive_units, layer_leaves, mask_tree
+from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.paths import flatten_with_paths
@@ -143,6 +144,18 @@ def unit_zeros(params: Params, layers: tuple[Layer, ...]) -> tuple[Array, ...]:
     return tuple(
         placed_like(jnp.zeros(shape.shape, float), leaves[x.index])
         for shape, x in zip(shapes, layers, strict=True)
+    )
+
+
+def unit_starts(params: Params, layers: tuple[Layer, ...], masks: MaskTree | None) -> tuple[Array, ...]:
+    """Where trained scores start: at zero; of units that given masks leave out, below whatever training reaches."""
+    zeros = unit_zeros(params, layers)
+    if masks is None:
+        return zeros
+    given = layer_leaves(fit_masks(masks, params), layers)
+    return tuple(
+        jnp.where(alive_units(layer, mask), zero, -1e30)
+        for layer, mask, zero in zip(layers, given, zeros, strict=True)
     )
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.masks.prunable import Layer
-from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k, unit_zeros
+from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k, unit_starts
+from sparsejax.parametrizations.within_masks import within
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, no_penalty, replaced
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
@@ -49,6 +50,7 @@ def movement(
     update_every: int = 1,
     initial_sparsity: float = 0.0,
     allocation: Allocation = UNIFORM,
+    masks: MaskTree | None = None,
 ) -> Parametrization:
     """The parametrization of movement pruning.
 
@@ -66,6 +68,7 @@ def movement(
       initial_sparsity: at `begin_step`.
       allocation: the layers, their patterns, and how they share the sparsity: by `uniform` each layer is
         ranked by itself, `global_threshold` lets them compete.
+      masks: those that the network has, to go on within; dense when None.
 
     Returns:
       The parametrization.
@@ -95,7 +98,7 @@ def movement(
     def init(params: Params, key: Array | None) -> Aux:
         del key
         layers = plan.layers(params)
-        scores = unit_zeros(params, layers)
+        scores = unit_starts(params, layers, masks)
         return Aux(scores, plan.dense(layers, scores))
 
     def apply(params: Params, aux: Aux, key: Array | None) -> Params:
@@ -105,13 +108,14 @@ def movement(
     def advance(params: Params, aux: Aux, step: ArrayLike) -> Aux:
         return aux._replace(held=plan.refresh(plan.layers(params), aux.trained, aux.held, step))
 
-    def masks(params: Params, aux: Aux) -> MaskTree:
+    def hard(params: Params, aux: Aux) -> MaskTree:
         return full_mask_tree(params, plan.layers(params), aux.held.masks)
 
     def settle(params: Params, aux: Aux) -> Aux:
         return aux._replace(held=plan.settle(plan.layers(params), aux.trained, aux.held))
 
-    return Parametrization(init, apply, no_penalty, advance, masks, settle)
+    method = Parametrization(init, apply, no_penalty, advance, hard, settle)
+    return method if masks is None else within(method, masks)
 
 
 def _apply_scores(
@@ -137,6 +141,7 @@ def soft_movement(
     *,
     penalty_weight: float | Schedule,
     allocation: Allocation = UNIFORM,
+    masks: MaskTree | None = None,
 ) -> Parametrization:
     """The parametrization of soft movement pruning: a threshold on the scores, and a penalty that lowers them.
 
@@ -147,6 +152,7 @@ def soft_movement(
       penalty_weight: λ, or its schedule. It sets the sparsity that is reached.
       allocation: the layers, and the patterns whose weights share a score; the threshold, not a distribution
         or an override's sparsity, says how many stay.
+      masks: those that the network has, to go on within; dense when None.
 
     Returns:
       The parametrization.
@@ -169,7 +175,7 @@ def soft_movement(
     def init(params: Params, key: Array | None) -> Aux:
         del key
         return Aux(
-            unit_zeros(params, allocation.layers(params)),
+            unit_starts(params, allocation.layers(params), masks),
             SoftHeld(jnp.zeros((), float), jnp.zeros((), float)),
         )
 
@@ -186,7 +192,8 @@ def soft_movement(
         del params
         return aux._replace(held=SoftHeld(at_step(threshold, step), at_step(penalty_weight, step)))
 
-    def masks(params: Params, aux: Aux) -> MaskTree:
+    def hard(params: Params, aux: Aux) -> MaskTree:
         return full_mask_tree(params, allocation.layers(params), kept(aux))
 
-    return Parametrization(init, apply, penalty, advance, masks)
+    method = Parametrization(init, apply, penalty, advance, hard)
+    return method if masks is None else within(method, masks)

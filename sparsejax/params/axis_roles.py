@@ -1,7 +1,10 @@
 """What each axis of a kernel is for: input, output, spatial, heads, or a stack of layers."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sparsejax.typing import Params
 
 # Names by which linen, nnx and common user code call the projections of attention.
 _INTO_HEADS = ("query", "key", "value", "qkv")
@@ -31,6 +34,27 @@ class AxisRoles(NamedTuple):
     spatial: tuple[int, ...] = ()
     stacked: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
+
+
+#: The roles of a model's kernels: ``{path: AxisRoles}``, or values with a field `roles` as `linear_ops` gives them;
+#: or a function of the parameters that returns that.
+Roles = Mapping[str, Any] | Callable[[Params], Mapping[str, Any]]
+
+
+def follows_flax(path: str) -> bool:
+    """Tells whether a leaf's axes lie as Flax lays them out: its own name is ``kernel``.
+
+    Args:
+      path: the leaf's path, joined by ``/``.
+
+    Returns:
+      True for a kernel of linen or nnx.
+
+    Example:
+      >>> follows_flax("Dense_0/kernel"), follows_flax("layers/0/weight")
+      (True, False)
+    """
+    return path.rsplit("/", 1)[-1] == "kernel"
 
 
 def flax_axes(path: str, shape: tuple[int, ...]) -> AxisRoles:

@@ -1,6 +1,8 @@
 """Refusing at once what is no value of the kind that an argument takes: a class, an uncalled factory, a text."""
 
-from collections.abc import Mapping
+import inspect
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,12 +54,14 @@ def describe_value(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}, not a value made by it"
     if isinstance(value, str):
-        return f"the text {value!r}"
+        return f"the text {reprlib.repr(value)}"
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}, not what it returns when called"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)}"
-    return f"{value!r} ({type(value).__name__})"
+    if jax.tree.leaves(value) not in ([], [value]):  # not one leaf: its arrays would fill the screen
+        return f"a {type(value).__name__} of {len(jax.tree.leaves(value))} leaves"
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def require_optimizer(optimizer: Any, name: str = "optimizer") -> None:
@@ -90,6 +94,38 @@ def require_callable(value: Any, name: str, signature: str, error: type[Sparseja
     """
     if isinstance(value, type) or not callable(value):
         raise error(f"{name} is {describe_value(value)}; give a function {signature}.")
+
+
+def require_arguments(
+    value: Any, arguments: Sequence[Any], name: str, signature: str, error: type[SparsejaxError]
+) -> None:
+    """Refuses what cannot be called with these arguments, before it is called and fails in its own words.
+
+    Args:
+      value: what came.
+      arguments: those that it will be called with.
+      name: the argument.
+      signature: of the function that is wanted.
+      error: the type of the error.
+
+    Raises:
+      SparsejaxError: of the type `error`.
+
+    Example:
+      >>> require_arguments(max, ("path", None), "prunable", "(path, leaf) -> bool", ParamsError)
+    """
+    require_callable(value, name, signature, error)
+    try:
+        taken = inspect.signature(value)
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return
+    try:
+        taken.bind(*arguments)
+    except TypeError as mismatch:
+        what = f"{getattr(value, '__name__', type(value).__name__)}({', '.join(taken.parameters)})"
+        raise error(
+            f"{name} is {what}, which does not fit ({mismatch}): give a function {signature}."
+        ) from None
 
 
 def require_mapping(value: Any, name: str, instead: str) -> None:

@@ -51,6 +51,9 @@ class Pattern(Protocol):
 class Units:
     """Units that are weights or keep the weights' layout, ranked without an inner constraint."""
 
+    #: Whether it matters which axes are inputs and which outputs; a pattern of one's own that says nothing reads them.
+    reads_roles = True
+
     def check(self, path: str, shape: tuple[int, ...], axes: AxisRoles) -> None:
         del path, shape, axes
 
@@ -88,6 +91,8 @@ class Unstructured(Units):
       >>> str(Unstructured())
       'unstructured'
     """
+
+    reads_roles = False
 
     def units(self, shape: tuple[int, ...], axes: AxisRoles) -> int:
         return math.prod(shape) // math.prod(sizes(shape, axes.stacked))

@@ -1,52 +1,83 @@
 """Between a parameter and the matrices that solvers take: one problem a layer of a stack, a group, an expert."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.masks.prunable import Layer
-from sparsejax.params.axis_roles import fan_in, sizes
-from sparsejax.tracing.calibration.statistics import InputStatistics
+from sparsejax.params.axis_roles import AxisRoles, fan_in, sizes
 from sparsejax.typing import Array
 
 
 class Problem(NamedTuple):
     """One matrix of a parameter and the rows it multiplies.
 
+    X are the inputs it has behind the pruned prefix, X_d those of the dense model.
+
     Attributes:
-      weights: (outputs, inputs); of a convolution the inputs are (window…, channels) of a group, flattened.
+      weights: W, (outputs, inputs); of a convolution the inputs are (window…, channels) of a group, flattened.
       gram: XᵀX, (inputs, inputs), in the same order.
       count: number of rows.
+      cross: (X_d − X)ᵀX; None where the dense model's inputs are not asked for, or are the same.
+      shift: (X_d − X)ᵀ(X_d − X), or None.
     """
 
     weights: Array
     gram: Array
     count: int
+    cross: Array | None = None
+    shift: Array | None = None
 
 
-def split(leaf: Array, layer: Layer, stats: InputStatistics) -> list[Problem]:
+def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]:
     """Cuts a parameter in matrices with the Gram matrix of each.
 
     Args:
       leaf: the parameter.
       layer: the roles of its axes.
-      stats: its statistics, as `calibrate` gives them.
+      sums: ``count`` (problems,) and matrices (problems, features, features) in the parameter's own order of axes:
+        ``gram``, and ``cross`` with ``shift`` or neither.
 
     Returns:
       The problems: stacked axes row-major, groups of a convolution last.
     """
-    inputs = stats.gram.shape[-1]
-    grams = stats.gram.reshape(-1, inputs, inputs)
-    matrices = to_matrices(leaf, layer, len(grams))
+    matrices = to_matrices(leaf, layer, len(sums["count"]))
+    inputs = sums["gram"].shape[-1]
     own = sorted((*layer.axes.input, *layer.axes.spatial))
     places = np.arange(inputs).reshape(sizes(layer.shape, tuple(own)))
     # Solvers count N:M groups and blocks along the channels: those go last, whatever the kernel's layout.
     places = places.transpose([own.index(axis) for axis in (*layer.axes.spatial, *layer.axes.input)]).ravel()
+    moved = {name: sums[name] for name in ("gram", "cross", "shift") if name in sums}
     if not np.array_equal(places, np.arange(inputs)):
-        grams = grams[:, places][:, :, places]
-    counts = np.asarray(stats.count).ravel()
-    return [Problem(w, h, int(n)) for w, h, n in zip(matrices, grams, counts, strict=True)]
+        moved = {name: array[:, places][:, :, places] for name, array in moved.items()}
+    counts = np.asarray(sums["count"])
+    return [
+        Problem(w, count=int(n), **{name: array[i] for name, array in moved.items()})
+        for i, (w, n) in enumerate(zip(matrices, counts, strict=True))
+    ]
+
+
+def without_axes(layer: Layer, taken: tuple[int, ...]) -> Layer:
+    """The layer of which one place along some stacked axes is taken.
+
+    Args:
+      layer: a parameter with stacked axes.
+      taken: some of them.
+
+    Returns:
+      The same layer with the axes that are left.
+    """
+    left = [axis for axis in range(len(layer.shape)) if axis not in taken]
+
+    def renumber(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(left.index(axis) for axis in axes if axis in left)
+
+    return layer._replace(
+        shape=tuple(layer.shape[axis] for axis in left),
+        axes=AxisRoles(*(renumber(axes) for axes in layer.axes)),
+    )
 
 
 def to_matrices(leaf: Array, layer: Layer, problems: int) -> Array:

@@ -31,10 +31,10 @@ def magnitude(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
-      batches: tuples of inputs (what is not a tuple is the only input); kept in memory, run once a layer.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M.
-      **options: `pattern`, `held_out`, `prunable`, `overrides`, `masks`, `damping`, `sequential` and `progress` of
-        `prune_model`.
+      batches: tuples of inputs (what is not a tuple is the only input); kept in memory.
+      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M or `max_bytes`.
+      **options: `pattern`, `max_bytes`, `held_out`, `prunable`, `ignore`, `overrides`, `masks`, `damping`,
+        `sequential`, `targets`, `row_weights`, `workdir` and `progress` of `prune_model`.
 
     Returns:
       ``PrunedModel(params, masks, layers)``.
@@ -44,6 +44,8 @@ def magnitude(
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
     """
+    # The weights that stay are not changed, so there is nothing to aim at the dense outputs with.
+    options = {"targets": "symmetric", **options}
     return prune_model(fn, params, batches, solve=_magnitude, sparsity=sparsity, **options)
 
 
@@ -62,10 +64,10 @@ def wanda(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
-      batches: tuples of inputs (what is not a tuple is the only input); kept in memory, run once a layer.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M.
-      **options: `pattern`, `held_out`, `prunable`, `overrides`, `masks`, `damping`, `sequential` and `progress` of
-        `prune_model`.
+      batches: tuples of inputs (what is not a tuple is the only input); kept in memory.
+      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M or `max_bytes`.
+      **options: `pattern`, `max_bytes`, `held_out`, `prunable`, `ignore`, `overrides`, `masks`, `damping`,
+        `sequential`, `targets`, `row_weights`, `workdir` and `progress` of `prune_model`.
 
     Returns:
       ``PrunedModel(params, masks, layers)``.
@@ -75,6 +77,8 @@ def wanda(
 
     Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", arXiv 2306.11695.
     """
+    # The weights that stay are not changed, so there is nothing to aim at the dense outputs with.
+    options = {"targets": "symmetric", **options}
     return prune_model(fn, params, batches, solve=_wanda, sparsity=sparsity, **options)
 
 
@@ -93,10 +97,10 @@ def sparsegpt(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
-      batches: tuples of inputs (what is not a tuple is the only input); kept in memory, run once a layer.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M.
-      **options: `pattern`, `held_out`, `prunable`, `overrides`, `masks`, `damping`, `sequential` and `progress` of
-        `prune_model`.
+      batches: tuples of inputs (what is not a tuple is the only input); kept in memory.
+      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M or `max_bytes`.
+      **options: `pattern`, `max_bytes`, `held_out`, `prunable`, `ignore`, `overrides`, `masks`, `damping`,
+        `sequential`, `targets`, `row_weights`, `workdir` and `progress` of `prune_model`.
 
     Returns:
       ``PrunedModel(params, masks, layers)``.
@@ -133,10 +137,10 @@ def alps(
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
-      batches: tuples of inputs (what is not a tuple is the only input); kept in memory, run once a layer.
-      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M.
-      **options: `pattern`, `held_out`, `prunable`, `overrides`, `masks`, `damping`, `sequential` and `progress` of
-        `prune_model`.
+      batches: tuples of inputs (what is not a tuple is the only input); kept in memory.
+      sparsity: fraction of zeros of every layer, in [0, 1]; None with N:M or `max_bytes`.
+      **options: `pattern`, `max_bytes`, `held_out`, `prunable`, `ignore`, `overrides`, `masks`, `damping`,
+        `sequential`, `targets`, `row_weights`, `workdir` and `progress` of `prune_model`.
 
     Returns:
       ``PrunedModel(params, masks, layers)``.

@@ -4,8 +4,6 @@ from sparsejax.recipes.alternating import ac_dc as ac_dc
 from sparsejax.recipes.dense_to_sparse import gmp as gmp
 from sparsejax.recipes.dense_to_sparse import one_shot as one_shot
 from sparsejax.recipes.dense_to_sparse import snip as snip
-from sparsejax.recipes.learned_masks import cofi as cofi
-from sparsejax.recipes.learned_masks import l0 as l0
 from sparsejax.recipes.learned_masks import movement as movement
 from sparsejax.recipes.learned_masks import soft_movement as soft_movement
 from sparsejax.recipes.learned_masks import straight_through as straight_through
@@ -18,4 +16,6 @@ from sparsejax.recipes.lottery import shuffle_masks as shuffle_masks
 from sparsejax.recipes.sparse_to_sparse import rigl as rigl
 from sparsejax.recipes.sparse_to_sparse import set_ as set_
 from sparsejax.recipes.sparse_to_sparse import static_random as static_random
+from sparsejax.recipes.stochastic_gates import cofi as cofi
+from sparsejax.recipes.stochastic_gates import l0 as l0
 from sparsejax.recipes.without_training import prune_params as prune_params

@@ -11,11 +11,12 @@ from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
 from sparsejax.params.check_values import require_steps
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def ac_dc(
@@ -31,6 +32,9 @@ def ac_dc(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -50,6 +54,11 @@ def ac_dc(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, for the warm-up; the first dense phase brings all weights back. Dense when
+        None.
       key: needed by a random score only.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -84,6 +93,8 @@ def ac_dc(
         score or scores.magnitude(),
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
+        masks=masks,
+        revive=True,
     )
     return sparsify(optimizer, rule, key=key, second_moment=second_moment)

@@ -16,11 +16,12 @@ from sparsejax.distributions.shares import (
 )
 from sparsejax.masks.prunable import Override
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.keep_highest import prune
 from sparsejax.scores.score import Score
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def gmp(
@@ -36,6 +37,9 @@ def gmp(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -55,6 +59,10 @@ def gmp(
       pattern: `Unstructured` when None.
       prunable: which leaves; no layer is exempt by default.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -79,7 +87,8 @@ def gmp(
         score or scores.magnitude(),
         schedule,
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
+        masks=masks,
     )
     return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
@@ -94,6 +103,9 @@ def one_shot(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     key: Array | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
@@ -110,6 +122,10 @@ def one_shot(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
@@ -136,6 +152,9 @@ def one_shot(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
+        min_kept=min_kept,
+        masks=masks,
         key=key,
         second_moment=second_moment,
     )
@@ -149,6 +168,9 @@ def snip(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Prunes at the first step by connection sensitivity, then trains inside the masks.
@@ -165,6 +187,10 @@ def snip(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -187,6 +213,9 @@ def snip(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
+        min_kept=min_kept,
+        masks=masks,
         second_moment=second_moment,
     )
 

@@ -1,7 +1,6 @@
-"""Methods whose masks or gates are trained, each a line over `reparametrize`, with its paper's defaults."""
+"""Methods whose masks follow trained weights or scores, each a line over `reparametrize`, with its paper's defaults."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import optax
 
@@ -9,11 +8,12 @@ from sparsejax import parametrizations, schedules
 from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.masks.prunable import Override
-from sparsejax.patterns.block_and_channel import Channel
+from sparsejax.parametrizations.within_masks import within
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.transforms.reparametrize import reparametrize
 from sparsejax.transforms.sparse_transformation import SparseTransformation
-from sparsejax.typing import Array, Prunable, Schedule
+from sparsejax.typing import MaskTree, Prunable
 
 
 def straight_through(
@@ -28,6 +28,9 @@ def straight_through(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
 ) -> SparseTransformation:
     """Straight-through top-k: trains all weights, uses the largest.
 
@@ -44,6 +47,10 @@ def straight_through(
       pattern: `Unstructured` when None. Between selections `NM` masks stay as they are.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, to go on within: what they leave out stays zero. Dense when None.
 
     Returns:
       The optax transformation.
@@ -64,9 +71,9 @@ def straight_through(
         begin_step=begin_step,
         end_step=end_step,
         decay=decay,
-        allocation=Allocation(shares, pattern, prunable, overrides),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
     )
-    return reparametrize(optimizer, method)
+    return reparametrize(optimizer, method if masks is None else within(method, masks))
 
 
 def movement(
@@ -82,6 +89,9 @@ def movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
 ) -> SparseTransformation:
     """Movement pruning: keeps the weights that fine-tuning moves away from zero.
 
@@ -100,6 +110,10 @@ def movement(
       pattern: `Unstructured` when None; `Block(32, 32)` and the like score whole blocks.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those that the network has, to go on within: what they leave out stays zero. Dense when None.
 
     Returns:
       The optax transformation.
@@ -122,7 +136,8 @@ def movement(
         end_step=end_step,
         update_every=update_every,
         initial_sparsity=initial_sparsity,
-        allocation=Allocation(shares, pattern, prunable, overrides),
+        allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
+        masks=masks,
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
 
@@ -138,6 +153,8 @@ def soft_movement(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    masks: MaskTree | None = None,
 ) -> SparseTransformation:
     """Soft movement pruning: a threshold on trained scores; the penalty, not the user, sets the sparsity.
 
@@ -153,6 +170,9 @@ def soft_movement(
       pattern: which weights share a score; `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      masks: those that the network has, to go on within: what they leave out stays zero. Dense when None.
 
     Returns:
       The optax transformation.
@@ -173,115 +193,9 @@ def soft_movement(
     method = parametrizations.soft_movement(
         lambda step: threshold * share(step),
         penalty_weight=lambda step: penalty_weight * share(step),
-        allocation=Allocation(pattern=pattern, prunable=prunable, overrides=overrides),
+        allocation=Allocation(
+            pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles)
+        ),
+        masks=masks,
     )
     return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
-
-
-def l0(
-    optimizer: optax.GradientTransformation,
-    *,
-    key: Array,
-    penalty_weight: float | Schedule | None = None,
-    sparsity: float | Schedule | None = None,
-    gates: Pattern | Mapping[str, Any] | None = None,
-    gate_optimizer: optax.GradientTransformation | None = None,
-    drop_rate: float | Mapping[str, float] = 0.5,
-    counted: Prunable | None = None,
-    prunable: Prunable | None = None,
-    overrides: Mapping[str, Override] | None = None,
-) -> SparseTransformation:
-    """L0 regularization by hard-concrete gates.
-
-    ``W' = W ⊙ z``, penalty ``λ·Σ P(z ≠ 0)`` over the weights; or the Lagrangian that meets a target sparsity
-
-    Args:
-      optimizer: any optax optimizer, of the weights.
-      key: a jax random key.
-      penalty_weight: λ per weight (the paper's λ/N for N training examples), or its schedule.
-      sparsity: a target in [0, 1] instead, or its schedule.
-      gates: ``Channel("input")`` when None: one for each input neuron of a dense layer, each input channel
-        of a convolution; `Unstructured()` for one a weight, ``Channel("heads")``, groups.
-      gate_optimizer: of the gates, and by ascent of the Lagrangian's multipliers; ``optax.adam(1e-2)`` when
-        None (the paper trains gates with the weights' Adam, for many more steps).
-      drop_rate: δ: gates start open with a chance of 1 − δ, by name pattern where it differs.
-      counted: which of the gated leaves make the size; `default_prunable` when None.
-      prunable: where `gates` is a pattern, which leaves.
-      overrides: where `gates` is a pattern, what differs by path.
-
-    Returns:
-      The optax transformation.
-
-    Raises:
-      SparsityError: both or none of λ and target, or a target outside [0, 1].
-
-    Example:
-      >>> import jax, optax
-      >>> tx = l0(optax.adam(1e-3), penalty_weight=1e-6, key=jax.random.key(0))
-
-    Source: Louizos et al., "Learning Sparse Neural Networks through L0 Regularization", arXiv 1712.01312.
-    There convolutions have gates on output channels: ``gates=Channel("output")``.
-    """
-    method = parametrizations.hard_concrete(
-        Channel("input") if gates is None else gates,
-        penalty_weight=penalty_weight,
-        sparsity=sparsity,
-        drop_rate=drop_rate,
-        counted=counted,
-        prunable=prunable,
-        overrides=overrides,
-    )
-    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
-
-
-def cofi(
-    optimizer: optax.GradientTransformation,
-    *,
-    groups: Mapping[str, Any],
-    sparsity: float,
-    warmup_steps: int,
-    key: Array,
-    begin_step: int = 0,
-    gate_optimizer: optax.GradientTransformation | None = None,
-    drop_rate: float | Mapping[str, float] = 0.5,
-    counted: Prunable | None = None,
-) -> SparseTransformation:
-    """CoFi: coarse and fine gates multiplied, and a Lagrangian that meets the target sparsity.
-
-    ``W' = W ⊙ Π z``, penalty ``λ₁·(ŝ − t) + λ₂·(ŝ − t)²``, t rising linearly, λ₁ and λ₂ by ascent
-
-    Args:
-      optimizer: any optax optimizer, of the weights.
-      groups: by name, `GateGroup`s or groups of `sparsejax.prunable_groups`: sublayers, heads, head dims,
-        FFN neurons, residual width. Where a norm reads a gated axis (`Group.normalized`), zeroed channels
-        still count in its statistics: the smaller model then differs from the gated one.
-      sparsity: the target in [0, 1], of the gated kernels.
-      warmup_steps: over which the target rises from 0.
-      key: a jax random key.
-      begin_step: the target is 0 before it.
-      gate_optimizer: of the gates and, by ascent, of λ₁ and λ₂; ``optax.adam(1e-2)`` when None.
-      drop_rate: as of `hard_concrete`; the paper's code starts gates of layers and width open (0.01).
-      counted: which of the gated leaves make the size; `default_prunable` when None.
-
-    Returns:
-      The optax transformation. Distillation is a matter of the loss: see `sparsejax.distillation`.
-
-    Raises:
-      SparsityError: a target outside [0, 1].
-      ScheduleError: a negative begin or warm-up.
-      PathError, PatternError: when the groups meet the parameters.
-
-    Example:
-      >>> import jax, optax
-      >>> from sparsejax.parametrizations import GateGroup
-      >>> groups = {
-      ...     "ffn": GateGroup((("block_*/down/kernel", 0),), follows=(("block_*/up/kernel", 1),)),
-      ...     "ffn_layer": GateGroup((("block_*/down/kernel", None),)),
-      ... }
-      >>> tx = cofi(optax.adamw(2e-5), groups=groups, sparsity=0.6, warmup_steps=1_000, key=jax.random.key(0))
-
-    Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", arXiv 2204.00408.
-    """
-    target = schedules.linear(sparsity, begin=begin_step, end=begin_step + warmup_steps)
-    method = parametrizations.hard_concrete(groups, sparsity=target, drop_rate=drop_rate, counted=counted)
-    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)

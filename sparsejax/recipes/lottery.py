@@ -14,6 +14,7 @@ from sparsejax.masks.mask_trees import apply_masks, is_prunable_mask
 from sparsejax.masks.prunable import Override
 from sparsejax.params.axis_roles import flax_axes
 from sparsejax.params.paths import flatten_with_paths
+from sparsejax.recipes.model_roles import ModelRoles
 from sparsejax.recipes.without_training import prune_params
 from sparsejax.scores.score import Score
 from sparsejax.typing import Array, MaskTree, Params, Prunable
@@ -81,6 +82,8 @@ def find_tickets(
     distribution: Distribution | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
     population: bool = False,
 ) -> Iterator[Level]:
     """Iterative magnitude pruning with rewinding, as a pure loop: nothing is kept but what it yields.
@@ -104,6 +107,9 @@ def find_tickets(
       distribution: shares the sparsity among the layers; `uniform` when None.
       prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       population: whether every leaf leads with an axis of members, each of which finds its own ticket.
 
     Returns:
@@ -132,7 +138,7 @@ def find_tickets(
     def prune(trained: Params, masks: MaskTree | None, sparsity: float) -> MaskTree:
         return prune_params(
             trained, sparsity=sparsity, masks=masks, score=score, distribution=distribution, prunable=prunable,
-            overrides=overrides,
+            overrides=overrides, roles=roles, min_kept=min_kept,
         )[1]  # fmt: skip
 
     masks, start, sparsity = _first_masks(params, prune, population), params, 0.0

@@ -13,18 +13,19 @@ from sparsejax.distributions.shares import (
     target_and_shares,
     uniform,
 )
-from sparsejax.errors import ScheduleError
+from sparsejax.errors import ScheduleError, SparsityError
 from sparsejax.masks.prunable import Override
 from sparsejax.params.check_values import require_steps
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.constant import random_masks
 from sparsejax.rules.exchange import drop_and_grow
 from sparsejax.scores.score import Score
 from sparsejax.transforms.rng import need_key
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.transforms.sparsify import sparsify
-from sparsejax.typing import Array, Prunable
+from sparsejax.typing import Array, MaskTree, Prunable
 
 
 def static_random(
@@ -36,6 +37,8 @@ def static_random(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Random masks for good: the baseline of sparse-to-sparse training.
@@ -48,6 +51,9 @@ def static_random(
       pattern: `Unstructured` when None.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -64,14 +70,16 @@ def static_random(
     need_key(key, "static_random")
     target, shares = target_and_shares(sparsity, distribution, uniform)
     check_sparsity(target, "sparsity")
-    rule = random_masks(target, Allocation(shares, pattern, prunable, overrides))
+    rule = random_masks(
+        target, Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept)
+    )
     return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def rigl(
     optimizer: optax.GradientTransformation,
     *,
-    sparsity: Sparsity,
+    sparsity: Sparsity | None = None,
     total_steps: int,
     key: Array | None = None,
     update_every: int = 100,
@@ -83,6 +91,9 @@ def rigl(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """RigL: sparse throughout, dropping small weights and growing where the dense gradient is largest.
@@ -91,9 +102,9 @@ def rigl(
 
     Args:
       optimizer: any optax optimizer.
-      sparsity: in [0, 1].
+      sparsity: in [0, 1]; or give `masks`.
       total_steps: length of the training, in steps.
-      key: a jax random key for the first masks; needed.
+      key: a jax random key for the first masks; needed where none are given.
       update_every: ΔT, steps between updates.
       drop_fraction: α in [0, 1].
       stop_fraction: T_end as a share of `total_steps`; masks are fixed from there on.
@@ -104,6 +115,11 @@ def rigl(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
+        many.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -120,18 +136,35 @@ def rigl(
 
     Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners", arXiv 1911.11134, algorithm 1.
     """
-    need_key(key, "rigl")
+    _need_begin(sparsity, distribution, masks)
+    if masks is None:
+        need_key(key, "rigl")
     times = _exchange_times(total_steps, update_every, stop_fraction)
-    target, shares = target_and_shares(sparsity, distribution, erdos_renyi_kernel)
+    # Given masks decide every count, and any distribution serves.
+    target, shares = (
+        (0.0, uniform())
+        if masks is not None
+        else target_and_shares(sparsity, distribution, erdos_renyi_kernel)
+    )
     rule = drop_and_grow(
         drop or scores.magnitude(),
         grow or scores.gradient_magnitude(),
         target,
         schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
         times,
-        Allocation(shares, pattern, prunable, overrides),
+        Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
+        masks=masks,
     )
     return sparsify(optimizer, rule, key=key, second_moment=second_moment)
+
+
+def _need_begin(sparsity: Sparsity | None, distribution: Distribution | None, masks: MaskTree | None) -> None:
+    """Refuses what says twice, or not at all, with how many weights to begin."""
+    if (sparsity is None) == (masks is None) or (masks is not None and distribution is not None):
+        raise SparsityError(
+            f"sparsity is {sparsity!r}, masks are {'given' if masks is not None else None}: give a fraction of zeros "
+            "in [0, 1], and a distribution if you like; or masks= to begin from, whose counts then stay."
+        )
 
 
 def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -> schedules.UpdateTimes:
@@ -153,7 +186,7 @@ def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -
 def set_(
     optimizer: optax.GradientTransformation,
     *,
-    sparsity: Sparsity,
+    sparsity: Sparsity | None = None,
     total_steps: int,
     key: Array | None = None,
     update_every: int = 100,
@@ -164,6 +197,9 @@ def set_(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
+    masks: MaskTree | None = None,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """SET: sparse throughout, dropping small weights and growing at random.
@@ -172,7 +208,7 @@ def set_(
 
     Args:
       optimizer: any optax optimizer.
-      sparsity: in [0, 1].
+      sparsity: in [0, 1]; or give `masks`.
       total_steps: length of the training, in steps.
       key: a jax random key; needed.
       update_every: steps between updates.
@@ -183,6 +219,11 @@ def set_(
       pattern: `Unstructured` when None; `NM(n, m)` needs uniform sparsity 1 − n/m.
       prunable: which leaves.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
+      masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
+        many.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -216,5 +257,8 @@ def set_(
         pattern=pattern,
         prunable=prunable,
         overrides=overrides,
+        roles=roles,
+        min_kept=min_kept,
+        masks=masks,
         second_moment=second_moment,
     )

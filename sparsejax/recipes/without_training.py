@@ -13,11 +13,12 @@ from sparsejax.distributions.shares import Distribution, Sparsity, target_and_sh
 from sparsejax.distributions.thresholds import absolute_threshold
 from sparsejax.errors import ScheduleError, ScoreError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
-from sparsejax.masks.mask_trees import apply_masks, validate
+from sparsejax.masks.mask_trees import apply_masks, fit_masks
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.schedules import constant, update_every
 from sparsejax.scores.score import Score
 from sparsejax.scores.weights import magnitude
@@ -35,6 +36,8 @@ def prune_params(
     pattern: Pattern | None = None,
     prunable: Prunable | None = None,
     overrides: Mapping[str, Override] | None = None,
+    roles: ModelRoles | None = None,
+    min_kept: int = 0,
     grads: Params | None = None,
     key: Array | None = None,
     masks: MaskTree | None = None,
@@ -54,6 +57,9 @@ def prune_params(
       pattern: what is kept or dropped together; `Unstructured` when None.
       prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
       overrides: what differs by path.
+      roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
+        follow Flax's convention.
+      min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       grads: gradients like `params`, for scores that need them.
       key: a jax random key, for a random score.
       masks: what earlier pruning left; what it removed stays removed. `sparsity` is still of all weights.
@@ -81,9 +87,11 @@ def prune_params(
         sparsity, distribution = 1.0, _threshold(sparsity, threshold, distribution)
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
     score = score or magnitude()
-    layers = Allocation(pattern=pattern, prunable=prunable, overrides=overrides).layers(params)
+    layers = Allocation(
+        pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles), min_kept=min_kept
+    ).layers(params)
     if masks is not None:
-        validate(masks, params)
+        masks = fit_masks(masks, params)
         params = apply_masks(params, masks)
     for share in (np.arange(1, iterations + 1) / iterations).tolist():
         target, shares = target_and_shares(_after(sparsity, share), distribution, uniform)

@@ -7,7 +7,7 @@ from sparsejax.distributions.kept_counts import constant_units, member_value
 from sparsejax.distributions.shares import Distribution
 from sparsejax.errors import RandomKeyError
 from sparsejax.masks.layer_masks import mask_tree, pooled
-from sparsejax.masks.mask_trees import validate
+from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.scores.noise import random
@@ -44,8 +44,7 @@ def fixed_masks(masks: MaskTree) -> MaskRule:
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         del key
-        validate(masks, params)
-        return masks, ()
+        return fit_masks(masks, params), ()
 
     return MaskRule(init, observe_nothing, _unchanged)
 

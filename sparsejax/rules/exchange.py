@@ -8,9 +8,10 @@ import numpy as np
 
 from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import constant_units, host_values, table_row
-from sparsejax.distributions.shares import Counts, Distribution
+from sparsejax.distributions.shares import Counts
 from sparsejax.errors import ScheduleError, ScoreError, SparsityError
-from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
+from sparsejax.masks.layer_masks import given_masks, layer_leaves, mask_tree, pooled, whole_units
+from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import exchange_masks
 from sparsejax.params.check_values import require_callable, require_kind
@@ -29,8 +30,10 @@ def drop_and_grow(
     drop_fraction: Schedule,
     times: UpdateTimes,
     allocation: Allocation = UNIFORM,
+    *,
+    masks: MaskTree | None = None,
 ) -> MaskRule:
-    """Starts from random masks; at each update exchanges a fraction of the active units, layer by layer.
+    """Starts from random or given masks; at each update exchanges a fraction of the active units, layer by layer.
 
     ``d = ⌊f(t)·k⌋``; the d active units with the lowest drop score go; of all that are now inactive, the d
     with the highest grow score come. The count k of a layer never changes.
@@ -46,11 +49,13 @@ def drop_and_grow(
       times: the update steps.
       allocation: the layers, their patterns, and how they share the sparsity: a distribution by shape;
         `NM(n, m)` needs sparsity 1 − n/m.
+      masks: those to begin from, whose counts stay; `sparsity` and the distribution then say nothing.
 
     Returns:
-      The rule; its `init` needs a key.
+      The rule; its `init` needs a key where it draws the masks.
 
     Raises:
+      MaskError: `masks` that do not fit the parameters, or keep parts of the pattern's units.
       ScheduleError: a drop fraction outside [0, 1].
       SparsityError: an N:M layer at another density than n/m.
 
@@ -77,38 +82,49 @@ def drop_and_grow(
     require_callable(drop_fraction, "drop_fraction", "step -> share in [0, 1]", ScheduleError)
     distribution = allocation.distribution
 
+    def counts_of(params: Params, layers: tuple[Layer, ...]) -> Counts:
+        if masks is None:
+            return constant_units(layers, distribution, sparsity)
+        return _counted(layers, layer_leaves(fit_masks(masks, params), layers))
+
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         layers = allocation.layers(params)
-        _check_fixed_densities(layers, distribution, sparsity)
-        return draw_masks(params, layers, sparsity, distribution, key), (drop.init(params), grow.init(params))
+        _check_fixed_densities(layers, counts_of(params, layers))
+        if masks is None:
+            begin = draw_masks(params, layers, sparsity, distribution, key)
+        else:
+            begin = given_masks(params, layers, masks)
+        return begin, (drop.init(params), grow.init(params))
 
     def observe(grads: Params, state: Any, params: Params) -> Any:
         return drop.update(grads, state[0], params), grow.update(grads, state[1], params)
 
     def update(
-        grads: Params, state: Any, masks: MaskTree, params: Params, step: ArrayLike, key: Array | None
+        grads: Params, state: Any, old: MaskTree, params: Params, step: ArrayLike, key: Array | None
     ) -> tuple[MaskTree, Any]:
         layers = allocation.layers(params)
         drop_key, grow_key = (None, None) if key is None else jax.random.split(key)
         drop_scores = pooled(drop.value(state[0], params, grads, drop_key), layers)
         grow_scores = pooled(grow.value(state[1], params, grads, grow_key), layers)
-        counts = constant_units(layers, distribution, sparsity)
-        exchanged = _survivors_and_grown(counts, drop_fraction, times, step)
-        active = layer_leaves(masks, layers)
+        exchanged = _survivors_and_grown(counts_of(params, layers), drop_fraction, times, step)
+        active = layer_leaves(old, layers)
         new = exchange_masks(layers, active, drop_scores, grow_scores, exchanged)
-        return mask_tree(params, layers, new), state
+        return mask_tree(params, layers, new, others=old), state
 
     reads_gradient = drop.reads_gradient or grow.reads_gradient
-    return MaskRule(init, observe, update, times, replaces_step=True, reads_gradient=reads_gradient)
+    return MaskRule(
+        init, observe, update, times, replaces_step=True, reads_gradient=reads_gradient, grows=True
+    )
 
 
 def _survivors_and_grown(
     counts: Counts, drop_fraction: Schedule, times: UpdateTimes, step: ArrayLike
 ) -> list[tuple[ArrayLike, ArrayLike]]:
     """(k − ⌊f·k⌋, ⌊f·k⌋) of every layer: tables over the updates, or counted now where k or f is traced."""
-    fractions = host_values(drop_fraction, times.steps())
-    if fractions is None or not all(is_concrete(count) for count in counts):
-        grown = [jnp.floor(drop_fraction(step) * count).astype(jnp.int32) for count in counts]
+    fractions = host_values(drop_fraction, times)
+    on_host = all(is_concrete(count) and not isinstance(count, jax.Array) for count in counts)
+    if fractions is None or not on_host:
+        grown = [jnp.floor(drop_fraction(jnp.asarray(step)) * count).astype(jnp.int32) for count in counts]
         return [(count - d, d) for count, d in zip(counts, grown, strict=True)]
     if fractions.ndim > 1 or not np.all((fractions >= 0) & (fractions <= 1)):
         raise ScheduleError(
@@ -122,11 +138,25 @@ def _survivors_and_grown(
     ]
 
 
-def _check_fixed_densities(
-    layers: tuple[Layer, ...], distribution: Distribution, sparsity: ArrayLike
-) -> None:
+def _counted(layers: tuple[Layer, ...], masks: list[Array]) -> Counts:
+    """How many units each layer keeps: a host number, or an array where stacked layers differ or masks are traced."""
+
+    def count(layer: Layer, mask: Array) -> ArrayLike:
+        units = whole_units(layer, mask)
+        stacked = layer.pattern.stacked(layer.axes)
+        ranked = tuple(axis for axis in range(units.ndim) if axis not in stacked)
+        if not is_concrete(units):
+            return jnp.sum(units, axis=ranked, dtype=jnp.int32)
+        kept = np.count_nonzero(np.asarray(units), axis=ranked)
+        return np.int64(kept.flat[0]) if np.unique(kept).size == 1 else jnp.asarray(kept, jnp.int32)
+
+    with jax.ensure_compile_time_eval():
+        return [count(layer, mask) for layer, mask in zip(layers, masks, strict=True)]
+
+
+def _check_fixed_densities(layers: tuple[Layer, ...], counts: Counts) -> None:
     """N:M can only exchange inside its groups when every group is exactly full."""
-    for layer, count in zip(layers, constant_units(layers, distribution, sparsity), strict=True):
+    for layer, count in zip(layers, counts, strict=True):
         density = layer.pattern.fixed_density
         if density is None or not is_concrete(count):
             continue

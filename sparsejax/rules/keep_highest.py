@@ -2,10 +2,21 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from sparsejax.distributions.allocation import UNIFORM, Allocation
 from sparsejax.distributions.kept_counts import kept_units
 from sparsejax.errors import ScheduleError, ScoreError
-from sparsejax.masks.layer_masks import dense_masks, mask_tree, pooled
+from sparsejax.masks.layer_masks import (
+    alive_units,
+    dense_masks,
+    given_masks,
+    layer_leaves,
+    mask_tree,
+    pooled,
+)
+from sparsejax.masks.prunable import Layer
 from sparsejax.masks.select_masks import select_masks
 from sparsejax.params.check_values import require_callable, require_kind
 from sparsejax.schedules import UpdateTimes
@@ -19,25 +30,31 @@ def prune(
     schedule: Schedule,
     times: UpdateTimes,
     allocation: Allocation = UNIFORM,
+    *,
+    masks: MaskTree | None = None,
+    revive: bool = False,
 ) -> MaskRule:
-    """At each update, keeps the units with the highest scores; dense until the first.
+    """At each update, keeps the units with the highest scores; dense, or on the given masks, until the first.
 
     ``M_l = top-k_l(score_l)``, k_l from the distribution at the schedule's sparsity s(t)
 
     Every weight is ranked at every update, pruned ones included: a score that still sees them (an
-    accumulated gradient, a dense phase) brings them back.
+    accumulated gradient, a dense phase) brings them back. With `masks` what is pruned stays pruned, also where the
+    schedule would let more stay.
 
     Args:
       score: ranks the weights.
       schedule: ``step -> sparsity in [0, 1]``.
       times: the update steps.
       allocation: the layers, their patterns, and how they share the sparsity.
+      masks: those that the network has; dense when None.
+      revive: whether updates may bring back what `masks` leave out.
 
     Returns:
       The rule.
 
     Raises:
-      SparsityError, PathError, PatternError, ParamsError: when the rule meets the parameters.
+      MaskError, SparsityError, PathError, PatternError, ParamsError: when the rule meets the parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,17 +74,34 @@ def prune(
     )
     require_callable(schedule, "schedule", "step -> sparsity, such as schedules.constant(0.9)", ScheduleError)
 
+    stays = masks is not None and not revive
+
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         del key
-        return dense_masks(params, allocation.layers(params)), score.init(params)
+        layers = allocation.layers(params)
+        begin = dense_masks(params, layers) if masks is None else given_masks(params, layers, masks)
+        return begin, score.init(params)
 
     def update(
-        grads: Params, state: Any, masks: MaskTree, params: Params, step: ArrayLike, key: Array | None
+        grads: Params, state: Any, old: MaskTree, params: Params, step: ArrayLike, key: Array | None
     ) -> tuple[MaskTree, Any]:
-        del masks
         layers = allocation.layers(params)
         scores = pooled(score.value(state, params, grads, key), layers)
+        if stays:
+            scores = [_alive(*each) for each in zip(layers, scores, layer_leaves(old, layers), strict=True)]
         counts = kept_units(layers, allocation.distribution, schedule, times, step, scores)
-        return mask_tree(params, layers, select_masks(layers, scores, counts)), state
+        new = select_masks(layers, scores, counts)
+        if masks is None:
+            return mask_tree(params, layers, new), state
+        if not stays:
+            shapes = [mask.shape for mask in layer_leaves(old, layers)]
+            new = [jnp.broadcast_to(mask, shape) for mask, shape in zip(new, shapes, strict=True)]
+            return mask_tree(params, layers, new, others=old), state
+        return jax.tree.map(jnp.logical_and, mask_tree(params, layers, new), old), state
 
-    return MaskRule(init, score.update, update, times, reads_gradient=score.reads_gradient)
+    return MaskRule(init, score.update, update, times, reads_gradient=score.reads_gradient, grows=revive)
+
+
+def _alive(layer: Layer, scores: Array, old: Array) -> Array:
+    """Scores that rank last what is pruned already."""
+    return jnp.where(alive_units(layer, old), scores, -jnp.inf)

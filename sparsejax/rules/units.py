@@ -52,7 +52,7 @@ def prune_units(
       times: the update steps.
       score: of the weights; `magnitude` when None.
       distribution: shares the sparsity among the groups; `uniform` when None, `global_threshold` ranks all units
-        together. ``explicit({name pattern: ratio})`` gives each group its own.
+        together. ``by_path({name pattern: ratio})`` gives each group its own.
       masked: ``"all"`` zeroes a unit everywhere it lives, and it never comes back; ``"outgoing"`` only where
         weights read it, which takes it out of the function as well, and it may return.
 
@@ -167,7 +167,7 @@ def _lift(
         return group_masks(params, chosen, unit_masks, fixed_shapes=True), (unit_masks, inner_state, own)
 
     reads_gradient = any(score.reads_gradient for score in scores)
-    return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient)
+    return MaskRule(init, observe, update, inner.times, inner.replaces_step, reads_gradient, inner.grows)
 
 
 def _shape(group: Group) -> tuple[int, ...]:

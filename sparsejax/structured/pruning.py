@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.errors import ScheduleError
-from sparsejax.importances.importance import Importance, Importances, check_importances
+from sparsejax.importances.importance import (
+    Importance,
+    Importances,
+    check_importances,
+    unit_importances,
+)
 from sparsejax.importances.weights import l2
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.paths import require_arrays
@@ -142,7 +147,7 @@ def prune_structured(
     if importance is None:
         require_arrays(params, "The importance of units is read from the parameters")
     task = _task(fn, params, inputs, kinds, only, normalized, limits, round_to)
-    importances = (importance or l2())(params, task.groups)
+    importances = unit_importances(importance or l2(), params, task.groups)
     return _choose(task, params, importances, budget, across, measure)
 
 
@@ -211,7 +216,7 @@ def prune_iteratively(
     task = _task(fn, params, inputs, kinds, only, False, limits, round_to)
     found = None
     for number in range(1, rounds + 1):
-        importances = (importance or l2())(params, task.groups)
+        importances = unit_importances(importance or l2(), params, task.groups)
         check_importances(importances)
         if found is not None:
             # Below everything, so that the order of removal begins with what has gone.

@@ -2,6 +2,7 @@
 
 from sparsejax.params.axis_roles import AxisRoles as AxisRoles
 from sparsejax.params.axis_roles import flax_axes as flax_axes
+from sparsejax.tracing.axes.baked import Baked as Baked
 from sparsejax.tracing.calibration.statistics import InputStatistics as InputStatistics
 from sparsejax.tracing.calibration.statistics import calibrate as calibrate
 from sparsejax.tracing.cost import ModelCost as ModelCost
@@ -16,6 +17,10 @@ from sparsejax.tracing.groups import prunable_groups as prunable_groups
 from sparsejax.tracing.groups import summarize_groups as summarize_groups
 from sparsejax.tracing.operations import LinearOp as LinearOp
 from sparsejax.tracing.operations import linear_ops as linear_ops
+from sparsejax.tracing.results import pin_results as pin_results
+from sparsejax.tracing.saving import load_shrunk as load_shrunk
+from sparsejax.tracing.saving import save_shrunk as save_shrunk
+from sparsejax.tracing.shrinking import ShrunkFunction as ShrunkFunction
 from sparsejax.tracing.shrinking import shrink as shrink
 from sparsejax.tracing.shrinking import shrink_tree as shrink_tree
 from sparsejax.tracing.size_costs import SizeAccount as SizeAccount

@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsejax.errors import TracingError
 from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.axes.baked import Baked, baked_widths
 from sparsejax.tracing.axes.kinds import kinds
 from sparsejax.tracing.axes.structure import Structure, analyse, find_zeros, own_layers
 from sparsejax.tracing.uses.find import find_uses, use_roles
@@ -43,7 +44,9 @@ class Group(NamedTuple):
       outgoing: True where nothing but weights contracts the units, so that masking those members (of role
         ``"input"``) alone takes a unit out of the function while its other weights live on.
       kind: ``"channel"`` (made by a convolution), ``"neuron"`` (by a dense layer: the hidden units of an FFN),
-        ``"head"``, ``"head_dim"``, or ``"residual"`` (the width of a stream that layers add to).
+        ``"head"``, ``"head_dim"``, ``"residual"`` (the width of a stream that layers add to), or ``"expert"``
+        (chosen among by a router; normalized, since the router chooses among those that are left).
+      minimum: how many must stay: k where a router chooses k.
     """
 
     size: int
@@ -52,6 +55,7 @@ class Group(NamedTuple):
     layers: int | None = None
     kind: str = "neuron"
     outgoing: bool = False
+    minimum: int = 1
 
 
 class Excluded(NamedTuple):
@@ -71,11 +75,18 @@ class Excluded(NamedTuple):
 
 
 class Groups(Mapping[str, Group]):
-    """The prunable groups by name; `excluded` lists what is not."""
+    """The prunable groups by name; `excluded` lists what is not, `baked` the constants that widths went into.
 
-    def __init__(self, groups: Mapping[str, Group], excluded: tuple[Excluded, ...]) -> None:
+    A shrunk function keeps such constants (1/√head_dim of attention), as the masked function does; a smaller model
+    that is built by hand, or `rebuild`, computes them anew.
+    """
+
+    def __init__(
+        self, groups: Mapping[str, Group], excluded: tuple[Excluded, ...], baked: tuple[Baked, ...] = ()
+    ) -> None:
         self._groups = dict(groups)
         self.excluded = excluded
+        self.baked = baked
 
     def __getitem__(self, name: str) -> Group:
         return self._groups[name]
@@ -129,18 +140,23 @@ def prunable_groups(fn: Callable[..., Any], params: Params, inputs: Any) -> Grou
 def read_groups(structure: Structure) -> Groups:
     """The groups of an analysed function."""
     normalized, layers = find_zeros(structure).normalized, own_layers(structure)
-    members, kind = _members(structure), kinds(structure)
+    members, kind, least = _members(structure), kinds(structure), structure.least()
     groups, excluded = {}, []
     for name, atom in structure.names.items():
         size, reason = structure.dims.sizes[atom], structure.dims.frozen[atom]
         if reason is None:
             groups[name] = Group(
-                size, tuple(members[atom]), atom in normalized, layers.get(atom), *kind[atom]
+                size,
+                tuple(members[atom]),
+                atom in normalized,
+                layers.get(atom),
+                *kind[atom],
+                minimum=least.get(atom, 1),
             )
         else:
             source = jaxprs.source_line(*reason.eqns) if reason.eqns else ""
             excluded.append(Excluded(name, size, reason.text, source))
-    return Groups(groups, tuple(excluded))
+    return Groups(groups, tuple(excluded), baked_widths(structure))
 
 
 def _members(structure: Structure) -> dict[int, list[Member]]:
@@ -173,7 +189,7 @@ def summarize_groups(groups: Any) -> str:
 
     Returns:
       Lines to print: a group a line with its size and members, then the excluded axes, those with the same
-      reason and source line together.
+      reason and source line together, then the constants that widths went into.
 
     Raises:
       TracingError: it is none of these.
@@ -210,4 +226,10 @@ def summarize_groups(groups: Any) -> str:
         alike.setdefault((reason, source), []).append(f"{name} ({size})")
     for (reason, source), names in alike.items():
         lines.append(f"  {' '.join(names)}: {reason}{f', at {source}' if source else ''}")
+    baked = getattr(groups, "baked", ())
+    if baked:
+        lines.append("constants that widths went into, which stay as they are")
+    lines += [
+        f"  {one.constant:.6g} = {one.meaning} of {' '.join(one.names)}, at {one.source}" for one in baked
+    ]
     return "\n".join(lines)

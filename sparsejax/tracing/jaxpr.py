@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core, source_info_util
+from jax.interpreters import partial_eval
 
 from sparsejax.errors import ParamsError, TracingError
+from sparsejax.params.check_values import require_arguments
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.tracing.results import pinned_paths
 from sparsejax.typing import Params
 
 # Frames inside these packages are not where the user would look.
@@ -31,6 +34,8 @@ class Traced(NamedTuple):
     paths: tuple[str, ...]
     params_def: Any
     out_def: Any
+    #: for each result its path, or None where its axes may shrink
+    pinned: tuple[str | None, ...]
 
 
 def as_tuple(inputs: Any) -> tuple[Any, ...]:
@@ -42,15 +47,18 @@ def as_tuple(inputs: Any) -> tuple[Any, ...]:
 
 
 def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:
-    """Traces ``fn(params, *inputs)``, inputs as in `as_tuple`; nothing is computed, so shapes serve as arguments."""
+    """Traces ``fn(params, *inputs)``, inputs as in `as_tuple`; nothing is computed, so shapes serve as arguments.
+
+    What no result needs is left out, as XLA leaves it out: it costs nothing, and ties or freezes nothing.
+    """
     paths, leaves, params_def = flatten_with_paths(params)
     if not leaves:
         raise ParamsError("The tracer needs parameters: the tree given has no leaf.")
     if len(set(paths)) < len(paths):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         raise ParamsError(f"Two leaves share a path, so they cannot be told apart: {', '.join(twice[:5])}.")
-    if not callable(fn):
-        raise TracingError(f"The tracer needs a function fn(params, *inputs); it got a {type(fn).__name__}.")
+    wanted = "(params, *inputs); of an nnx module: lambda params, x: nnx.merge(graphdef, params)(x)"
+    require_arguments(fn, (params, *as_tuple(inputs)), "fn", wanted, TracingError)
     for path, leaf in zip(paths, leaves, strict=True):
         if isinstance(leaf, str | bytes):
             raise ParamsError(
@@ -58,7 +66,15 @@ def trace(fn: Callable[..., Any], params: Params, inputs: Any) -> Traced:
             )
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(params, *as_tuple(inputs))
     kept = [path for path, leaf in zip(paths, leaves, strict=True) if not is_masked_node(leaf)]
-    return Traced(closed, tuple(kept), params_def, jax.tree.structure(out_shape))
+    pinned = tuple(pinned_paths(fn, out_shape))
+    return Traced(_live(closed), tuple(kept), params_def, jax.tree.structure(out_shape), pinned)
+
+
+def _live(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """The same jaxpr without the equations that no result needs; all inputs stay."""
+    jaxpr = closed.jaxpr
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return core.ClosedJaxpr(live, closed.consts)
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[core.Jaxpr, tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from sparsejax.errors import TracingError
 from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.axes.kinds import heads_axes
@@ -88,6 +89,28 @@ def linear_ops(fn: Callable[..., Any], params: Params, inputs: Any) -> dict[str,
         )
         for leaf in sorted(by_leaf)
     }
+
+
+def last_use(fn: Callable[..., Any], params: Params, inputs: Any, paths: Collection[str]) -> str:
+    """Which of some parameters a product or convolution consumes last.
+
+    Args:
+      fn: the function.
+      params: its parameters.
+      inputs: one further argument, or a tuple of all of them.
+      paths: of the parameters.
+
+    Returns:
+      The path.
+
+    Raises:
+      TracingError: no product consumes any of them.
+    """
+    traced = jaxprs.trace(fn, params, jaxprs.as_tuple(inputs))
+    used = [use for use in find_uses(traced) if traced.paths[use.leaf] in paths]
+    if not used:
+        raise TracingError(f"No product or convolution consumes any of {', '.join(paths)}.")
+    return traced.paths[max(used, key=lambda use: use.site).leaf]
 
 
 def _linear_op(path: str, shape: tuple[int, ...], uses: list[Use], heads: set[int]) -> LinearOp:

@@ -32,5 +32,6 @@ ELEMENTWISE = UNARY | NARY
 REDUCE = names("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin")
 CUMULATIVE = names("cumsum cumprod cummax cummin cumlogsumexp")
 WINDOWS = names("reduce_window_sum reduce_window_max reduce_window_min")
+SCATTER = names("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max")
 # Products in which a mask or a scale is applied to a weight.
 SCALING = names("mul div select_n and")

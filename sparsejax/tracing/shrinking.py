@@ -1,5 +1,6 @@
 """`shrink` and `shrink_tree`: the function with smaller parameters, and all that is shaped like them."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -77,7 +78,7 @@ def shrink(
     inputs: Any,
     groups: Mapping[str, Group],
     keep: KeepMasks,
-) -> tuple[Callable[..., Any], Params]:
+) -> tuple["ShrunkFunction", Params]:
     """Gives the same function for physically smaller parameters, and those parameters.
 
     The small function evaluates the jaxpr of `fn` with the sizes that remain: reshapes, broadcasts, slices,
@@ -95,7 +96,7 @@ def shrink(
       keep: as in `group_masks`. Groups that are not named are kept whole.
 
     Returns:
-      ``(small_fn, small_params)`` with ``small_fn(small_params, *inputs)``.
+      ``(small_fn, small_params)`` with ``small_fn(small_params, *inputs)``; `small_fn` is a `ShrunkFunction`.
 
     Raises:
       TracingError: `keep` names a group that is not there, or that `fn` does not have.
@@ -111,35 +112,81 @@ def shrink(
       >>> small_params["a"].shape, float(small_fn(small_params, jnp.ones((2, 8)))[0, 0])
       ((8, 2), 16.0)
     """
-    kept = _cutting(groups, keep)
-    specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), params)
-    cache: dict[Any, tuple[Structure, Zeros]] = {}
+    small_fn = ShrunkFunction(fn, shapes_of(params), shapes_of(as_tuple(inputs)), groups, keep)
+    return small_fn, shrink_tree(params, groups, keep)
 
-    def structure_for(arguments: tuple[Any, ...]) -> tuple[Structure, Zeros]:
-        leaves, treedef = jax.tree.flatten(arguments)
-        key = (treedef, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-        if key in cache:
-            return cache[key]
-        structure = analyse(fn, specs, arguments)
-        found = structure, find_zeros(structure)
-        if not any(map(is_tracer, structure.traced.closed.consts)):
-            cache[key] = found
-        return found
 
-    def small_fn(small_params: Params, *arguments: Any) -> Any:
-        structure, zeros = structure_for(arguments)
-        evaluator = Evaluator(structure.dims, _keep_atoms(structure, kept), zeros, zeros.normalized)
+class ShrunkFunction:
+    """A function for smaller parameters, ``small_fn(small_params, *inputs)``: what `shrink` gives.
+
+    It can be pickled where its function can: one that is defined at the top of a module.
+
+    Attributes:
+      fn: the function at full size.
+      params: the full parameters' shapes.
+      inputs: the shapes that it was made for, a tuple; other shapes are traced when they come.
+      groups: what could be pruned.
+      keep: what was kept.
+      small_shapes: of the leaves of the parameters that it takes.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        params: Params,
+        inputs: tuple[Any, ...],
+        groups: Mapping[str, Group],
+        keep: KeepMasks,
+    ) -> None:
+        self.fn, self.params, self.inputs = fn, params, inputs
+        self.groups, self.keep = groups, keep
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+        self._kept = _cutting(groups, keep)
+        self._cache: dict[Any, tuple[Structure, Zeros]] = {}
+        _keep_atoms(self.structure(inputs)[0], self._kept)
+        self.small_shapes = [np.shape(leaf) for leaf in jax.tree.leaves(shrink_tree(params, groups, keep))]
+
+    def __call__(self, small_params: Params, *arguments: Any) -> Any:
+        """The results of `fn`, for the smaller parameters."""
+        structure, zeros = self.structure(arguments)
+        keep = _keep_atoms(structure, self._kept)
+        evaluator = Evaluator(structure.dims, keep, zeros, zeros.normalized, structure.renumbered)
         leaves = jax.tree.leaves(small_params)
-        if (shapes := [np.shape(leaf) for leaf in leaves]) != expected:
-            raise ParamsError(f"The small function takes parameters of shapes {expected}; it got {shapes}.")
+        if (shapes := [np.shape(leaf) for leaf in leaves]) != self.small_shapes:
+            raise ParamsError(
+                f"The small function takes parameters of shapes {self.small_shapes}; it got {shapes}."
+            )
         flat = [*leaves, *jax.tree.leaves(arguments)]
         return jax.tree.unflatten(structure.traced.out_def, evaluator.run(structure.plan, flat))
 
-    first, _ = structure_for(as_tuple(inputs))
-    _keep_atoms(first, kept)
-    cut = shrink_tree(params, groups, keep)
-    expected = [np.shape(leaf) for leaf in jax.tree.leaves(cut)]
-    return small_fn, cut
+    def structure(self, arguments: tuple[Any, ...]) -> tuple[Structure, Zeros]:
+        """What is known of the function at full size for arguments of these shapes."""
+        leaves, treedef = jax.tree.flatten(arguments)
+        key = (treedef, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+        if key in self._cache:
+            return self._cache[key]
+        structure = analyse(self.fn, self.params, arguments)
+        found = structure, find_zeros(structure)
+        if not any(map(is_tracer, structure.traced.closed.consts)):
+            self._cache[key] = found
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles what it was made of; what was traced is traced again."""
+        try:
+            pickle.dumps(self.fn)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TracingError(
+                f"The small function cannot be pickled, because its function {self.__name__!r} cannot ({error}). "
+                "Define that at the top of a module, without a closure; or write the small parameters with "
+                "save_shrunk(path, small_fn, small_params) and give the function to load_shrunk(path, fn)."
+            ) from error
+        return ShrunkFunction, (self.fn, self.params, self.inputs, dict(self.groups), dict(self.keep))
+
+
+def shapes_of(values: Any) -> Any:
+    """The shapes and types of a tree of arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), values)
 
 
 def _keep_atoms(structure: Structure, kept: dict[str, np.ndarray]) -> dict[int, Kept]:

@@ -139,6 +139,11 @@ def checked_keep(groups: Mapping[str, Group], keep: KeepMasks) -> dict[str, Any]
                 f"keep[{name!r}] keeps {counts} of {group.size} positions; keep at least one, "
                 "and as many in each layer, since stacked layers share one shape."
             )
+        if counts and counts[0] < group.minimum:
+            raise MaskError(
+                f"keep[{name!r}] keeps {counts[0]} of {group.size} positions, but the function chooses "
+                f"{group.minimum} of them for each of its inputs. Keep at least as many."
+            )
         found[name] = mask
     return found
 

@@ -17,6 +17,7 @@ class MaskRule(NamedTuple):
       times: the update steps; None where masks never change.
       replaces_step: True where a mask update takes the place of the weight update (RigL, SET).
       reads_gradient: True where `observe` or `update` reads the dense gradients.
+      grows: True where updates bring back weights that were pruned, as a matter of course.
     """
 
     init: Callable[[Params, Array | None], tuple[MaskTree, Any]]
@@ -25,6 +26,7 @@ class MaskRule(NamedTuple):
     times: UpdateTimes | None = None
     replaces_step: bool = False
     reads_gradient: bool = False
+    grows: bool = False
 
 
 def observe_nothing(grads: Params, rule_state: Any, params: Params) -> Any:

@@ -1,6 +1,5 @@
 """reparametrize: trains latents and gates behind the parameters, which stay the effective ones."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,28 +11,16 @@ from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.schedules import EVERY_STEP
+from sparsejax.transforms.handed_out import latents_of
+from sparsejax.transforms.inner_optimizers import refuse_lookahead
+from sparsejax.transforms.method import Method, Named
 from sparsejax.transforms.parametrization import Aux, Parametrization, masks_of
 from sparsejax.transforms.rng import split_key, step_key
+from sparsejax.transforms.saving import tell_flax
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
 _INIT = 2**32 - 1  # folded into the key for `Parametrization.init`; steps fold their own number in
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Method:
-    """What the state must know that is no array; part of its tree structure.
-
-    Attributes:
-      parametrization: whose latents these are.
-      dtypes: the parameters' dtypes, leaf by leaf.
-      impl: the key's implementation.
-    """
-
-    parametrization: Parametrization
-    dtypes: tuple[Any, ...]
-    impl: Any
 
 
 class ReparametrizeState(NamedTuple):
@@ -77,8 +64,9 @@ def reparametrize(
     hard-masked values. Latents of bfloat16 parameters are float32, those of parameters that the method leaves
     alone too.
 
-    Put it outermost, as `sparsify`, and start with ``params, opt_state = sparsejax.init(tx, params)``. With
-    `nnx.Optimizer`, make the optimizer from the raw model first, then put those effective parameters in it.
+    Put it outermost, as `sparsify`, and start with ``params, opt_state = sparsejax.init(tx, params)``. An
+    `nnx.Optimizer` may be made before those effective parameters are put in the model or after: what `init` returned
+    is known, by the arrays themselves, and the latents beneath are found again.
     Of optax's wrappers the same may stand outside as of `sparsify`; `apply_if_finite` only where parameters are
     float32, since its branches then have one type: inside it serves all.
 
@@ -96,6 +84,7 @@ def reparametrize(
 
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the method draws.
+      WrapperError: `optax.lookahead` inside.
       ParamsError: an optimizer or a parametrization that is none; parameters with leaves that are no arrays;
         `update` without params.
 
@@ -121,23 +110,28 @@ def reparametrize(
         require_optimizer(aux_optimizer, "the optimizer of scores or gates")
     inner = optax.with_extra_args_support(optimizer)
     second = aux_optimizer or optimizer
+    named = Named(parametrization)
     key_data, impl = split_key(key)
 
     def init_fn(params: Params) -> ReparametrizeState:
         require_array_leaves(params)
+        tell_flax()
+        given, params = params, latents_of(params, parametrization)
         # Copies, so that donating the parameters or the key never deletes the state's.
         latents = jax.tree.map(lambda p: jnp.array(p, dtype=_wide(p.dtype), copy=True), params)
         aux = parametrization.init(latents, step_key(key_data, impl, jnp.uint32(_INIT)))
         aux = parametrization.advance(latents, aux, 0)
-        dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(params))
+        dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(given))
+        inner_state = inner.init(latents)
+        refuse_lookahead(inner_state)
         return ReparametrizeState(
             count=jnp.zeros((), jnp.int32),
             key=jax.tree.map(jnp.copy, key_data),
             latents=latents,
             aux=aux,
-            inner_state=inner.init(latents),
+            inner_state=inner_state,
             aux_state=second.init(aux.trained) if jax.tree.leaves(aux.trained) else (),
-            method=Method(parametrization, dtypes, impl),
+            method=Method(named, named.name, named.mark, dtypes, impl),
         )
 
     def update_fn(
@@ -150,6 +144,10 @@ def reparametrize(
     ) -> tuple[Params, ReparametrizeState]:
         if params is None:
             raise ParamsError("reparametrize needs the parameters: call tx.update(grads, state, params).")
+        require_kind(
+            state, ReparametrizeState, "the state", "what sparsejax.init(tx, params) returned", ParamsError
+        )
+        state.method.require(named)
         latents, aux = state.latents, state.aux
         noise = step_key(state.key, impl, state.count)
         latent_grads, aux_grads = pull_back(parametrization, latents, aux, noise, grads)

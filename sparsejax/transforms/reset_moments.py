@@ -115,9 +115,26 @@ def _marks(optimizer: optax.GradientTransformation, state: Any, keep: MaskTree, 
             transform_non_params=lambda _: _LEAVE,
             is_leaf=is_masked_node,
         )
+    except IndexError:  # a line search takes the first leaf of what is a placeholder here
+        return _marks_by_structure(state, mark, keep, params, depths)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         _warn(optimizer, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
         return None
+
+
+def _marks_by_structure(state: Any, mark: Any, keep: MaskTree, params: Params, depths: Params) -> Any:
+    """The same by looks: a subtree with the structure of the parameters belongs to them, leaf by leaf."""
+    structure = jax.tree.structure(params, is_leaf=is_masked_node)
+
+    def like_params(node: Any) -> bool:
+        return is_masked_node(node) or jax.tree.structure(node, is_leaf=is_masked_node) == structure
+
+    def marks_of(node: Any) -> Any:
+        if is_masked_node(node) or not like_params(node):
+            return _LEAVE
+        return jax.tree.map(mark, node, keep, params, depths, is_leaf=is_masked_node)
+
+    return jax.tree.map(marks_of, state, is_leaf=like_params)
 
 
 @functools.lru_cache(maxsize=256)

@@ -21,6 +21,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
         that is `schedules.EVERY_STEP`.
       reads_gradient: whether what decides reads the dense gradient, that of pruned weights too, which costs
         FLOPs at those steps.
+      replaces_step: whether a mask update takes the place of the weight update (RigL, SET).
 
     Example:
       >>> import jax, sparsejax
@@ -33,6 +34,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
 
     times: UpdateTimes | None
     reads_gradient: bool
+    replaces_step: bool
 
     def __new__(
         cls,
@@ -40,10 +42,12 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
         update: Callable[..., Any],
         times: UpdateTimes | None = None,
         reads_gradient: bool = False,
+        replaces_step: bool = False,
     ) -> Self:
         self = super().__new__(cls, init, update)
         self.times = times
         self.reads_gradient = reads_gradient
+        self.replaces_step = replaces_step
         return self
 
 
@@ -52,7 +56,7 @@ jax.tree_util.register_pytree_with_keys(
     SparseTransformation,
     lambda tx: (
         ((GetAttrKey("init"), tx.init), (GetAttrKey("update"), tx.update)),
-        (tx.times, tx.reads_gradient),
+        (tx.times, tx.reads_gradient, tx.replaces_step),
     ),
     lambda said, pair: SparseTransformation(*pair, *said),
 )

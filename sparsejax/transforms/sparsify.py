@@ -12,9 +12,11 @@ from sparsejax.masks.packed import PackedTree, pack_tree, unpack_tree
 from sparsejax.params.check_values import require_array_leaves, require_kind, require_optimizer
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import map_with_path
+from sparsejax.transforms.inner_optimizers import fresh_steps_far, refuse_lookahead
 from sparsejax.transforms.mask_rule import MaskRule
 from sparsejax.transforms.reset_moments import reset_off_mask
 from sparsejax.transforms.rng import split_key, step_key
+from sparsejax.transforms.saving import tell_flax
 from sparsejax.transforms.sparse_transformation import SparseTransformation
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
 
@@ -66,7 +68,9 @@ def sparsify(
       key: random key of the rule, from `jax.random.key` or `PRNGKey`; needed by random rules.
       second_moment: what a grown weight's second moment (optax's `nu`) starts from: "zero" as in RigL,
         after which Adam's first step for it is up to (1 − β₁)/√(1 − β₂) ≈ 3.2 learning rates; or "mean",
-        its layer's mean over the kept weights, after which it is at most an ordinary step.
+        its layer's mean over the kept weights, after which it is at most an ordinary step. An optimizer whose step
+        divides by the second moment of the step before, and guards only its own first (`acprop`), starts from the mean
+        in any case.
 
     Returns:
       The optax transformation, which says when its masks change.
@@ -74,6 +78,7 @@ def sparsify(
     Raises:
       RandomKeyError: `key` is no jax random key, or missing where the rule draws.
       ScheduleError: an unknown `second_moment`.
+      WrapperError: `optax.lookahead` inside.
       ParamsError: an optimizer or a rule that is none; parameters with leaves that are no arrays; `update` without
         params.
 
@@ -94,9 +99,11 @@ def sparsify(
 
     def init_fn(params: Params) -> SparsifyState:
         require_array_leaves(params)
+        tell_flax()
         # Copies, so that donating the state never deletes a key or masks that the caller still holds.
         masks, rule_state = jax.tree.map(jnp.copy, rule.init(params, key))
         inner_state = inner.init(apply_masks(params, masks))
+        refuse_lookahead(inner_state)
         stored = pack_tree(masks)
         return SparsifyState(
             jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, key_data), stored, rule_state, inner_state
@@ -113,6 +120,7 @@ def sparsify(
     ) -> tuple[Params, SparsifyState]:
         if params is None:
             raise ParamsError("sparsify needs the parameters: call tx.update(grads, state, params).")
+        _check_state(state)
         count = state.count if step is None else jnp.asarray(step)
         rule_state = rule.observe(grads, state.rule_state, params)
         due = jnp.asarray(False) if rule.times is None else rule.times.due(count)
@@ -131,7 +139,8 @@ def sparsify(
         # Moments are reset before the inner update, not after it: the update then reads the very arrays that
         # it writes, and a donated state is updated in place. (Reset afterwards, Adam's step took 1.4 times
         # as long on CPU, copying both moments.)
-        warm = due if second_moment == "mean" and rule.times is not None else None
+        means = second_moment == "mean" or (rule.grows and fresh_steps_far(optimizer))
+        warm = due if means and rule.times is not None else None
         inner_state = reset_off_mask(inner, state.inner_state, keep, _on(keep, params), warm=warm)
         updates, inner_state = inner.update(_on(keep, grads), inner_state, params, **extra)
         hold = due if rule.replaces_step and rule.times is not None else None
@@ -140,7 +149,16 @@ def sparsify(
             optax.safe_increment(state.count), state.key, new, rule_state, inner_state
         )
 
-    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient)
+    return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient, rule.replaces_step)
+
+
+def _check_state(state: Any) -> None:
+    """Refuses a state of another optimizer, or one whose masks were unpacked by hand."""
+    require_kind(state, SparsifyState, "the state", "what sparsejax.init(tx, params) returned", ParamsError)
+    if not isinstance(state.masks, PackedTree):
+        raise ParamsError(
+            "The masks of this state are not packed: put sparsejax.masks.pack_tree(masks) in their place."
+        )
 
 
 def _when(due: Array, change: Any, masks: PackedTree, rule_state: Any) -> tuple[PackedTree, Any]:

@@ -5,15 +5,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax.errors import ParamsError, WrapperError
+from sparsejax.masks.announcement import announce_once, prunable_share
 from sparsejax.masks.mask_trees import apply_masks
-from sparsejax.masks.packed import unpack_tree
+from sparsejax.masks.packed import PackedTree, unpack_tree
 from sparsejax.params.check_values import require_optimizer
 from sparsejax.params.kept_count import is_concrete
-from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.params.partial_trees import overlay, without_variables
+from sparsejax.transforms.handed_out import hand_out
+from sparsejax.transforms.inner_optimizers import NO_LOOKAHEAD
 from sparsejax.transforms.reparametrize import (
     ReparametrizeState,
     effective_params,
@@ -21,6 +25,7 @@ from sparsejax.transforms.reparametrize import (
     finalized,
     hard_masks,
 )
+from sparsejax.transforms.saving import lost_structure
 from sparsejax.transforms.sparsify import SparsifyState
 from sparsejax.typing import MaskTree, Params
 
@@ -32,13 +37,16 @@ _TRANSPARENT = (
     "InjectStatefulHyperparamsState",
     "PartitionState",
     "MaskedState",
+    "CompressedState",
 )
 
 
 def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]:
     """Starts sparse training: masks first, parameters put on them, then the optimizer state from those.
 
-    With `reparametrize` the parameters given become the latents, and those returned are the effective ones.
+    With `reparametrize` the parameters given become the latents, and those returned are the effective ones. The first
+    call of a process says in one line what share of the parameters is prunable (on the logger ``sparsejax``, or on
+    standard error).
 
     Args:
       tx: a transformation with `sparsify` or `reparametrize` in it.
@@ -74,7 +82,10 @@ def init(tx: optax.GradientTransformation, params: Params) -> tuple[Params, Any]
     for part in _find(state):
         if isinstance(part, ReparametrizeState):
             # Copies: a parameter that the method leaves alone is its latent, and both may be donated.
-            params = _overlaid(params, jax.tree.map(jnp.copy, effective_params(part)))
+            effective = jax.tree.map(jnp.copy, effective_params(part))
+            hand_out(effective, part.latents, part.method.parametrization)
+            params = overlay([effective, params], absent=optax.MaskedNode())
+    announce_once(lambda: prunable_share(jax.eval_shape(get_masks, state), params))
     return params, state
 
 
@@ -83,14 +94,6 @@ def _sparsify_masks(part: Any) -> MaskTree:
     if isinstance(part, SparsifyState):
         return unpack_tree(part.masks)
     return jax.tree.map(lambda _: jnp.asarray(True), part.latents)
-
-
-def _overlaid(values: Params, part: Params) -> Params:
-    """`values` with the leaves that `part` has."""
-    _, leaves, treedef = flatten_with_paths(values)
-    new = flatten_with_paths(part)[1]
-    chosen = [old if is_masked_node(leaf) else leaf for old, leaf in zip(leaves, new, strict=True)]
-    return jax.tree.unflatten(treedef, chosen)
 
 
 def _replicated_over_mesh(params: Params, state: Any) -> Any:
@@ -121,7 +124,8 @@ def get_masks(opt_state: Any) -> MaskTree:
 
     Returns:
       The mask tree, unpacked; of `reparametrize`, the masks in force (of gates, those of an evaluation). Under
-      `optax.partition` the parts are put together, and parameters that no part prunes are marked by a 0-d True.
+      `optax.partition` the parts are put together, and a 0-d True marks parameters that no part prunes, or a whole
+      subtree of them where the labels are a prefix of the parameters.
 
     Raises:
       ParamsError: no masks are found.
@@ -132,7 +136,7 @@ def get_masks(opt_state: Any) -> MaskTree:
       >>> bool(get_masks(tx.init({"w": jnp.ones((2, 2))}))["w"].all())
       True
     """
-    found = _find(opt_state)
+    found = _all(opt_state)
     if not found:
         raise ParamsError("This optimizer state holds no masks: its optimizer is not wrapped by sparsejax.")
     return _merged(
@@ -162,7 +166,8 @@ def eval_params(opt_state: Any) -> Params:
       >>> eval_params(opt_state)["w"].tolist()
       [[0.0, 2.0]]
     """
-    return _merged([evaluated_params(part) for part in _reparametrized(opt_state)], absent=optax.MaskedNode())
+    parts = [evaluated_params(part) for part in _reparametrized(opt_state)]
+    return overlay(parts, absent=optax.MaskedNode())
 
 
 def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
@@ -190,11 +195,11 @@ def finalize(opt_state: Any) -> tuple[Params, MaskTree]:
     """
     pairs = [finalized(part) for part in _reparametrized(opt_state)]
     params, masks = zip(*pairs, strict=True)
-    return _merged(params, absent=optax.MaskedNode()), _merged(masks)
+    return overlay(params, absent=optax.MaskedNode()), _merged(masks)
 
 
 def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
-    found = [part for part in _find(opt_state) if isinstance(part, ReparametrizeState)]
+    found = [part for part in _all(opt_state) if isinstance(part, ReparametrizeState)]
     if not found:
         raise ParamsError(
             "This optimizer state holds no reparametrize: its parameters are the effective ones."
@@ -202,16 +207,28 @@ def _reparametrized(opt_state: Any) -> list[ReparametrizeState]:
     return found
 
 
-def _merged(parts: Sequence[Any], absent: Any = None) -> Any:
-    """One tree from those of `optax.partition`'s parts; what none has is `absent`, or a 0-d True."""
-    flat = [flatten_with_paths(part)[1] for part in parts]
-    merged = [_only(leaves, absent) for leaves in zip(*flat, strict=True)]
-    return jax.tree.unflatten(flatten_with_paths(parts[0])[2], merged)
+def _all(opt_state: Any) -> list[SparsifyState | ReparametrizeState]:
+    """All states of ours, also inside `nnx.Optimizer.opt_state`."""
+    if lost_structure(opt_state):
+        raise ParamsError(
+            "This optimizer state came back as dicts, without its structure (orbax does so without a template): put it "
+            "back with sparsejax.transforms.restore_state(tx.init(params), it)."
+        )
+    found = _find(without_variables(opt_state))
+    for part in found:
+        if np.ndim(part.count) and (
+            isinstance(part, ReparametrizeState) or isinstance(part.masks, PackedTree)
+        ):
+            raise ParamsError(
+                f"This is the state of a population of {np.shape(part.count)[0]} members, each with its own masks: ask "
+                "for one member's under jax.vmap, jax.vmap(sparsejax.get_masks)(opt_state)."
+            )
+    return found
 
 
-def _only(leaves: tuple[Any, ...], absent: Any) -> Any:
-    real = [leaf for leaf in leaves if not is_masked_node(leaf)]
-    return real[0] if real else jnp.asarray(True) if absent is None else absent
+def _merged(parts: Sequence[MaskTree]) -> MaskTree:
+    """One mask tree from those of `optax.partition`'s parts; a 0-d True marks what no part prunes."""
+    return overlay(parts, absent=jnp.asarray(True))
 
 
 def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[SparsifyState | ReparametrizeState]:
@@ -231,6 +248,8 @@ def _find(state: Any, *, inside: str = "", ordered: bool = False) -> list[Sparsi
     name = type(state).__name__
     per_child = [_find(child, inside=name, ordered=ordered) for child in children]
     holders = [i for i, found in enumerate(per_child) if found]
+    if holders and isinstance(state, optax.LookaheadState):
+        raise WrapperError(f"optax.lookahead stands outside sparsify or reparametrize. {NO_LOOKAHEAD}")
     if holders and hasattr(state, "_fields") and name not in _TRANSPARENT:
         raise WrapperError(
             f"{name} stands outside sparsify or reparametrize and moves parameters off their masks: put it inside, "

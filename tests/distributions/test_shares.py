@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import sparsejax
 from sparsejax.errors import PathError, SparsityError
 from sparsejax.masks import Layer
-from sparsejax.params.axis_roles import flax_axes
+from sparsejax.params.axis_roles import AxisRoles, flax_axes
 from sparsejax.patterns import Block, Channel, Unstructured
 from tests import oracles
 
@@ -172,9 +172,11 @@ def test_ties_across_layers_go_in_their_order(kept):
 
 
 def test_mixed_patterns_compete_by_their_pooled_scores(params):
+    roles = AxisRoles(input=(0,), output=(1,))
+    stacked = AxisRoles(input=(1,), output=(2,), stacked=(0,))
     overrides = {
-        "a": sparsejax.Override(pattern=Block(2, 2)),
-        "stack": sparsejax.Override(pattern=Channel("output")),
+        "a": sparsejax.Override(pattern=Block(2, 2), axes=roles),
+        "stack": sparsejax.Override(pattern=Channel("output"), axes=stacked),
     }
     masks = _prune(params, 0.5, overrides=overrides)
     pooled = {

@@ -10,9 +10,12 @@ from rich.console import Console
 
 from experiments import train
 from experiments.compress.options import validate_compression
+from experiments.compress.recipe.options import validate_recipe
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
-from experiments.lottery.checks import check as check_lottery
+from experiments.lottery.options import check as check_lottery
+from experiments.one_shot.options import check as check_one_shot
+from experiments.search.options import validate_search
 from experiments.study import options as study_options
 from tests.configurations import read_config
 
@@ -27,12 +30,19 @@ SHARED = {
 CASES = [(name, method) for name, (_, methods) in SHARED.items() for method in methods]
 SINGLE = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in (*SHARED, "from_json")]
 STUDIES = [
-    path for kind in ("studies", "lottery", "compress") for path in sorted((FOLDER / kind).glob("*.py"))
+    path
+    for kind in ("studies", "lottery", "compress", "one_shot", "recipes", "search")
+    for path in sorted((FOLDER / kind).glob("*.py"))
+    if (kind, path.stem)
+    != ("compress", "magika")  # nothing is trained: tests/experiments/compress/test_magika.py
 ]
 CHECKS = {
     "studies": lambda study: study_options.check(study_options.completed(study)),
     "lottery": check_lottery,
     "compress": validate_compression,
+    "one_shot": check_one_shot,
+    "recipes": validate_recipe,
+    "search": validate_search,
 }
 
 
@@ -94,4 +104,5 @@ def test_a_tenth_of_the_steps_runs(tmp_path, data_dir, method):
 def test_every_config_file_is_looked_at():
     seen = {*SHARED, "from_json", *(path.stem for path in SINGLE)}
     assert {path.stem for path in FOLDER.glob("*.py")} == seen
-    assert len(STUDIES) == len(list(FOLDER.glob("*/*.py"))) - len(list((FOLDER / "sweeps").glob("*.py")))
+    others = [*(FOLDER / "sweeps").glob("*.py"), FOLDER / "compress" / "magika.py"]
+    assert len(STUDIES) == len(list(FOLDER.glob("*/*.py"))) - len(others)

@@ -18,6 +18,8 @@ from experiments.config.fields import default_config
 from experiments.data.loading import load_splits
 from experiments.data.split import Split
 from experiments.errors import ConfigError, DatasetError, TrainingError, WorkdirError
+from experiments.record import finish
+from experiments.record.outcome import final_params
 from experiments.run import prepare
 from experiments.run.batch_norm import make_reestimate
 from tests.experiments import killing
@@ -188,6 +190,8 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     cases = [
         ([config, workdir, "--config.sparsty=0.9"], ["ConfigError", 'Did you mean "sparsity"']),
         ([config, workdir, "--config.sparsity=much"], ["ConfigError", "config.sparsity=much"]),
+        ([config, workdir, "--config.nosuch=1"], ["config has no field 'nosuch'; --help lists them."]),
+        ([config, workdir, "--sparsity=0.9"], ["given as --config.sparsity=value"]),
         ([config, workdir, "--config.mesh.dta=2"], ["ConfigError", 'Did you mean "data"']),
         (["--config=configs/digits_mlp.py:rigle", workdir], ["ConfigError: config.method is", "'rigl'?"]),
         (["--config=configs/absent.py", workdir], ["ConfigError", "configs/absent.py"]),
@@ -267,3 +271,15 @@ def test_a_stream_is_shared_by_all_members_however_the_model_would_be_cut(data_d
     config = default_config("lenet")
     config.population, config.data_dir, config.streaming, config.image_size = 2, data_dir, True, 8
     assert [len(group.runs) for group in prepare.prepare(config).groups] == [2]
+
+
+def test_what_is_evaluated_and_saved_is_one_program(tmp_path, data_dir, monkeypatch):
+    traced = []
+
+    def counted(method, meter, state):
+        traced.append(state)
+        return final_params(method, meter, state)
+
+    monkeypatch.setattr(finish, "final_params", counted)
+    _run(_config(data_dir, "gmp", steps=40), tmp_path / "run")
+    assert len(traced) == 1

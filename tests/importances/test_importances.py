@@ -80,6 +80,7 @@ def test_kinds_tell_channels_neurons_heads_and_the_residual_width_apart():
     assert kinds == {
         "layers/q:2.0": "head",
         "layers/q:2.1": "head",
+        "layers/q:2.2": "head_dim",
         "layers/v:2.1": "head_dim",
         "layers/o:2": "residual",
         "layers/gate:2": "neuron",
@@ -88,7 +89,8 @@ def test_kinds_tell_channels_neurons_heads_and_the_residual_width_apart():
     assert [group.kind for group in groups.values()] == ["residual", "channel", "neuron"]
     # Squeeze-and-excitation reads the channels with weights only; layer norms read the residual width.
     assert all(group.outgoing for group in groups.values())
-    assert [name for name, g in case("gqa_scan")[3].items() if not g.outgoing] == ["layers/o:2"]
+    hidden = [name for name, g in case("gqa_scan")[3].items() if not g.outgoing]
+    assert hidden == ["layers/q:2.2", "layers/o:2"]
 
 
 def test_the_geometric_median_is_the_sum_of_distances():

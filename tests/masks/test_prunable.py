@@ -93,7 +93,7 @@ def test_parameters_may_be_one_bare_array_a_list_or_hold_masked_nodes():
 
 
 def test_an_empty_leaf_has_nothing_to_prune():
-    params = {"none": jnp.ones((0, 4)), "w": jnp.ones((4, 4))}
+    params = {"none": jnp.ones((0, 4)), "kernel": jnp.ones((4, 4))}
     for distribution in (
         sparsejax.distributions.uniform(),
         sparsejax.distributions.erdos_renyi_kernel(),
@@ -101,7 +101,7 @@ def test_an_empty_leaf_has_nothing_to_prune():
     ):
         pruned, masks = sparsejax.prune_params(params, sparsity=0.5, distribution=distribution)
         assert masks["none"].shape == ()
-        assert int(pruned["w"].sum()) == 8
+        assert int(pruned["kernel"].sum()) == 8
         assert sparsejax.summarize(pruned, masks).sparsity == 0.5
 
 

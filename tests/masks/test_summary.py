@@ -20,15 +20,17 @@ MASKS = {
     "temperature": jnp.asarray(True),
 }
 TABLE = """\
-layer            shape   pattern       sparsity  kept   of  mask bytes
-───────────────  ──────  ────────────  ────────  ────  ───  ──────────
-embed/embedding  100×4   —                    —   400  400           1
-layer/bias       4       —                    —     4    4           1
-layer/kernel     4×4     unstructured    0.8125     3   16          16
-temperature      scalar  —                    —     1    1           1
-───────────────  ──────  ────────────  ────────  ────  ───  ──────────
-total, prunable                          0.8125     3   16          16
-total, all                               0.0309   408  421          19"""
+layer            shape   pattern       sparsity  kept
+───────────────  ──────  ────────────  ────────  ────
+embed/embedding  100×4   —                    —   400
+layer/bias       4       —                    —     4
+layer/kernel     4×4     unstructured    0.8125     3
+temperature      scalar  —                    —     1
+───────────────  ──────  ────────────  ────────  ────
+total, prunable  16                      0.8125     3
+total, all       421                     0.0309   408
+dense, embedding, by its name: embed/embedding
+masks: 19 bytes unpacked"""
 
 
 def test_the_table_reads_as_it_should():
@@ -53,12 +55,12 @@ def test_counts_beyond_2_to_the_31_are_exact():
 
 
 PATTERNS = {
-    "2:4": (NM(2, 4), "w", (8, 4)),
-    "1:4": (NM(1, 4), "w", (8, 4)),
-    "2:4 in a convolution": (NM(2, 4), "conv", (3, 3, 4, 4)),
-    "block 2x2": (Block(2, 2), "w", (8, 4)),
-    "block 4x1": (Block(4, 1), "w", (8, 4)),
-    "channel": (Channel("output"), "w", (8, 4)),
+    "2:4": (NM(2, 4), "kernel", (8, 4)),
+    "1:4": (NM(1, 4), "kernel", (8, 4)),
+    "2:4 in a convolution": (NM(2, 4), "conv/kernel", (3, 3, 4, 4)),
+    "block 2x2": (Block(2, 2), "kernel", (8, 4)),
+    "block 4x1": (Block(4, 1), "kernel", (8, 4)),
+    "channel": (Channel("output"), "kernel", (8, 4)),
     "unstructured": (sparsejax.patterns.Unstructured(), "w", (8, 4)),
 }
 
@@ -87,3 +89,33 @@ def test_no_parameters_make_an_empty_table():
     summary = sparsejax.summarize({}, {})
     assert (summary.rows, summary.size, summary.total_sparsity) == ((), 0, 0.0)
     assert str(summary).count("total") == 2
+
+
+def test_every_dense_leaf_of_two_axes_has_its_reason():
+    x = jnp.ones((2, 4))
+    params = {
+        "film": jnp.ones((4, 4)),
+        "head": {"kernel": jnp.ones((4, 4))},
+        "ids": jnp.ones((2, 2), int),
+        "norm": {"weight": jnp.ones((3, 4))},
+        "w": jnp.ones((4, 4)),
+    }
+    roles = sparsejax.linear_ops(lambda p, x: (x @ p["w"] * p["film"][0]) @ p["head"]["kernel"], params, x)
+    overrides = {"head/*": sparsejax.dense}
+    pruned, masks = sparsejax.prune_params(params, sparsity=0.5, roles=roles, overrides=overrides)
+    reasons = {row.path: row.reason for row in sparsejax.summarize(pruned, masks, roles).rows}
+    assert reasons == {
+        "film": "no product or convolution consumes it",
+        "head/kernel": "left out by prunable= or overrides=",
+        "ids": "int32, not floating",
+        "norm/weight": "norm, by its module's name",
+        "w": "",
+    }
+
+
+def test_the_pattern_is_read_along_the_axes_that_roles_name():
+    params = {"weight": jnp.asarray(np.random.default_rng(3).normal(size=(8, 16)), jnp.float32)}
+    roles = sparsejax.linear_ops(lambda p, x: p["weight"] @ x, params, jnp.ones(16))
+    pruned, masks = sparsejax.prune_params(params, sparsity=0.5, pattern=NM(2, 4), roles=roles)
+    (row,) = sparsejax.summarize(pruned, masks, roles).rows
+    assert row.pattern == "2:4"

@@ -109,7 +109,7 @@ def test_expected_size_is_counting():
     ],
 )
 def test_patterns_count_their_units(pattern: Any, gates: tuple[int, ...], size: int):
-    params = {"w": jnp.ones((4, 6))}
+    params = {"kernel": jnp.ones((4, 6))}
     method = sparsejax.parametrizations.hard_concrete(pattern, penalty_weight=1.0)
     aux = _aux(method, params, lambda i, shape: jnp.arange(np.prod(shape)).reshape(shape) / 7.0 - 1.0)
     assert aux.trained.log_alpha[0].shape == gates

@@ -77,12 +77,12 @@ def test_initial_log_alpha(rate: float, start: float):
 
 def test_public_function_of_a_model_agrees():
     """ŝ of `expected_sparsity` is the mean of counted zeros over drawn models."""
-    params = {"w": jnp.ones((6, 5))}
+    params = {"kernel": jnp.ones((6, 5))}
     gates, log_alpha = sparsejax.patterns.Channel("output"), (jnp.linspace(-2.0, 2.0, 5)[None],)
     method = sparsejax.parametrizations.hard_concrete(gates, penalty_weight=0.0)
     aux = method.init(params, jax.random.key(0))
     aux = aux._replace(trained=aux.trained._replace(log_alpha=log_alpha))
-    drawn = jax.vmap(lambda key: method.apply(params, aux, key)["w"])(
+    drawn = jax.vmap(lambda key: method.apply(params, aux, key)["kernel"])(
         jax.random.split(jax.random.key(1), 20_000)
     )
     zeros = np.asarray(drawn == 0).mean(axis=(1, 2))

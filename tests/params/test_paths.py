@@ -74,9 +74,9 @@ DEFAULT = {
     "blocks/Dense_0/bias": (MATRIX, False),  # stacked biases are biases still
     "LayerNorm_0/scale": (VECTOR, False),
     "blocks/LayerNorm_0/scale": (MATRIX, False),
-    "BatchNorm_0/kernel": (MATRIX, False),
+    "BatchNorm_0/kernel": (MATRIX, True),
     "Embed_0/embedding": (MATRIX, False),
-    "embed/kernel": (MATRIX, False),
+    "embed/kernel": (MATRIX, True),
     "pos_embedding": (jnp.ones((1, 4, 4)), False),
     "position": (MATRIX, False),
     "cls": (jnp.ones((1, 1, 4)), False),

@@ -22,13 +22,13 @@ A = np.sqrt(np.abs(W * G)) / np.abs(W)
 
 def _grasp_loss(params):
     """∇L = a·w and H = diag(a), so that w·(H·g) = (a·w)² = |W·G|."""
-    return 0.5 * jnp.sum(jnp.asarray(A) * params["w"] ** 2)
+    return 0.5 * jnp.sum(jnp.asarray(A) * params["kernel"] ** 2)
 
 
 LIKE_MAGNITUDE = {
     "magnitude": sparsejax.scores.magnitude(),
     "lamp": sparsejax.scores.lamp(),
-    "synflow": sparsejax.scores.synflow(lambda params, x: x @ params["w"], np.zeros((1, 4), np.float32)),
+    "synflow": sparsejax.scores.synflow(lambda params, x: x @ params["kernel"], np.zeros((1, 4), np.float32)),
 }
 LIKE_SALIENCY = {
     "saliency": sparsejax.scores.saliency(),
@@ -59,7 +59,7 @@ BY_SALIENCY = {
 }
 
 
-def _mask(w, sparsity, pattern, path="w", **options):
+def _mask(w, sparsity, pattern, path="kernel", **options):
     _, masks = sparsejax.prune_params({path: jnp.asarray(w)}, sparsity=sparsity, pattern=pattern, **options)
     return np.asarray(masks[path])
 
@@ -73,7 +73,7 @@ def test_half_of_sixteen_by_magnitude(pattern, score):
 @pytest.mark.parametrize("pattern", BY_SALIENCY, ids=repr)
 @pytest.mark.parametrize("score", LIKE_SALIENCY)
 def test_half_of_sixteen_by_saliency(pattern, score):
-    mask = _mask(W, 0.5, pattern, score=LIKE_SALIENCY[score], grads={"w": jnp.asarray(G)})
+    mask = _mask(W, 0.5, pattern, score=LIKE_SALIENCY[score], grads={"kernel": jnp.asarray(G)})
     assert mask.tolist() == BY_SALIENCY[pattern]
 
 
@@ -112,7 +112,7 @@ def test_all_or_nothing(pattern, sparsity):
 @pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4), Block(2, 2), Channel("output")], ids=str)
 def test_stacked_layers_are_each_ranked_alone(pattern):
     stack = np.stack([W, 1000 * W])
-    mask = _mask(stack, 0.5, pattern, path="blocks")
+    mask = _mask(stack, 0.5, pattern, path="blocks/kernel")
     assert mask.tolist() == [BY_MAGNITUDE[pattern]] * 2
 
 
@@ -196,7 +196,7 @@ def test_a_gradual_schedule_tightens_into_the_pattern():
     assert (before == n_of_m(np.abs(w), 2, 4)).all()
 
 
-DENSE = flax_axes("w", (4, 4))
+DENSE = flax_axes("kernel", (4, 4))
 
 
 @pytest.mark.parametrize("kind", ["distinct", "ties", "nan", "minus infinity"])
@@ -236,11 +236,11 @@ def test_an_exchange_moves_whole_units(pattern):
 
 
 LAYOUTS = {
-    "w": (4, 4),
+    "kernel": (4, 4),
     "stack": (2, 4, 4),
     "conv": (3, 3, 4, 4),
-    "attn/query/w": (4, 2, 2),
-    "attn/out/w": (2, 2, 4),
+    "attn/query/kernel": (4, 2, 2),
+    "attn/out/kernel": (2, 2, 4),
 }
 
 
@@ -261,18 +261,18 @@ def test_contract_inverts_expand(pattern, path):
 # What does not fit.
 
 MISFITS = {
-    "NM on an input of 6": (NM(2, 4), (6, 4), r"input axis divisible by 4; 'layer/w' \(6, 4\) has 6"),
+    "NM on an input of 6": (NM(2, 4), (6, 4), r"input axis divisible by 4; 'layer/kernel' \(6, 4\) has 6"),
     "NM on a vector": (NM(2, 4), (8,), r"NM\(2, 4\) needs an input axis"),
-    "Block on an input of 6": (Block(4, 2), (6, 4), r"Block\(4, 2\) does not divide 'layer/w' \(6, 4\)"),
+    "Block on an input of 6": (Block(4, 2), (6, 4), r"Block\(4, 2\) does not divide 'layer/kernel' \(6, 4\)"),
     "Block on an output of 3": (Block(2, 2), (4, 3), r"its output 3"),
-    "heads where there are none": (Channel("heads"), (4, 4), r"'heads'.*'layer/w' \(4, 4\)"),
+    "heads where there are none": (Channel("heads"), (4, 4), r"'heads'.*'layer/kernel' \(4, 4\)"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MISFITS)
 def test_a_pattern_that_does_not_fit_names_the_parameter_and_its_shape(case):
     pattern, shape, message = MISFITS[case]
-    params = {"layer": {"w": jnp.ones(shape)}}
+    params = {"layer": {"kernel": jnp.ones(shape)}}
     with pytest.raises(PatternError, match=message):
         sparsejax.masks.prunable_layers(params, pattern=pattern, prunable=lambda path, leaf: True)
 
@@ -280,11 +280,11 @@ def test_a_pattern_that_does_not_fit_names_the_parameter_and_its_shape(case):
 @pytest.mark.parametrize("case", ["NM on an input of 6", "Block on an input of 6"])
 def test_the_remedy_of_a_misfit_is_in_its_message_and_helps(case):
     pattern, shape, _ = MISFITS[case]
-    params = {"layer": {"w": jnp.ones(shape)}, "other": {"w": jnp.ones((8, 4))}}
+    params = {"layer": {"kernel": jnp.ones(shape)}, "other": {"kernel": jnp.ones((8, 4))}}
     with pytest.raises(PatternError, match="overrides"):
         sparsejax.masks.prunable_layers(params, pattern=pattern)
     layers = sparsejax.masks.prunable_layers(params, pattern=pattern, overrides={"layer/*": sparsejax.dense})
-    assert [layer.path for layer in layers] == ["other/w"]
+    assert [layer.path for layer in layers] == ["other/kernel"]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_patterns_read_as_they_are_spoken():
 def test_roles_that_the_convention_reads_wrongly_can_be_given():
     # A kernel stored (out, in), as PyTorch does: N:M must run along its last axis.
     transposed = sparsejax.Override(axes=AxisRoles(input=(1,), output=(0,)))
-    assert _mask(W.T, 0.5, NM(2, 4), overrides={"w": transposed}).T.tolist() == LOWER
+    assert _mask(W.T, 0.5, NM(2, 4), overrides={"kernel": transposed}).T.tolist() == LOWER
 
 
 def test_strided_groups_hold_members_a_stride_apart():
@@ -327,6 +327,6 @@ def test_strided_groups_hold_members_a_stride_apart():
         np.testing.assert_array_equal(mask[members].sum(0), 1)
         np.testing.assert_array_equal(mask[members[0]], scores[members[0]] >= scores[members[1]])
     with pytest.raises(PatternError, match="divisible by 8"):
-        pattern.check("w", (12, 3), axes)
+        pattern.check("kernel", (12, 3), axes)
     with pytest.raises(PatternError, match="stride=0"):
         NM(1, 2, stride=0)

@@ -44,7 +44,7 @@ def network():
 
 def test_each_layer_sees_the_inputs_of_the_layers_pruned_before(network):
     fn, params, batches = network
-    pruned, masks, layers = sparsegpt(fn, params, batches, sparsity=0.5)
+    pruned, masks, layers = sparsegpt(fn, params, batches, sparsity=0.5, targets="symmetric")
     assert list(layers) == ["z/kernel", "b/kernel"]  # as the function runs, not as the tree is sorted
     x, unseen = jnp.concatenate(batches[:-1]), batches[-1]
     z, b = params["z"]["kernel"], params["b"]["kernel"]
@@ -218,3 +218,41 @@ def test_bad_input_is_refused_with_the_layer(network):
         sparsegpt(fn, params, batches, sparsity=0.5, masks={"z": jnp.ones(3, bool)})
     with pytest.warns(CalibrationWarning, match="'z/kernel': 40 calibration rows for 16 inputs"):
         sparsegpt(fn, params, [b[:40] for b in batches[:2]], sparsity=0.5, overrides={"b/*": sparsejax.dense})
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding", "dilation", "groups"),
+    [
+        ((2, 1), ((0, 1), (2, 0)), (1, 1), 1),
+        ((1, 3), ((1, 1), (0, 0)), (2, 1), 2),
+        ((2, 2), ((0, 0), (0, 0)), (1, 2), 4),
+    ],
+)  # fmt: skip
+def test_strides_padding_and_dilation_of_a_convolution_are_respected(strides, padding, dilation, groups):
+    """Against the rows that each output position reads, gathered one by one."""
+    kernel = normal(3, 2, 8 // groups, 8)
+    batches = [normal(3, 7, 9, 8, seed=i) for i in range(4)]
+
+    def fn(p, x):
+        return jax.lax.conv_general_dilated(
+            x, p["conv"]["kernel"], strides, padding, rhs_dilation=dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+        )  # fmt: skip
+
+    found = prune_model(fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, sparsity=0.5)
+    x = np.pad(np.concatenate(batches[:-1]), ((0, 0), *padding, (0, 0)))
+    inside = 8 // groups
+    for g in range(groups):
+        own = x[..., g * inside : (g + 1) * inside]
+        rows = [
+            np.stack(
+                [own[:, i + u * dilation[0], j + v * dilation[1]] for u in range(3) for v in range(2)], 1
+            )
+            for i in range(0, x.shape[1] - 2 * dilation[0], strides[0])
+            for j in range(0, x.shape[2] - dilation[1], strides[1])
+        ]
+        rows = np.concatenate(rows).reshape(-1, 6 * inside)
+        matrix = np.asarray(kernel).reshape(-1, groups, 8 // groups)[:, g].T
+        expected = solve_sparsegpt(matrix, rows.T @ rows, sparsity=0.5).weights
+        got = np.asarray(found.params["conv"]["kernel"]).reshape(-1, groups, 8 // groups)[:, g].T
+        np.testing.assert_allclose(got, expected, atol=2e-3)

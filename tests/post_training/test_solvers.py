@@ -282,3 +282,30 @@ def test_the_asymmetric_target_is_the_least_squares_of_the_dense_outputs():
     for o in range(5):
         expected = np.linalg.lstsq(rows[:, mask[o]], outputs[:, o], rcond=None)[0]
         np.testing.assert_allclose(np.asarray(found)[o, mask[o]], expected, atol=1e-9)
+
+
+def test_alps_lowers_a_penalty_that_is_too_large_to_move_the_mask(monkeypatch):
+    w, gram = papers.problem()
+
+    def error(penalty):
+        alps._admm.clear_cache()
+        return papers.error(w, solve_alps(w, gram, sparsity=0.5, penalty=penalty).weights, gram)
+
+    large = error(100.0)
+    monkeypatch.setattr(alps, "_MOST_FALLS", 0)
+    held = error(100.0)
+    alps._admm.clear_cache()
+    assert large < 1.4 * error(0.1)
+    assert large < 0.6 * held
+
+
+def test_an_asymmetric_target_makes_good_what_inputs_that_died_carried():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 8)) + 0.1 * rng.normal(size=(400, 8))
+    w, now = rng.normal(size=(3, 8)), x.copy()
+    now[:, 5:] = 0
+    with jax.enable_x64(True):
+        target = asymmetric_target(w, jnp.asarray(now.T @ now), jnp.asarray(x.T @ now), damping=0.0)
+    expected = np.linalg.lstsq(now[:, :5], x @ w.T, rcond=None)[0].T
+    np.testing.assert_allclose(target[:, :5], expected, rtol=1e-6)
+    assert not np.any(np.asarray(target)[:, 5:])

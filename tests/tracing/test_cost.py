@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from sparsejax.errors import MaskError, ParamsError
-from sparsejax.tracing import model_cost
+from sparsejax.tracing import linear_ops, model_cost
 from tests.tracing import networks
 
 
@@ -148,3 +148,33 @@ def test_linen_dense_reports_the_users_line():
     variables = jax.eval_shape(module.init, jax.random.key(0), abstract((2, 3)))
     cost = model_cost(lambda v, x: module.apply(v, x), variables, abstract((2, 3)))
     assert "test_cost.py" in cost.ops[0].source
+
+
+def test_what_no_result_needs_costs_nothing():
+    params = {
+        "a": abstract((8, 64)),
+        "b": abstract((64, 4)),
+        "unused": abstract((64, 64)),
+        "w": abstract((3, 64, 64)),
+    }
+
+    def both(p, x):
+        h = jax.nn.relu(x @ p["a"])
+        layer = jax.jit(lambda carry, w: (carry, carry @ w))
+        return h @ p["b"], (h @ p["unused"]) @ p["b"], jax.lax.scan(layer, h, p["w"])[1]
+
+    fn = lambda p, x: both(p, x)[0]  # noqa: E731
+    x = abstract((16, 8))
+    cost = model_cost(fn, params, x)
+    assert [op.paths for op in cost.ops] == [("a",), ("b",)]
+    assert cost.dense.flops == pytest.approx(xla_flops(fn, params, x), rel=1e-2)
+    assert set(linear_ops(fn, params, x)) == {"a", "b"}
+
+
+def test_what_is_scattered_is_added_once():
+    def fn(p, x, at):
+        return jax.ops.segment_sum(x @ p["w"], at, num_segments=5)
+
+    params, inputs = {"w": abstract((8, 6))}, (abstract((20, 8)), jnp.zeros(20, jnp.int32))
+    cost = model_cost(fn, params, inputs).dense.flops
+    assert cost == pytest.approx(xla_flops(fn, params, *inputs), rel=0.02)

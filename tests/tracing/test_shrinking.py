@@ -181,6 +181,35 @@ def test_a_custom_derivative_may_not_mix_pruned_positions_in():
     assert_shrinks(lambda p, x: scaled(x @ p["a"]) @ p["c"], params, x, keep=HALF)
 
 
+def test_custom_derivatives_are_told_what_is_differentiated():
+    """Rules with symbolic zeros (equinox's, diffrax's) may insist that a constant is none."""
+
+    @jax.custom_vjp
+    def scale(x, c):
+        return x * c
+
+    def forward(x, c):
+        assert x.perturbed
+        assert not c.perturbed
+        return x.value * c.value, c.value
+
+    scale.defvjp(forward, lambda c, g: (g * c, jnp.zeros_like(c)), symbolic_zeros=True)
+
+    @jax.custom_jvp
+    def shift(x, c):
+        return x + c
+
+    def push(primals, tangents):
+        assert isinstance(tangents[1], jax.custom_derivatives.SymbolicZero)
+        return shift(*primals), tangents[0]
+
+    shift.defjvp(push, symbolic_zeros=True)
+    params, x = weights(a=(5, 8), c=(8, 3)), normal(4, 5)
+    for rule in (scale, shift):
+        fn = lambda p, x, rule=rule: rule(jnp.tanh(x @ p["a"]), jnp.float32(2.0)) @ p["c"]  # noqa: E731
+        assert_shrinks(fn, params, x, keep=HALF)
+
+
 def test_training_goes_on_with_the_state_that_was_cut():
     fn, params, x = mlp()
     y = normal(4, 3, seed=9)

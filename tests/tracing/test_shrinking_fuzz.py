@@ -17,7 +17,7 @@ from tests.tracing.functions import normal
 class Builder:
     """Draws a network layer by layer; the same draws rebuild it, so the function may be traced again."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, layers: tuple[str, ...] = ()) -> None:
         self.random = random.Random(seed)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.plan: list[tuple[str, tuple[Any, ...]]] = []
@@ -25,7 +25,7 @@ class Builder:
         self.width = self.start = self.random.choice([3, 4])
         self.widths: list[int] = []
         for _ in range(self.random.randint(2, 5)):
-            self.plan.append(getattr(self, self.random.choice(_LAYERS))())
+            self.plan.append(getattr(self, self.random.choice([*_LAYERS, *layers]))())
         self.plan.append(self.dense(self.random.choice([2, 3])))
 
     def weight(self, *shape: int) -> str:
@@ -122,11 +122,41 @@ class Builder:
     def branch(self) -> tuple[str, tuple[Any, ...]]:
         return "branch", (self.weight(self.width), self.random.choice(list(_ACTS)))
 
+    def counted(self) -> tuple[str, tuple[Any, ...]]:
+        return "counted", (self.random.choice(list(_COUNTS)),)
+
+    def table(self) -> tuple[str, tuple[Any, ...]]:
+        return "table", (self.random.choice([0.0, 1.0, 2.0]), self.random.choice(list(_TABLES)))
+
+    def scatter(self) -> tuple[str, tuple[Any, ...]]:
+        return "scatter", (self.random.choice(["add", "set", "max", "min"]), self.random.random() < 0.5)
+
+    def route(self) -> tuple[str, tuple[Any, ...]]:
+        experts, hidden = self.random.choice([3, 4, 6]), self.random.choice([2, 3])
+        shapes = ((self.width, experts), (experts, self.width, hidden), (experts, hidden, self.width))
+        return "route", (self.random.choice([1, 2]), *(self.weight(*shape) for shape in shapes))
+
 
 _LAYERS = [
     "dense", "dense", "act", "residual", "gated", "concat", "heads", "shuffle", "scale", "norm", "loop",
     "stacked", "cut", "pad", "attend", "repeat", "tied", "conv", "branch", "mix", "mix",
 ]  # fmt: skip
+# Positions that are counted, numbers that are repeated, what is scattered, and routers.
+_POSITIONS = ("counted", "counted", "table", "table", "scatter", "scatter", "route", "residual", "attend")
+_COUNTS = {
+    "turn": lambda x, i: x * jnp.cos(10.0**-i),
+    "slope": lambda x, i: x + x.mean(0) * 2.0**-i,
+    "add": lambda x, i: jnp.tanh(x + i),
+    "where": lambda x, i: jnp.where(i % 2 == 0, x, -x),
+    "less": lambda x, i: jnp.where(i < x.shape[-1] // 2, x, 0.5 * x),
+    "pairs": lambda x, i: x * jnp.exp(-0.1 * jnp.abs(i[:, None] - i)).sum(0),
+}
+_TABLES = {
+    "times": lambda x, t: x * t,
+    "plus": lambda x, t: jnp.sin(x) + t,
+    "where": lambda x, t: jnp.where(t > 0.5, x, 2 * x),
+    "most": lambda x, t: jnp.maximum(x, t - 1.5),
+}
 _ACTS = {
     "relu": jax.nn.relu, "gelu": jax.nn.gelu, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh,
     "silu": jax.nn.silu, "leaky": jax.nn.leaky_relu, "elu": jax.nn.elu, "abs": jnp.abs,
@@ -197,7 +227,23 @@ def _stacked(p: Any, x: jax.Array, up: str, down: str) -> jax.Array:
     return jax.lax.scan(body, x, (p[up], p[down]))[0]
 
 
+def _scatter(p: Any, x: jax.Array, how: str, twice: bool) -> jax.Array:
+    rows = x.reshape(-1, x.shape[-1])
+    at = jnp.arange(len(rows))[::-1] // (2 if twice and how != "set" else 1)
+    return getattr((0.5 * rows).at[at], how)(jnp.sin(rows)).reshape(x.shape)
+
+
+def _route(p: Any, x: jax.Array, k: int, router: str, up: str, down: str) -> jax.Array:
+    gates, chosen = jax.lax.top_k(jax.nn.softmax(x @ p[router]), k)
+    hidden = jnp.tanh(jnp.einsum("...i,...kih->...kh", x, p[up][chosen]))
+    return x + jnp.einsum("...kh,...kho,...k->...o", hidden, p[down][chosen], gates)
+
+
 _APPLY = {
+    "counted": lambda p, x, how: _COUNTS[how](x, jnp.arange(x.shape[-1])),
+    "table": lambda p, x, number, how: _TABLES[how](x, jnp.full(x.shape[-1], number)),
+    "scatter": _scatter,
+    "route": _route,
     "dense": lambda p, x, w, b: x @ p[w] + p[b],
     "act": lambda p, x, act: _ACTS[act](x),
     "residual": lambda p, x, up, down: x + jax.nn.relu(x @ p[up]) @ p[down],
@@ -220,8 +266,8 @@ _APPLY = {
 }
 
 
-def check(seed: int) -> None:
-    builder = Builder(seed)
+def check(seed: int, layers: tuple[str, ...] = ()) -> None:
+    builder = Builder(seed, layers)
     params = {name: normal(*shape, seed=i) * 0.5 for i, (name, shape) in enumerate(builder.shapes.items())}
     shape = (2, builder.start) if builder.rank == 2 else (2, 3, builder.start)
 
@@ -245,6 +291,19 @@ def check(seed: int) -> None:
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 def test_random_networks(seed):
     check(seed)
+
+
+@hypothesis.given(st.integers(0, 10**6))
+@hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
+def test_random_networks_with_positions(seed):
+    check(seed, _POSITIONS)
+
+
+@pytest.mark.slow
+@hypothesis.given(st.integers(0, 10**6))
+@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_many_random_networks_with_positions(seed):
+    check(seed, _POSITIONS)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def test_a_parameter_called_nu_is_no_second_moment():
         "nu": mlp_params()["body"]["kernel"],
         "layer": Layer(mlp_params()["head"]["kernel"], jnp.ones(8)),
     }
-    tx = rigl(optax.adam(1e-2), second_moment="mean")
+    tx = rigl(optax.adam(1e-2), second_moment="mean", distribution=sparsejax.distributions.uniform())
     params, state = sparsejax.init(tx, params)
     grads = jax.tree.map(jnp.ones_like, params)
     for step in (0, 1, 3):

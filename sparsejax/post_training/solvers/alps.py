@@ -18,6 +18,10 @@ from sparsejax.typing import Array, ArrayLike
 # The penalty rises with the number of weights that entered or left the mask, in shares of those kept.
 _RISES = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 _EVERY = 3
+# Where the mask hardly moves from the start ρ is too large: it falls, and ADMM begins anew.
+_FALL, _MOST_FALLS = 0.2, 3
+# After so many steps a mask is settled of which fewer than this share moves.
+_PATIENCE, _SETTLED = 27, 0.0003
 
 
 def solve_alps(
@@ -47,7 +51,10 @@ def solve_alps(
     the inverse for any ρ is two products. Before, inputs are scaled to unit norm (W_j ↦ W_j √H_jj), which makes the
     projection compare what Wanda compares. Every third step looks at s, the number of entries that entered or left
     the mask over those steps: ρ is multiplied by 1.3 if s ≥ 0.1 k, by 1.2 if s ≥ 0.005 k, by 1.1 if s ≥ 1, and the
-    method stops at s = 0. Last the kept weights are re-solved by conjugate gradients from D.
+    method stops at s = 0, or after 30 steps at s < 0.0003 k. Until s has once been ≥ 0.005 k, ρ is too large to move
+    the mask and is divided by 5 instead, and ADMM begins anew (at most three times). Last the kept weights are
+    re-solved by conjugate gradients from D. The authors' code does so too, but divides without limit and takes ten
+    steps of plain conjugate gradients from P on its own mask.
 
     Args:
       weights: W, (outputs, inputs).
@@ -124,21 +131,25 @@ def _admm(
         d = jnp.where(mask, smooth + v / rho, 0)
         return d, mask, v + rho * (smooth - d), rho
 
-    def round_(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        before, steps, (d, mask, v, rho), _ = state
-        d, mask, v, rho = lax.fori_loop(0, _EVERY, once, (d, mask, v, rho))
-        changed = jnp.sum(mask != before)
-        left = jnp.maximum(jnp.sum(mask), 1)
-        rise = jnp.select([changed >= share * left for share, _ in _RISES], [by for _, by in _RISES])
-        return mask, steps + _EVERY, (d, mask, v, rho * rise.astype(rho.dtype)), changed == 0
-
     first = project(weights)
-    variables = (
-        jnp.where(first, weights, 0),
-        first,
-        jnp.zeros_like(weights),
-        jnp.asarray(penalty, weights.dtype),
-    )
-    state = (first, jnp.int32(0), variables, jnp.bool_(False))
-    _, steps, (d, mask, _, _), settled = lax.while_loop(lambda s: (s[1] < iterations) & ~s[3], round_, state)
+    begin = jnp.where(first, weights, 0), first, jnp.zeros_like(weights)
+
+    def round_(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        before, steps, (d, mask, v), rho, lowered, _ = state
+        d, mask, v, _ = lax.fori_loop(0, _EVERY, once, (d, mask, v, rho))
+        changed = jnp.sum(mask != before)
+        share = changed / jnp.maximum(jnp.sum(mask), 1)
+        # −1: a rise was once called for, and ρ never falls again; else how often it fell.
+        lowered = jnp.where((share >= _RISES[1][0]) | (lowered >= _MOST_FALLS), -1, lowered)
+        rise = jnp.select([share >= least for least, _ in _RISES], [by for _, by in _RISES])
+        falls = lowered >= 0
+        anew = falls & (changed > 0)
+        d, mask, v = (jnp.where(anew, x, y) for x, y in zip(begin, (d, mask, v), strict=True))
+        settled = ~falls & ((changed == 0) | ((steps >= _PATIENCE) & (share < _SETTLED)))
+        rho = rho * jnp.where(falls, _FALL, rise).astype(rho.dtype)
+        return mask, steps + _EVERY, (d, mask, v), rho, lowered + falls, settled
+
+    state = (first, jnp.int32(0), begin, jnp.asarray(penalty, weights.dtype), jnp.int32(0), jnp.bool_(False))
+    done = lax.while_loop(lambda s: (s[1] < iterations) & ~s[-1], round_, state)
+    _, steps, (d, mask, _), _, _, settled = done
     return d / norm, mask, steps, settled

@@ -49,6 +49,7 @@ def asymmetric_target(weights: Array, gram: Array, cross: Array, *, damping: flo
             f"cross {cross.shape} must be finite and of the Gram matrix' shape {gram.shape}."
         )
     filled, factor, _ = factored(dense, gram, damping)
-    pull = jnp.matmul(filled, cross - gram, precision=lax.Precision.HIGHEST)
+    # With the weights as they are: an input that is dead here is alive in the dense model, and its part is made good.
+    pull = jnp.matmul(dense, cross - gram, precision=lax.Precision.HIGHEST)
     pull = jnp.matmul(pull, factor.T, precision=lax.Precision.HIGHEST)
     return filled + jnp.matmul(pull, factor, precision=lax.Precision.HIGHEST)

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sparsejax.errors import PathError, SparsityError, TracingError
+from sparsejax.tracing.axes.structure import RESULTS
 from sparsejax.tracing.groups import Group
 
 #: What `prune_structured` prunes unless told otherwise: pruning heads and the features inside them would
 #: cut attention twice.
 DEFAULT_KINDS = ("channel", "neuron", "head", "residual")
-_KINDS = (*DEFAULT_KINDS, "head_dim")
+_KINDS = (*DEFAULT_KINDS, "head_dim", "expert")
 
 #: group name pattern or kind -> (least, most) share of its units that goes, in [0, 1].
 Limits = Mapping[str, tuple[float, float]]
@@ -53,7 +54,7 @@ def select_groups(
 
     Args:
       groups: from `prunable_groups`.
-      kinds: of ``"channel"``, ``"neuron"``, ``"head"``, ``"head_dim"``, ``"residual"``.
+      kinds: of ``"channel"``, ``"neuron"``, ``"head"``, ``"head_dim"``, ``"residual"``, ``"expert"``.
       only: name patterns (shell style); all names when None.
       normalized: whether groups that a norm takes its statistics over are picked too (the residual width under
         layer norm): their masks do not stand for the smaller model.
@@ -92,8 +93,22 @@ def select_groups(
             f"{name} ({group.kind}{', normalized' if group.normalized else ''})"
             for name, group in groups.items()
         )
-        raise TracingError(f"No group is left to prune; there are: {there or 'none'}. Widen kinds=, only= …")
+        raise TracingError(
+            f"No group is left to prune; there are: {there or 'none'}. Widen kinds=, only= …{_pinned(groups)}"
+        )
     return found
+
+
+def _pinned(groups: Mapping[str, Group]) -> str:
+    """What to do where one of several results pins axes."""
+    several = [out for out in getattr(groups, "excluded", ()) if out.reason.startswith(f"{RESULTS} (")]
+    if not several:
+        return ""
+    shown = "; ".join(f"{out.name}: {out.reason}" for out in several[:4])
+    return (
+        f" Results keep their axes ({shown}). If not all of them count (state, hidden layers), wrap the function: "
+        "tracing.pin_results(fn, lambda out: out[0])."
+    )
 
 
 def group_bounds(
@@ -108,7 +123,7 @@ def group_bounds(
         and head_dims are rounded only where a mapping names them. A group that is smaller stays whole.
 
     Returns:
-      name -> `Bounds`. At least one unit of each group stays.
+      name -> `Bounds`. At least one unit of each group stays, of experts as many as a router chooses.
 
     Raises:
       SparsityError: a share outside [0, 1], least above most, or a multiple below 1.
@@ -128,12 +143,12 @@ def group_bounds(
     for name, group in groups.items():
         least, most = shares.get(name, (0.0, 1.0))
         multiple = multiples.get(name, 1)
-        if every is not None and group.kind not in ("head", "head_dim"):
+        if every is not None and group.kind not in ("head", "head_dim", "expert"):
             multiple = every
         if isinstance(multiple, bool) or multiple < 1:
             raise SparsityError(f"round_to is {multiple!r} for the group {name!r}; give a whole number >= 1.")
         # A tolerance, so that 0.1 of 30 is 3 despite rounding.
-        go = min(int(most * group.size + 1e-9), group.size - 1)
+        go = min(int(most * group.size + 1e-9), group.size - group.minimum)
         found[name] = Bounds(group.size, min(int(-(-(least * group.size - 1e-9) // 1)), go), go, multiple)
     return found
 

@@ -2,15 +2,18 @@
 
 An atom is refined by binding it to a tree. Three operations do everything: `factor` (a reshape), `segments`
 (split, slice, concatenate) and `unify` (two axes that must stay equal). Identity is never size, so axes of
-equal size that have nothing to do with each other stay apart. Size 1 is never an atom.
+equal size that have nothing to do with each other stay apart. Size 1 is never an atom. A size may be symbolic
+(`jax.export`); such axes come from inputs and are frozen.
 """
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
+import jax.export
 import numpy as np
 
 from sparsejax.errors import TracingError
@@ -63,7 +66,7 @@ class Dims:
         """A new atom; sizes 0 and 1 are not for pruning."""
         if size == 1:
             return ONE
-        self.sizes.append(int(size))
+        self.sizes.append(size if jax.export.is_symbolic_dim(size) else int(size))
         self.bound.append(None)
         self.frozen.append(reason or (Reason("empty axis") if size == 0 else None))
         return len(self.sizes) - 1
@@ -130,7 +133,7 @@ class Dims:
         factors: list[Dim] = []
         for size in sizes:
             taken: list[Dim] = []
-            while size > 1:
+            while size != 1:
                 if not queue:
                     return None
                 part = self.resolve(queue.pop(0))
@@ -240,7 +243,7 @@ class Dims:
 
     def _cuts(self, dim: Product | Sum) -> list[int]:
         sizes = [self.size(part) for part in dim.parts]
-        return list(np.cumprod(sizes, dtype=object) if isinstance(dim, Product) else np.cumsum(sizes))
+        return list(itertools.accumulate(sizes, operator.mul if isinstance(dim, Product) else operator.add))
 
     # ---- under a keep
 

@@ -8,16 +8,19 @@ from jax.extend import core
 
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.axes.dims import Dim, Dims, Reason
+from sparsejax.tracing.axes.numbering import Numbering, Positions
 
 # The scans around an equation, as numbers given at each planned scan; () is outside all of them.
 Context = tuple[int, ...]
+# Larger tables of constants are not looked at.
+_SMALL = 1 << 16
 Propagate = Callable[["Planner", "Step", Context], list["Value"]]
 
 
 class Value:
-    """What is known of one array: a dimension for each axis, and three facts about its elements."""
+    """What is known of one array: a dimension for each axis, and facts about its elements."""
 
-    __slots__ = ("aval", "dims", "known", "leaf", "summed")
+    __slots__ = ("aval", "columns", "dims", "known", "leaf", "positions", "summed")
 
     def __init__(
         self,
@@ -26,12 +29,15 @@ class Value:
         known: float | None = None,
         summed: tuple[Dim, ...] | None = None,
         leaf: int | None = None,
+        positions: Positions | None = None,
     ) -> None:
         self.dims = tuple(dims)
         self.aval = aval
         self.known = known  # the number, where the array is one known number, repeated or not
         self.summed = summed  # the dimensions a reduce_sum has just removed: a mean divides next
         self.leaf = leaf  # the number of the parameter, where this is one, as it came or cast
+        self.positions = positions  # where the elements are positions of an axis
+        self.columns: tuple[Positions | None, ...] = ()  # likewise, for each place of the last axis
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +59,8 @@ class Step:
         self.inner: tuple[Plan, ...] = ()
         self.mean: tuple[tuple[Dim, ...], float] | None = None  # (summed dimensions, size − divisor)
         self.groups: Dim | None = None  # the groups of a convolution
-        self.derivatives: dict[str, Any] = {}  # filled when first asked for
+        # By the operands that are differentiated; filled when first asked for.
+        self.derivatives: dict[tuple[int, ...], Any] = {}
 
     @property
     def params(self) -> dict[str, Any]:
@@ -90,6 +97,7 @@ class Planner:
         self.contracted: list[Dim] = []  # dimensions that some contraction or reduction consumed
         self.seen: list[tuple[Value, Context | None]] = []  # None: shared by all rounds of a scan
         self.scans: dict[Context, tuple[list[Value], int]] = {}  # context -> (scanned operands, length)
+        self.numbering = Numbering(self.dims)
 
     def plan(self, jaxpr: core.Jaxpr, consts: Sequence[Any], ins: list[Value], context: Context = ()) -> Plan:
         """Gives every value of `jaxpr` its dimensions, from those of its inputs."""
@@ -123,6 +131,8 @@ class Planner:
         made = self.fresh(aval)
         if aval.shape == () and aval.dtype.kind in "fiub" and not jaxprs.is_tracer(value):
             made.known = float(np.asarray(value))
+        elif not jaxprs.is_tracer(value):
+            made.known = _repeated(aval, value)
         return made
 
     def opaque(self, step: Step, text: str | None = None) -> list[Value]:
@@ -137,6 +147,14 @@ class Planner:
         """Makes the axes of two values one, pair by pair."""
         for x, y in zip(a.dims, b.dims, strict=True):
             self.dims.unify(x, y, reason)
+
+
+def _repeated(aval: Any, value: Any) -> float | None:
+    """The number that a table repeats."""
+    if aval.dtype.kind not in "fiub" or not 0 < aval.size <= _SMALL:
+        return None
+    first, *_ = table = np.asarray(value).ravel()
+    return float(first) if np.isfinite(first) and (table == first).all() else None
 
 
 def plan_atoms(dims: Dims, plan: Plan) -> frozenset[int]:

@@ -8,9 +8,12 @@ from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.axes.dims import Dim, Dims, Reason
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Planner, Value
 from sparsejax.tracing.axes.propagate import new_planner
+from sparsejax.tracing.axes.propagate.positions import forget
 from sparsejax.tracing.axes.zeros import Zeros
 from sparsejax.tracing.uses.find import find_uses, use_roles
 from sparsejax.typing import Params
+
+RESULTS = "an axis of the function's results"
 
 
 @dataclass
@@ -23,11 +26,25 @@ class Structure:
     leaves: list[Value]
     names: dict[str, int]
     prunable: frozenset[int]
+    renumbered: frozenset[int]  # atoms whose positions are numbered anew where some are pruned
 
     @property
     def dims(self) -> Dims:
         """The set of all dimensions."""
         return self.planner.dims
+
+    def least(self) -> dict[int, int]:
+        """How many positions must stay of the atoms that a router chooses among.
+
+        Of an axis made of several, each may lose as many as the others, whole, allow.
+        """
+        found: dict[int, int] = {}
+        for dim, count in self.planner.numbering.least:
+            size = self.dims.size(self.dims.resolve(dim))
+            for atom in self.dims.leaves(dim) & self.prunable:
+                others = size // self.dims.sizes[atom]
+                found[atom] = max(found.get(atom, 1), -(-count // others))
+        return found
 
 
 def analyse(fn: Callable[..., Any], params: Params, inputs: Any) -> Structure:
@@ -44,9 +61,12 @@ def analyse_traced(traced: jaxprs.Traced) -> Structure:
     ]
     given = [planner.fresh(v.aval, Reason("an axis of the function's inputs")) for v in variables[count:]]
     plan = planner.plan(traced.closed.jaxpr, traced.closed.consts, [*leaves, *given])
-    for value in plan.outs:
-        for dim in value.dims:
-            planner.dims.freeze(dim, Reason("an axis of the function's results"))
+    for value, path in zip(plan.outs, traced.pinned, strict=True):
+        where = f" ({path})" if path and len(plan.outs) > 1 else ""
+        for dim in value.dims if path is not None else ():
+            planner.dims.freeze(dim, Reason(f"{RESULTS}{where}"))
+    forget(planner, *plan.outs)
+    renumbered = planner.numbering.settle()
     _freeze_repeated(planner.dims, leaves)
     consumed = planner.dims.all_leaves(planner.contracted)
     names = _names(traced, planner.dims, leaves)
@@ -55,7 +75,7 @@ def analyse_traced(traced: jaxprs.Traced) -> Structure:
             unused = Reason("no contraction or reduction consumes it")
             planner.dims.frozen[atom] = planner.dims.frozen[atom] or unused
     prunable = frozenset(atom for atom in names.values() if planner.dims.frozen[atom] is None)
-    return Structure(traced, planner, plan, leaves, names, prunable)
+    return Structure(traced, planner, plan, leaves, names, prunable, renumbered)
 
 
 def find_zeros(structure: Structure) -> Zeros:

@@ -14,7 +14,7 @@ from sparsejax.tracing.axes.dims import Dims
 from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value
 from sparsejax.tracing.axes.singularities import singular_operands
 from sparsejax.tracing.jaxpr import loop_operands, settle
-from sparsejax.tracing.primitives import REDUCE, UNARY_ZERO, WINDOWS
+from sparsejax.tracing.primitives import REDUCE, SCATTER, UNARY_ZERO, WINDOWS
 
 # Zero everywhere, whatever is pruned.
 ALL = None
@@ -174,6 +174,10 @@ def _written(zeros: Zeros, step: Step) -> Zero:
     return _answered(zeros, step, step.ins[:2])
 
 
+def _scattered(zeros: Zeros, step: Step) -> Zero:
+    return _answered(zeros, step, [step.ins[0], step.ins[2]])
+
+
 def _answered(zeros: Zeros, step: Step, operands: list[Value]) -> Zero:
     bad: set[int] = set()
     for value in operands:
@@ -199,6 +203,12 @@ def _gather(zeros: Zeros, step: Step) -> Zero:
     zero = zeros.of(step.ins[0])
     own = zeros.atoms(step.ins[0]) if zero is ALL else zero
     return own - zeros.atoms(step.ins[1])
+
+
+def _top_k(zeros: Zeros, step: Step) -> Zero:
+    axis = step.params.get("axis", len(step.ins[0].dims) - 1) % len(step.ins[0].dims)
+    zeros.summed |= zeros.axes(step.ins[0])[axis]
+    return frozenset()
 
 
 def _reduce(zeros: Zeros, step: Step) -> Zero:
@@ -276,7 +286,9 @@ _RULES: dict[str, Callable[[Zeros, Step], Any]] = {
     "stack": _pieces,
     "pad": _pad,
     "gather": _gather,
+    "top_k": _top_k,
     "dynamic_update_slice": _written,
+    **dict.fromkeys(SCATTER, _scattered),
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
 }

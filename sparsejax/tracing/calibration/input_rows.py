@@ -71,7 +71,9 @@ def _arrange(
             factors = use.origin.axes[features.get(axis, stacks.get(axis))]
             _check(factors, size, use, path)
             for factor in factors:
-                to = inputs if axis in features else stacked if factor.owners else rows
+                # An axis of size one that a reshape put into the kernel is none of the parameter's.
+                made = factor.size == 1 and not factor.owners
+                to = inputs if axis in features and not made else stacked if factor.owners else rows
                 place = len(sizes)
                 to.append(place if to is rows else ((factor.owners or (-1,))[0], -factor.stride, place))
                 sizes.append(factor.size)

@@ -66,7 +66,8 @@ def calibrate(
       layers: path patterns (shell style) of the parameters to collect for; all of `linear_ops` when None.
 
     Returns:
-      ``{path: InputStatistics}`` with the keys of `linear_ops`, restricted to `layers`.
+      ``{path: InputStatistics}`` with the keys of `linear_ops`, restricted to `layers`. Experts whose weights are
+      gathered for each token have none.
 
     Raises:
       TracingError: there is no batch, an unknown quantity, or a use that reads only a part of a parameter's
@@ -124,7 +125,7 @@ def _batch_moments(
 ) -> dict[str, Moments]:
     """The moments of one batch; notes in `stacked` what the leading axes are."""
     traced = jaxprs.trace(fn, params, inputs)
-    uses = find_uses(traced, every_branch=True)
+    uses = find_uses(traced, every_branch=True, gathered=False)
     paths = [traced.paths[leaf] for leaf in sorted({use.leaf for use in uses})]
     if not paths:
         raise TracingError("The function has no linear op: no product or convolution consumes a parameter.")

@@ -51,7 +51,7 @@ class Taps:
             for use in self._uses.get(here, ()):
                 _add(found, {use.leaf: self._tap(use, operands)})
             if here in self._around:
-                outs, inner = self._inside(eqn, operands, here, depth)
+                outs, inner = self.inside(eqn, operands, here, depth)
                 _add(found, inner)
             else:
                 outs = jaxprs.bind(eqn, operands)
@@ -71,7 +71,8 @@ class Taps:
             )
         return row_moments(rows.array, self._collect)
 
-    def _inside(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
+    def inside(self, eqn: core.JaxprEqn, operands: list[Any], site: Site, depth: int) -> tuple[Any, Found]:
+        """Evaluates one equation at `site`, inside `depth` scans, and collects from the jaxprs within it."""
         called = jaxprs.called_jaxpr(eqn)
         if called is not None:
             return self.run(*called, operands, site, depth)

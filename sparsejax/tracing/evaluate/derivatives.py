@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from sparsejax.errors import TracingError
 from sparsejax.tracing import jaxpr as jaxprs
@@ -24,6 +25,7 @@ class Evaluator(Protocol):
     keep: Keep
     zeros: Zeros
     normalized: frozenset[int]
+    renumbered: frozenset[int]
 
     def run(self, plan: Plan, args: Sequence[Any]) -> list[Any]:
         """Evaluates a plan."""
@@ -33,14 +35,17 @@ class Evaluator(Protocol):
 
 
 def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:
-    """Gives `function`, the smaller body of `step`, the derivative that the user wrote for the full size."""
-    moving = [i for i, value in enumerate(step.ins) if jnp.issubdtype(value.aval.dtype, jnp.inexact)]
+    """Gives `function`, the smaller body of `step`, the derivative that the user wrote for the full size.
+
+    Only the operands that are differentiated are differentiated there too, since a rule may ask which they are.
+    """
+    inexact = _floating(step.ins)
     count = len(step.ins)
 
     def dense(*operands: Any) -> tuple[Any, ...]:
         return tuple(jaxprs.bind(step.eqn, operands))
 
-    def with_moving(operands: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
+    def with_moving(moving: Sequence[int], operands: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
         """`dense` as a function of what can be differentiated."""
 
         def partial(*active: Any) -> tuple[Any, ...]:
@@ -51,51 +56,67 @@ def custom(evaluator: Evaluator, step: Step, function: Function) -> Function:
 
         return partial, [operands[i] for i in moving]
 
-    if not moving:
+    if not inexact:
         return function
     if step.name.startswith("custom_jvp"):
-        return _custom_jvp(evaluator, step, function, with_moving, moving)
-
-    def backward(*operands: Any) -> tuple[Any, ...]:
-        partial, active = with_moving(operands[:count])
-        return jax.vjp(partial, *active)[1](tuple(operands[count:]))
-
+        return _custom_jvp(evaluator, step, function, with_moving, inexact)
     result = jax.custom_vjp(lambda *operands: function(*operands))
     floating = _floating(step.outs)
 
-    def pull(operands: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
-        given = [cotangents[i] for i in floating]
+    def forward(*primals: Any) -> tuple[Any, Any]:
+        operands = tuple(primal.value for primal in primals)
+        # Which are differentiated is known while tracing: the structure of what is kept says it.
+        marks = tuple(() if i in inexact and primal.perturbed else None for i, primal in enumerate(primals))
+        return function(*operands), (operands, marks)
+
+    def pull(kept: Any, cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        operands, marks = kept
+        moving = [i for i, mark in enumerate(marks) if mark is not None]
+
+        def backward(*operands: Any) -> tuple[Any, ...]:
+            partial, active = with_moving(moving, operands[:count])
+            return jax.vjp(partial, *active)[1](tuple(operands[count:]))
+
+        given = [_instantiated(cotangents[i]) for i in floating]
         values = [*step.ins, *(step.outs[i] for i in floating)]
         # What comes back to a pruned position depends on what is done with it: nothing is known.
         zero = [*map(evaluator.zeros.of, step.ins), *(frozenset() for _ in floating)]
-        found = iter(_derive(evaluator, step, backward, values, zero, [*operands, *given]))
-        return tuple(next(found) if i in moving else _no_tangent(x) for i, x in enumerate(operands))
+        found = iter(_derive(evaluator, step, tuple(moving), backward, values, zero, [*operands, *given]))
+        return tuple(next(found) if i in moving else None for i in range(count))
 
-    result.defvjp(lambda *operands: (function(*operands), operands), pull)
+    result.defvjp(forward, pull, symbolic_zeros=True)
     return result
 
 
 def _custom_jvp(
-    evaluator: Evaluator, step: Step, function: Function, with_moving: Callable[..., Any], moving: list[int]
+    evaluator: Evaluator, step: Step, function: Function, with_moving: Callable[..., Any], inexact: list[int]
 ) -> Function:
     count, floating = len(step.ins), _floating(step.outs)
-
-    def forward(*operands: Any) -> tuple[Any, ...]:
-        partial, active = with_moving(operands[:count])
-        return jax.jvp(partial, tuple(active), tuple(operands[count:]))[1]
-
     result = jax.custom_jvp(lambda *operands: function(*operands))
 
-    @result.defjvp
     def push(operands: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        moving = [i for i in inexact if not isinstance(tangents[i], SymbolicZero)]
+
+        def forward(*operands: Any) -> tuple[Any, ...]:
+            partial, active = with_moving(moving, operands[:count])
+            return jax.jvp(partial, tuple(active), tuple(operands[count:]))[1]
+
         values = [*step.ins, *(step.ins[i] for i in moving)]
         outs = function(*operands)
         args = [*operands, *(tangents[i] for i in moving)]
         # What stays zero has tangent zero.
-        found = iter(_derive(evaluator, step, forward, values, list(map(evaluator.zeros.of, values)), args))
+        zero = list(map(evaluator.zeros.of, values))
+        found = iter(_derive(evaluator, step, tuple(moving), forward, values, zero, args))
         return outs, tuple(next(found) if i in floating else _no_tangent(x) for i, x in enumerate(outs))
 
+    result.defjvp(push, symbolic_zeros=True)
     return result
+
+
+def _instantiated(cotangent: Any) -> Any:
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
 
 
 def _floating(values: Sequence[Value]) -> list[int]:
@@ -109,29 +130,33 @@ def _no_tangent(array: Any) -> Any:
 def _derive(
     evaluator: Evaluator,
     step: Step,
+    moving: tuple[int, ...],
     function: Callable[..., Any],
     values: Sequence[Value],
     zero: list[Zero],
     args: Sequence[Any],
 ) -> list[Any]:
     """Runs, smaller, a function that was traced at full size on arrays with the axes of `values`."""
-    plan, zeros = step.derivatives.get(step.name, (None, None))
+    plan, zeros = step.derivatives.get(moving, (None, None))
     if plan is None:
         specs = [jax.ShapeDtypeStruct(value.shape, value.aval.dtype) for value in values]
         closed = jax.make_jaxpr(function)(*specs)
         planner = new_planner(evaluator.dims)
         plan = planner.plan(closed.jaxpr, closed.consts, [Value(v.dims, v.aval) for v in values])
-        _check(evaluator, step)
+        anew = planner.numbering.settle()
+        _check(evaluator, step, anew)
         zeros = Zeros(evaluator.dims, evaluator.keep)
         _check_zeros(evaluator, step, zeros, zeros.run(plan, zero))
         if not any(map(jaxprs.is_tracer, closed.consts)):
-            step.derivatives[step.name] = plan, zeros
+            step.derivatives[moving] = plan, zeros
     return evaluator.knowing(zeros).run(plan, args)
 
 
-def _check(evaluator: Evaluator, step: Step) -> None:
+def _check(evaluator: Evaluator, step: Step, anew: frozenset[int]) -> None:
     """A keep refers to atoms as they were; the derivative must not have cut, tied or frozen any of them."""
     dims = evaluator.dims
+    if (anew - evaluator.renumbered) & frozenset(evaluator.keep):
+        _refuse(step, "it indexes by positions that its function uses as numbers")
     broken = [atom for atom in evaluator.keep if dims.resolve(atom) != atom or dims.frozen[atom] is not None]
     if broken:
         reason = next(

@@ -13,25 +13,30 @@ from sparsejax.tracing.axes.planned_jaxpr import Plan, Step, Value, step_atoms
 from sparsejax.tracing.axes.zeros import Zeros
 from sparsejax.tracing.evaluate.derivatives import custom
 from sparsejax.tracing.jaxpr import bind, loop_operands
+from sparsejax.tracing.primitives import ELEMENTWISE
 
 
 class Evaluator:
     """Runs plans under one keep: which positions of which atoms remain.
 
     `normalized` are the atoms whose means are those of the smaller model; other means stay those of the masked one.
+    `renumbered` are the atoms whose positions are those of the smaller axis.
     `zeros` knows the values of the plan that runs.
     """
 
-    def __init__(self, dims: Dims, keep: Keep, zeros: Zeros, normalized: frozenset[int]) -> None:
+    def __init__(
+        self, dims: Dims, keep: Keep, zeros: Zeros, normalized: frozenset[int], renumbered: frozenset[int]
+    ) -> None:
         self.dims = dims
         self.keep = keep
         self.zeros = zeros
         self.normalized = normalized
+        self.renumbered = renumbered
         self._kept = frozenset(keep)
 
     def knowing(self, zeros: Zeros) -> "Evaluator":
         """The same for another plan."""
-        return Evaluator(self.dims, self.keep, zeros, self.normalized)
+        return Evaluator(self.dims, self.keep, zeros, self.normalized, self.renumbered)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape of a value when only kept positions remain."""
@@ -67,7 +72,9 @@ class Evaluator:
             return bind(step.eqn, operands)
         if step.inner:
             return _run_inner(self, step, operands)
-        if step.name == "random_bits":
+        if step.name in ELEMENTWISE:
+            operands = self._repeated(step, operands)
+        if step.name == "random_bits" or (step.name == "iota" and not self._numbers_anew(step)):
             return [
                 self.cut(out, value) for out, value in zip(bind(step.eqn, operands), step.outs, strict=True)
             ]
@@ -75,6 +82,23 @@ class Evaluator:
             operands = [operands[0], self._divisor(step, operands[1])]
         resize = _RESIZE.get(step.name)
         return bind(step.eqn, operands, {} if resize is None else resize(self, step))
+
+    def _repeated(self, step: Step, operands: list[Any]) -> list[Any]:
+        """Known numbers, repeated, as often as the result of an elementwise step needs them."""
+        shape, made = self.shape(step.outs[0]), list(operands)
+        for i, (value, operand) in enumerate(zip(step.ins, operands, strict=True)):
+            if value.known is not None and value.shape:
+                sizes = [n if old != 1 else 1 for n, old in zip(shape, value.shape, strict=True)]
+                made[i] = (
+                    operand
+                    if jnp.shape(operand) == tuple(sizes)
+                    else jnp.full(sizes, value.known, value.aval.dtype)
+                )
+        return made
+
+    def _numbers_anew(self, step: Step) -> bool:
+        along = step.outs[0].dims[step.params["dimension"]]
+        return not self.renumbered.isdisjoint(self.dims.leaves(along))
 
     def _divisor(self, step: Step, divisor: Any) -> Any:
         """A mean over a pruned axis divides by what remains."""

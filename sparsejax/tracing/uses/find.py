@@ -71,10 +71,11 @@ class _Walk:
         )
 
 
-def find_uses(traced: jaxprs.Traced, every_branch: bool = False) -> list[Use]:
+def find_uses(traced: jaxprs.Traced, every_branch: bool = False, gathered: bool = True) -> list[Use]:
     """Lists every use of a parameter in a contraction, in the order of evaluation.
 
-    Of a cond, only the branch in which a parameter works most; with `every_branch`, all of them.
+    Of a cond, only the branch in which a parameter works most; with `every_branch`, all of them. Without
+    `gathered`, no weights of experts that are gathered token by token: what they multiply has no place of its own.
     """
     jaxpr = traced.closed.jaxpr
     count = len(traced.paths)
@@ -82,7 +83,7 @@ def find_uses(traced: jaxprs.Traced, every_branch: bool = False) -> list[Use]:
     ins += [Traceable((), True)] * (len(jaxpr.invars) - count)
     walk = _Walk(every_branch=every_branch)
     _walk(jaxpr, ins, walk)
-    return walk.uses
+    return [use for use in walk.uses if gathered or not use.origin.gathered]
 
 
 def _walk(jaxpr: core.Jaxpr, ins: list[Traceable], walk: _Walk) -> list[Traceable]:

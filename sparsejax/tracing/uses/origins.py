@@ -16,6 +16,8 @@ class Factor(NamedTuple):
     stride: int = 1  # within the parameter's axis; 0 where the axis was resized (unknown)
 
 
+# Primitives whose whole numbers say what is chosen.
+_CHOOSE = ("top_k", "argmax", "argmin")
 Axis = tuple[Factor, ...]  # the row-major product of its factors
 
 
@@ -23,18 +25,24 @@ class Origin(NamedTuple):
     """One parameter inside a value: the leaf's number, and the factors of each of the value's axes.
 
     `layers` are the axes that scans around it took slices of: (how deep the scan is, the parameter's axis).
+    `gathered` are weights of experts that data chose.
     """
 
     leaf: int
     axes: tuple[Axis, ...]
     layers: tuple[tuple[int, Axis], ...] = ()
+    gathered: bool = False
 
 
 class Traceable(NamedTuple):
-    """What is known of a value: the parameters it is a rearrangement of, and whether inputs reached it."""
+    """What is known of a value: the parameters it is a rearrangement of, and whether inputs reached it.
+
+    `chosen` are whole numbers by which a router chooses (`top_k`, argmax): what they index is still a weight.
+    """
 
     origins: tuple[Origin, ...] = ()
     data: bool = False
+    chosen: bool = False
 
 
 def leaf_value(leaf: int, shape: tuple[int, ...]) -> Traceable:
@@ -55,11 +63,17 @@ def without_leading_axis(value: Traceable, depth: int) -> Traceable:
 
 def join(a: Traceable, b: Traceable) -> Traceable:
     """What holds of both: for carries, and for the branches of a cond."""
-    return Traceable(a.origins if a.origins == b.origins else (), a.data or b.data)
+    return Traceable(a.origins if a.origins == b.origins else (), a.data or b.data, a.chosen or b.chosen)
 
 
 def propagate(eqn: core.JaxprEqn, ins: list[Traceable]) -> list[Traceable]:
     """Carries origins through one equation without inner jaxprs; whatever is not understood cuts them."""
+    chosen = eqn.primitive.name in _CHOOSE or any(value.chosen for value in ins)
+    pairs = zip(_origins(eqn, ins), eqn.outvars, strict=True)
+    return [value._replace(chosen=chosen and var.aval.dtype.kind in "iu") for value, var in pairs]
+
+
+def _origins(eqn: core.JaxprEqn, ins: list[Traceable]) -> list[Traceable]:
     name, data = eqn.primitive.name, any(value.data for value in ins)
     cut = [Traceable((), data) for _ in eqn.outvars]
     if not any(value.origins for value in ins):
@@ -70,6 +84,8 @@ def propagate(eqn: core.JaxprEqn, ins: list[Traceable]) -> list[Traceable]:
     if name in ("concatenate", "stack"):
         return [_concatenate(eqn, ins, data)]
     origins = ins[0].origins
+    if name == "gather" and ins[1].chosen:
+        return [Traceable(tuple(_gathered(eqn, origin) for origin in origins), data)]
     if name in ("slice", "dynamic_slice", "pad", "split", "rev"):
         if len(origins) > 1 or (data and name != "dynamic_slice"):
             return cut
@@ -140,6 +156,22 @@ def _resize(origins: tuple[Origin, ...], shape: tuple[int, ...], data: bool) -> 
             axes.append(axis if axis_size(axis) == n else (Factor(owners, n, 0),))
         resized.append(origin._replace(axes=tuple(axes)))
     return Traceable(tuple(resized), data)
+
+
+def _gathered(eqn: core.JaxprEqn, origin: Origin) -> Origin:
+    """The weights of chosen experts: the axis that is chosen along is gone, those of the choices are new."""
+    numbers, shape = eqn.params["dimension_numbers"], eqn.outvars[0].aval.shape
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    rest = [axis for number, axis in enumerate(origin.axes) if number not in gone]
+    axes: list[Axis] = []
+    for number, n in enumerate(shape):
+        if number not in numbers.offset_dims:
+            axes.append((Factor((), n),))
+            continue
+        axis = rest.pop(0)
+        owners = tuple(sorted({owner for factor in axis for owner in factor.owners}))
+        axes.append(axis if axis_size(axis) == n else (Factor(owners, n, 0),))
+    return origin._replace(axes=tuple(axes), gathered=True)
 
 
 def _elements(origin: Origin) -> int:

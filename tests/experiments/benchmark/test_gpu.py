@@ -116,6 +116,9 @@ def test_the_first_case_of_a_part_runs(part, tmp_path, monkeypatch):
     assert not [row for row in rows if "error" in row]
     if part == "1":
         assert [row["case"] for row in rows] == ["mask of 3,000 normal scores"]
+    elif part == "4":
+        assert [row["case"].split(",")[0] for row in rows] == ["dsd", "dsd_t", "sdd", "scores"]
+        assert all(row["relative_error"] < 1e-2 for row in rows)
     else:
         assert {row["case"] for row in rows} >= {"dense", {"2": "gmp: update", "3": "rebuilt"}[part]}
         assert all(row["ratio"] > 0 for row in rows)

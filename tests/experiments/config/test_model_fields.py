@@ -26,6 +26,16 @@ def test_default_sizes_are_valid_and_build(name):
     assert 10_000 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(built, nnx.Param))) < 400_000
 
 
+def test_a_size_may_be_a_number_or_none_at_all(monkeypatch):
+    entry = MODELS["mlp"]._replace(sizes={"widths": (8,), "dropout": 0.1, "extra": 0})
+    monkeypatch.setitem(MODELS, "mlp", entry)
+    validate_model(_model("mlp", dropout=0.0, extra=0))
+    validate_model(_model("mlp", dropout=1, extra=3))
+    for wrong in ({"dropout": -0.1}, {"dropout": float("nan")}, {"dropout": "0.1"}, {"extra": -1}):
+        with pytest.raises(ConfigError, match=f"config.model.{next(iter(wrong))} is"):
+            validate_model(_model("mlp", **wrong))
+
+
 def test_sizes_that_may_be_changed():
     validate_model(_model("gpt", width=96, heads=6, kv_heads=2, mlp="swiglu", norm="rms", tied=False))
     validate_model(_model("gpt", width=12, heads=4, positions="learned"))

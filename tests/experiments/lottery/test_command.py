@@ -15,7 +15,7 @@ from rich.console import Console
 from experiments import train
 from experiments.errors import ConfigError, Interrupted, WorkdirError
 from experiments.lottery import command as lottery
-from experiments.lottery.checks import check
+from experiments.lottery.options import check
 from experiments.record.outcome import as_json
 from sparsejax.errors import SparsityError
 from tests.configurations import read_config
@@ -85,7 +85,7 @@ def test_every_arm_of_every_level_is_there(finished):
     for name in ("lottery.png", "masks.png", "connectivity.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")
     assert "ticket − reinit, paired" in (workdir / "table.md").read_text()
-    assert "The ticket beside random" in said
+    assert "The ticket against random" in said
     assert json.loads((workdir / "result.json").read_text())["arms"] == result["arms"]
     assert [len(level) for level in result["barriers"]] == [2, 2, 2]
     assert [len(pairs) for pairs in result["overlap_between_seeds"]] == [1, 1, 1]

@@ -62,7 +62,7 @@ def test_a_study_killed_in_a_save_between_levels_and_in_a_level_ends_with_the_sa
 
     whole = tmp_path / "whole"
     unbroken = lottery.run(study, str(whole), Console(file=io.StringIO()))
-    for name in ("arms", "ticket_beside_controls", "overlap_between_seeds", "density_by_layer"):
+    for name in ("arms", "ticket_against_controls", "overlap_between_seeds", "density_by_layer"):
         assert result[name] == unbroken[name], name
     arrays = sorted(path.relative_to(whole) for path in whole.rglob("*.npz") if "records" not in path.parts)
     assert len([path for path in arrays if path.name == "params.npz"]) == 2 * (1 + 2 + 2 + 2)

@@ -31,6 +31,29 @@ def test_another_configuration_is_named(tmp_path):
         pass
 
 
+def test_times_that_follow_the_steps_are_not_listed(tmp_path):
+    with claim(tmp_path, {"steps": 300, "end_step": 225, "warmup_steps": 15, "update_every": 100}):
+        pass
+    other = {"steps": 200, "end_step": 150, "warmup_steps": 10, "update_every": 50}
+    with (
+        pytest.raises(
+            WorkdirError, match=r"configuration; steps: 300 there, 200 here; update_every: 100 there, 50"
+        ),
+        claim(tmp_path, other),
+    ):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with (
+        pytest.raises(WorkdirError, match=r"something else than a run \(thesis.tex\)"),
+        claim(tmp_path, CONFIG),
+    ):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_a_result_without_its_config_still_guards(tmp_path):
     (tmp_path / "result.json").write_text('{"config": {"seed": 7}}')
     with pytest.raises(WorkdirError, match="seed: 7 there, 0 here"), claim(tmp_path, {"seed": 0}):
@@ -96,9 +119,13 @@ def test_a_run_refused_before_its_first_step_claims_nothing(tmp_path):
 
 
 def test_a_run_that_broke_down_keeps_its_claim(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(TrainingError), claim(tmp_path, {"seed": 0}):
-        raise TrainingError("the loss is nan")
+    def break_down():
+        with claim(tmp_path, {"seed": 0}) as path:
+            (path / "metrics.jsonl").write_text("{}\n")
+            raise TrainingError("the loss is nan")
+
+    with pytest.raises(TrainingError):
+        break_down()
     assert (tmp_path / "config.json").exists()
 
 

@@ -27,7 +27,7 @@ def _hidden(w, stats, x, train):
 
 def test_the_loss_is_the_mixture_and_the_teacher_has_no_gradient():
     def total(w, teacher_w):
-        taught = Distillation(lambda x: (x @ teacher_w, None), weight=0.3, temperature=4.0)
+        taught = Distillation(lambda w, x: (x @ w, None), teacher_w, weight=0.3, temperature=4.0)
         return make_objective(_apply, distillation=taught).train(w, {}, BATCH)[0]
 
     labels = make_objective(_apply).train(STUDENT, {}, BATCH)[0]
@@ -38,7 +38,9 @@ def test_the_loss_is_the_mixture_and_the_teacher_has_no_gradient():
 
 
 def test_layers_are_added_and_evaluation_knows_no_teacher():
-    taught = Distillation(lambda x: _hidden(TEACHER, {}, x, False)[0], weight=0.0, layers=2.0, hidden=_hidden)
+    taught = Distillation(
+        lambda w, x: _hidden(w, {}, x, False)[0], TEACHER, weight=0.0, layers=2.0, hidden=_hidden
+    )
     objective = make_objective(_apply, distillation=taught)
     labels = make_objective(_apply).train(STUDENT, {}, BATCH)[0]
     (_, ours), (_, theirs) = (_hidden(w, {}, BATCH.inputs, True)[0] for w in (STUDENT, TEACHER))
@@ -47,6 +49,21 @@ def test_layers_are_added_and_evaluation_knows_no_teacher():
     assert float(found) == pytest.approx(float(labels + 2.0 * apart), rel=1e-6)
     plain = make_objective(_apply).evaluate(STUDENT, {}, BATCH)
     np.testing.assert_array_equal(objective.evaluate(STUDENT, {}, BATCH)[0], plain[0])
+
+
+def test_a_program_gets_the_teacher_as_an_argument():
+    taught = make_objective(_apply, distillation=Distillation(lambda w, x: (x @ w, None), TEACHER))
+
+    def step(w, frozen):
+        return taught.bind(frozen).train(w, {}, BATCH)[0]
+
+    constants = jax.make_jaxpr(step)(STUDENT, taught.frozen).consts
+    assert not any(np.array_equal(constant, TEACHER) for constant in constants if np.shape(constant))
+    assert float(step(STUDENT, taught.frozen)) == float(taught.train(STUDENT, {}, BATCH)[0])
+    assert float(step(STUDENT, 2 * TEACHER)) != float(step(STUDENT, TEACHER))
+    plain = make_objective(_apply)
+    assert plain.frozen == ()
+    assert float(plain.bind(()).train(STUDENT, {}, BATCH)[0]) == float(plain.train(STUDENT, {}, BATCH)[0])
 
 
 def test_a_teacher_that_is_not_there_is_refused_and_a_population_names_its_members(tmp_path):

@@ -86,7 +86,9 @@ def test_a_warm_second_moment_tames_the_first_step_of_grown_weights():
 
 
 def test_no_room_for_an_update():
-    with pytest.raises(ScheduleError):
+    with pytest.raises(
+        ScheduleError, match=r"config.steps=\d+, config.end_step=\d+, config.update_every=\d+"
+    ):
         build_method(_config("rigl", end_step=5), MEMBER)
 
 

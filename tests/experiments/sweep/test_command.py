@@ -165,3 +165,44 @@ def test_a_terminal_gets_a_table_and_a_file_gets_lines(tmp_path):
     console.print(sweep_table.overview([run.workdir]))
     shown = console.file.getvalue()
     assert all(words in shown for words in ("begun", "100/5000", "0.2500", "0 of 1 finished"))
+
+
+def _stored_run(place, step, finished, *, seed=0):
+    """The files of a run that stands at `step`."""
+    config = as_json(default_config()) | {"seed": seed}
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "metrics.jsonl").write_text(
+        json.dumps({"step": step, "test_accuracy": 0.25, "test_loss": 2.0}) + "\n"
+    )
+    if finished:
+        metrics = {"test_accuracy": 0.5, "test_loss": 1.0}
+        result = {"config": config, "steps": 5000, "metrics": metrics, "sparsity": 0.0}
+        (place / "result.json").write_text(json.dumps(result))
+    return place
+
+
+def _shown(places, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(sweep_table.overview(places, width, ", 3 min left"))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return lines
+
+
+def test_rows_keep_their_places_and_the_steps_stay_in_a_narrow_terminal(tmp_path):
+    places = [_stored_run(tmp_path / f"run_{i:02d}", 100 * i, finished=i in (1, 3), seed=i) for i in range(5)]
+    for width in (120, 80, 30):
+        lines = _shown(places, width)
+        assert [line.split()[0] for line in lines[1:6]] == [place.name for place in places]
+        assert "400/5000" in lines[5]
+        assert "2 of 5 finished, 3 min left" in lines[-1]
+    assert "0.2500" in _shown(places, 80)[1]
+    assert "0.2500" not in _shown(places, 30)[1]
+
+
+def test_of_many_runs_the_finished_ones_at_the_top_make_room(tmp_path):
+    places = [_stored_run(tmp_path / f"run_{i:02d}", 10, finished=i < 8) for i in range(35)]
+    lines = _shown(places, 80)
+    assert lines[1].split()[0] == "run_05"
+    assert "5 finished above; 8 of 35 finished" in lines[-1]

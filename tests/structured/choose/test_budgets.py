@@ -128,7 +128,7 @@ def test_names_and_kinds_that_are_not_there():
 def test_normalized_groups_and_head_dims_are_left_out_unless_asked_for():
     assert set(prune("gqa_scan", channel_ratio=0.5).keep) == {"layers/q:2.0", "layers/q:2.1", "layers/gate:2"}
     everything = prune("gqa_scan", channel_ratio=0.5, normalized=True, kinds=("residual", "head_dim"))
-    assert set(everything.keep) == {"layers/v:2.1", "layers/o:2"}
+    assert set(everything.keep) == {"layers/q:2.2", "layers/v:2.1", "layers/o:2"}
 
 
 def test_limits_hold_for_every_budget():

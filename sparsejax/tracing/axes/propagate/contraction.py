@@ -1,7 +1,9 @@
 """Dimensions through matrix products, convolutions, reductions, windows and cumulative sums."""
 
 from sparsejax.tracing.axes.dims import ONE, Dim
+from sparsejax.tracing.axes.numbering import Positions
 from sparsejax.tracing.axes.planned_jaxpr import Planner, Step, Value
+from sparsejax.tracing.axes.propagate.positions import counted
 from sparsejax.tracing.primitives import CUMULATIVE, REDUCE, WINDOWS
 
 
@@ -63,12 +65,13 @@ def reduce(planner: Planner, step: Step) -> list[Value]:
     """The reduced axes are gone; a sum remembers them, because a mean divides by their size next."""
     value, axes = step.ins[0], step.params["axes"]
     planner.contracted += [value.dims[i] for i in axes]
+    found = None
     if step.name in ("argmax", "argmin"):
-        for i in axes:
-            planner.dims.freeze(value.dims[i], step.reason(f"positions are counted ({step.name})"))
+        planner.numbering.choose(value.dims[axes[0]])
+        found = Positions(value.dims[axes[0]], counted(step), chosen=True)
     kept = [dim for i, dim in enumerate(value.dims) if i not in axes]
     summed = tuple(value.dims[i] for i in axes) if step.name == "reduce_sum" else None
-    return [Value(kept, step.eqn.outvars[0].aval, summed=summed)]
+    return [Value(kept, step.eqn.outvars[0].aval, summed=summed, positions=found)]
 
 
 def cumulative(planner: Planner, step: Step) -> list[Value]:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from sparsejax.tracing.axes.dims import Dim, Product, Sum
+from sparsejax.tracing.axes.numbering import Positions
 from sparsejax.tracing.axes.planned_jaxpr import Planner, Step, Value
+from sparsejax.tracing.axes.propagate.positions import forget
 
 
 def _one(step: Step, dims: Sequence[Dim], keep_facts: bool = False) -> list[Value]:
     first = step.ins[0] if step.ins else None
     made = Value(dims, step.eqn.outvars[0].aval)
     if keep_facts and first is not None:
-        made.known, made.summed = first.known, first.summed
+        made.known, made.summed, made.positions = first.known, first.summed, first.positions
     return [made]
 
 
@@ -50,14 +52,14 @@ def broadcast_in_dim(planner: Planner, step: Step) -> list[Value]:
 
 
 def iota(planner: Planner, step: Step) -> list[Value]:
-    """Positions that are counted may not be pruned."""
-    counted = step.params["dimension"]
-    reason = step.reason("a position that is counted (iota)")
-    dims = [
-        planner.dims.atom(size, reason if axis == counted else None)
-        for axis, size in enumerate(step.params["shape"])
-    ]
-    return _one(step, dims)
+    """The positions of an axis: made at full size and cut where they are used as numbers."""
+    (made,) = _one(step, planner.dims.atoms(step.params["shape"]))
+    along = made.dims[step.params["dimension"]]
+    if isinstance(along, int):
+        made.positions = Positions(along, step.reason("positions that are counted (iota)"))
+        planner.numbering.count(along)
+    planner.seen.append((made, None))
+    return [made]
 
 
 def concatenate(planner: Planner, step: Step) -> list[Value]:
@@ -70,7 +72,14 @@ def concatenate(planner: Planner, step: Step) -> list[Value]:
                 planner.dims.unify(a, b, step.reason("concatenate"))
     dims = [planner.dims.resolve(dim) for dim in first.dims]
     dims[axis] = planner.dims.resolve(Sum(tuple(value.dims[axis] for value in step.ins)))
-    return _one(step, dims)
+    (made,) = _one(step, dims)
+    if axis == len(dims) - 1 and all(value.shape[axis] == 1 for value in step.ins):
+        made.columns = tuple(value.positions for value in step.ins)
+    else:
+        forget(planner, *step.ins)
+    numbers = {value.known for value in step.ins}
+    made.known = numbers.pop() if len(numbers) == 1 else None
+    return [made]
 
 
 def stack(planner: Planner, step: Step) -> list[Value]:
@@ -91,7 +100,12 @@ def split(planner: Planner, step: Step) -> list[Value]:
     if parts is None:
         return planner.opaque(step, "split cuts across an axis made of several")
     return [
-        Value([part if i == axis else dim for i, dim in enumerate(value.dims)], var.aval)
+        Value(
+            [part if i == axis else dim for i, dim in enumerate(value.dims)],
+            var.aval,
+            known=value.known,
+            positions=value.positions,
+        )
         for part, var in zip(parts, step.eqn.outvars, strict=True)
     ]
 
@@ -104,7 +118,9 @@ def slice_(planner: Planner, step: Step) -> list[Value]:
     bounds = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
     for dim, size, (start, limit, stride) in zip(value.dims, value.shape, bounds, strict=True):
         dims.append(_slice_axis(planner, step, dim, size, (start, limit, stride)))
-    return _one(step, dims)
+    (made,) = _one(step, dims)
+    made.known, made.positions = value.known, value.positions
+    return [made]
 
 
 def _slice_axis(planner: Planner, step: Step, dim: Dim, size: int, bounds: tuple[int, int, int]) -> Dim:
@@ -149,7 +165,9 @@ def rev(planner: Planner, step: Step) -> list[Value]:
     """An axis in reversed order is frozen."""
     for axis in step.params["dimensions"]:
         planner.dims.freeze(step.ins[0].dims[axis], step.reason("reversed order"))
-    return _one(step, step.ins[0].dims)
+    (made,) = _one(step, step.ins[0].dims)
+    made.known, made.positions = step.ins[0].known, step.ins[0].positions
+    return [made]
 
 
 def random_bits(planner: Planner, step: Step) -> list[Value]:

@@ -1,19 +1,48 @@
-"""What a lottery study must be before anything of it runs."""
+"""The fields of a lottery study with their defaults, and what it must be before anything of it runs."""
 
 from ml_collections import ConfigDict
 
 import sparsejax
+from experiments.config.fields import default_config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 
 #: What a ticket is compared with: its mask on other initial weights, its weights on other masks of the same
 #: layer sparsities, and both.
 CONTROLS = ("reinit", "shuffled", "random")
-_FIELDS = (
-    "title", "base", "levels", "fraction", "rewind_step", "keep_weights", "distribution", "controls",
-    "connectivity", "metric", "lower",
-)  # fmt: skip
 _METRICS = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "bits_per_byte")
+
+
+def default_lottery(base: ConfigDict) -> ConfigDict:
+    """Makes a lottery study with every field; a config file changes the few that it is about.
+
+    Args:
+      base: one dense training run, from `default_config`; of 5 seeds and without warm-up, weight decay and
+        checkpoints where the file says nothing else.
+
+    Returns:
+      An unlocked `ConfigDict`.
+
+    Example:
+      >>> from experiments.config.fields import default_config
+      >>> study = default_lottery(default_config("mlp"))
+      >>> study.levels, study.fraction, study.controls
+      (5, 0.2, ('reinit', 'random'))
+    """
+    base.population, base.warmup_steps, base.weight_decay, base.checkpoint_every = 5, 0, 0.0, 0
+    study = ConfigDict()
+    study.title = "Lottery tickets"
+    study.base = base
+    study.levels = 5  # rounds of pruning
+    study.fraction = 0.2  # of the weights that are left, pruned in each
+    study.rewind_step = 0  # 0: to the initial weights
+    study.keep_weights = False  # fine-tune instead of rewinding
+    study.distribution = "uniform"  # or "global"
+    study.controls = ("reinit", "random")
+    study.connectivity = False  # whether each ticket is trained once more, with the data in another order
+    study.metric = "test_accuracy"
+    study.lower = False  # whether lower is better
+    return study
 
 
 def check(study: ConfigDict) -> None:
@@ -26,10 +55,11 @@ def check(study: ConfigDict) -> None:
       ConfigError: a field that is unknown, missing, out of range, or does not fit the others.
       SparsityError: a fraction outside (0, 1).
     """
-    if differ := sorted(set(_FIELDS) ^ set(study)):
+    fields = list(default_lottery(default_config()))
+    if differ := sorted(set(fields) ^ set(study)):
         raise ConfigError(
-            f"A lottery study has the fields {', '.join(_FIELDS)}; this one differs in {', '.join(differ)}. "
-            "Start from configs/lottery/digits_mlp.py."
+            f"A lottery study has the fields {', '.join(fields)}; this one differs in {', '.join(differ)}. "
+            "Start from default_lottery, as configs/lottery/digits_mlp.py does."
         )
     validate_config(study.base)
     for name, least in (("levels", 1), ("rewind_step", 0)):

@@ -1,0 +1,36 @@
+"""Magika pruned in one shot: every method at 50 to 90 % and n:m, five draws of 512 files, 3,000 files to test on.
+
+pip install --no-deps magika
+python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=runs/magika
+
+`:weighted` compares only what was chosen by such a table, at 80 and 90 %, with 300 steps without labels after it.
+`:small` is one draw and 600 files at 80 and 90 %, for a look.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.config.checks import choice
+from experiments.one_shot.options import default_study
+
+VARIANTS = {
+    "full": {},
+    "weighted": {
+        "methods": ("wanda", "alps", "alps, rows weighted"),
+        "levels": ("80 %", "90 %"),
+        "reconstruct_steps": 300,
+    },
+    "small": {
+        "methods": ("magnitude", "wanda", "wanda+swaps+resolve", "sparsegpt", "alps", "alps, rows weighted"),
+        "levels": ("80 %", "90 %"),
+        "draws": 1,
+        "test_items": 600,
+    },
+}
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    """The numbers of this study; the rest is `default_study`."""
+    choice(variant, VARIANTS, "variant")
+    config = default_study("magika")
+    config.update(VARIANTS[variant])
+    return config

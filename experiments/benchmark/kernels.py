@@ -1,0 +1,216 @@
+"""Sparse products and block-sparse training against the best dense layout, and a peer, with the break-even sparsity."""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmark import kernels_training
+from experiments.benchmark.harness import Jitted, Row, interleaved
+from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_fan_in, pack_n_m
+
+#: The Python that has the peer (``pip install sparselab``); without it its rows are left out, with a note.
+PEER_PYTHON = "SPARSEJAX_PEER_PYTHON"
+
+
+class Size(NamedTuple):
+    """A square matrix of which a share of the blocks is live, and the rows it is multiplied by."""
+
+    width: int
+    block: int
+    rows: int
+    sparsity: float
+
+
+def run(quick: bool) -> list[Row]:
+    """Times products and gradients; every case is checked against the dense product first.
+
+    The baseline is the faster of two dense layouts, ``x W`` and ``(Wᵀ xᵀ)ᵀ`` with Wᵀ stored: beside the slower one
+    every sparse speed-up is fake.
+
+    Args:
+      quick: small sizes.
+
+    Returns:
+      Rows with ``speedup`` over the best dense layout, ``share_of_ideal`` (speed-up · density) and, a form and number
+      of rows, the ``break_even`` sparsity.
+    """
+    rows = [row for size in _sizes(quick) for row in products(size, quick)]
+    rows += [row for size in _gradient_sizes(quick) for row in gradients(size, quick)]
+    training = [{"what": "training", **row} for row in kernels_training.run("quick" if quick else "full")]
+    return rows + break_evens(rows) + training + peer_rows(quick)
+
+
+def _sizes(quick: bool) -> list[Size]:
+    if quick:
+        return [Size(64, 16, 4, 0.75), Size(64, 16, 4, 0.5)]
+    sparsities = (0.5, 0.75, 0.9, 0.95)
+    small = [Size(1024, 128, rows, s) for rows in (1, 32, 256) for s in sparsities]
+    return [*small, *(Size(4096, 128, 256, s) for s in (0.75, 0.9, 0.95))]
+
+
+def _gradient_sizes(quick: bool) -> list[Size]:
+    return [Size(64, 16, 8, 0.75)] if quick else [Size(1024, 128, 256, 0.9), Size(4096, 128, 256, 0.9)]
+
+
+def products(size: Size, quick: bool) -> list[Row]:
+    """The product in every form, beside both dense layouts."""
+    dense, x = _matrix(size), _normal((size.rows, size.width), 1)
+    transposed = jnp.asarray(np.asarray(dense).T.copy())
+    call = lambda x, w: x @ w  # noqa: E731
+    cases: dict[str, Callable[[], Any]] = {
+        "dense": Jitted(call, x, dense),
+        "dense, transposed": Jitted(lambda x, w: (w @ x.T).T, x, transposed),
+        "blocks": Jitted(matmul, x, from_dense(dense, block=(size.block, size.block))),
+        "fan_in": Jitted(call, x, pack_fan_in(dense, block=(size.block, size.block))),
+    }
+    if size.sparsity in (0.5, 0.75):
+        strided = _strided(size)
+        cases["n_m"] = Jitted(call, x, pack_n_m(strided, round(4 * (1 - size.sparsity)), 4))
+    if size.rows <= 8:
+        cases["bitmap"] = Jitted(call, x, pack_bitmap(dense))
+    _check(cases, np.asarray(x, np.float64) @ np.asarray(dense, np.float64))
+    return _beside_best(cases, size, "product", quick)
+
+
+def gradients(size: Size, quick: bool) -> list[Row]:
+    """The product and both of its gradients."""
+    dense, x = _matrix(size), _normal((size.rows, size.width), 1)
+    g = _normal((size.rows, size.width), 2)
+    transposed = jnp.asarray(np.asarray(dense).T.copy())
+
+    def block_step(x: jax.Array, data: jax.Array, w: Any, g: jax.Array) -> Any:
+        product = lambda x, data: matmul(x, type(w)(data, w.topology, w.shape))  # noqa: E731
+        y, pull = jax.vjp(product, x, data)
+        return y, pull(g)
+
+    w = from_dense(dense, block=(size.block, size.block))
+    cases = {
+        "dense": Jitted(lambda x, w, g: (x @ w, (g @ w.T, x.T @ g)), x, dense, g),
+        "dense, transposed": Jitted(
+            lambda x, w, g: ((w @ x.T).T, ((w.T @ g.T).T, g.T @ x)), x, transposed, g
+        ),
+        "blocks": Jitted(block_step, x, w.data, w, g),
+    }
+    return _beside_best(cases, size, "forward and backward", quick)
+
+
+def break_evens(rows: list[Row]) -> list[Row]:
+    """Between which two measured sparsities a form begins to pay: linear in its relative time."""
+    found = []
+    keys = dict.fromkeys((row["what"], row["case"], row["width"], row["rows"]) for row in rows)
+    for what, case, width, count in keys:
+        line = sorted(
+            (row["sparsity"], 1.0 / row["speedup"])
+            for row in rows
+            if (row["what"], row["case"], row["width"], row["rows"]) == (what, case, width, count)
+        )
+        if case.startswith("dense") or len(line) < 2:
+            continue
+        found.append(
+            {
+                "what": what,
+                "case": f"{case}: break-even",
+                "width": width,
+                "rows": count,
+                "break_even": _crossing(line),
+            }
+        )
+    return found
+
+
+def _crossing(line: list[tuple[float, float]]) -> str:
+    if line[0][1] <= 1.0:
+        return f"below {line[0][0]:.0%}"
+    for (s, t), (later, faster) in itertools.pairwise(line):
+        if faster <= 1.0:
+            return f"{s + (later - s) * (t - 1.0) / (t - faster):.0%}"
+    return f"dense wins up to {line[-1][0]:.0%}"
+
+
+def points(rows: list[Row]) -> list[dict[str, Any]]:
+    """What the cost model of `to_sparse` reads, out of the rows of the products of width 1024."""
+    chosen = [
+        row
+        for row in rows
+        if row.get("what") == "product" and row["width"] in (64, 1024) and "speedup" in row
+    ]
+    forms = [row for row in chosen if not row["case"].startswith("dense")]
+    return [
+        {
+            "form": row["case"],
+            "rows": row["rows"],
+            "density": round(1 - row["sparsity"], 4),
+            "ratio": round(1 / row["speedup"], 3),
+        }
+        for row in forms
+    ]
+
+
+def peer_rows(quick: bool) -> list[Row]:
+    """A training step of a GPT's feed-forward layers with sparselab's layers, dense torch and ours, at equal tokens."""
+    python = os.environ.get(PEER_PYTHON)
+    if not python:
+        return [
+            {
+                "what": "training",
+                "case": "sparselab",
+                "note": f"not run: {PEER_PYTHON} names no Python with it",
+            }
+        ]
+    script = pathlib.Path(__file__).with_name("kernels_peer.py")
+    done = subprocess.run(
+        [python, str(script), "quick" if quick else "full"], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return [{"what": "training", "case": "sparselab", "error": reason}]
+    return [{"what": "training", **json.loads(line)} for line in done.stdout.splitlines()]
+
+
+def _beside_best(cases: dict[str, Any], size: Size, what: str, quick: bool) -> list[Row]:
+    rows = interleaved(cases, "dense", repeats=3 if quick else 15, min_seconds=0.0 if quick else 1.0)
+    best = min(row["ratio"] for row in rows if row["case"].startswith("dense"))
+    for row in rows:
+        row["what"] = what
+        row |= size._asdict()
+        row["speedup"] = round(best / row["ratio"], 3)
+        if not row["case"].startswith("dense"):
+            row["share_of_ideal"] = round(row["speedup"] * (1 - size.sparsity), 3)
+    return rows
+
+
+@functools.cache
+def _normal(shape: tuple[int, ...], seed: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def _matrix(size: Size) -> jax.Array:
+    """Random values in an exact share of the blocks."""
+    blocks = (size.width // size.block) ** 2
+    kept = np.random.default_rng(0).permutation(blocks) < round((1 - size.sparsity) * blocks)
+    mask = np.kron(kept.reshape(size.width // size.block, -1), np.ones((size.block, size.block), np.float32))
+    return _normal((size.width, size.width), 0) * mask
+
+
+def _strided(size: Size) -> jax.Array:
+    """n of every 4 weights, a stride of a quarter of the inputs apart."""
+    kept = np.argsort(np.random.default_rng(0).random((4, size.width // 4, size.width)), axis=0)
+    mask = (kept < round(4 * (1 - size.sparsity))).reshape(size.width, size.width)
+    return _normal((size.width, size.width), 0) * mask.astype(np.float32)
+
+
+def _check(cases: dict[str, Any], expected: np.ndarray) -> None:
+    """What is timed computes the product; N:M has a matrix of its own, which its tests compare."""
+    for name, case in cases.items():
+        off = np.linalg.norm(np.asarray(case(), np.float64) - expected) / np.linalg.norm(expected)
+        if name != "n_m" and off > 1e-5:
+            raise RuntimeError(f"{name}: its product differs from float64 by {off:.2g}.")

@@ -1,0 +1,1 @@
+"""The functions of the stages that a recipe may name."""

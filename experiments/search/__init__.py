@@ -1,0 +1,1 @@
+"""Searchers compared at equal evaluations and equal budget, on networks trained here."""

@@ -1,0 +1,35 @@
+"""Sparse compute that pays: block-sparse matrices in training, and packed forms for inference."""
+
+from sparsejax.kernels.bitmap import Bitmap as Bitmap
+from sparsejax.kernels.bitmap import pack_bitmap as pack_bitmap
+from sparsejax.kernels.bitmap import unpack_bitmap as unpack_bitmap
+from sparsejax.kernels.block_scores import block_grad_scores as block_grad_scores
+from sparsejax.kernels.block_scores import with_probes as with_probes
+from sparsejax.kernels.block_sparse import BlockSparse as BlockSparse
+from sparsejax.kernels.block_sparse import block_mask as block_mask
+from sparsejax.kernels.block_sparse import check_capacity as check_capacity
+from sparsejax.kernels.block_sparse import from_dense as from_dense
+from sparsejax.kernels.block_sparse import rewire as rewire
+from sparsejax.kernels.block_sparse import to_dense as to_dense
+from sparsejax.kernels.block_sparse import with_capacity as with_capacity
+from sparsejax.kernels.block_view import compress as compress
+from sparsejax.kernels.block_view import decompress as decompress
+from sparsejax.kernels.block_view import weight_masks as weight_masks
+from sparsejax.kernels.compressed import CompressedState as CompressedState
+from sparsejax.kernels.compressed import CompressedTransformation as CompressedTransformation
+from sparsejax.kernels.compressed import first_capacities as first_capacities
+from sparsejax.kernels.compressed import start as start
+from sparsejax.kernels.compressed import train_compressed as train_compressed
+from sparsejax.kernels.convert import Choice as Choice
+from sparsejax.kernels.convert import to_sparse as to_sparse
+from sparsejax.kernels.fan_in import ConstantFanIn as ConstantFanIn
+from sparsejax.kernels.fan_in import pack_fan_in as pack_fan_in
+from sparsejax.kernels.fan_in import unpack_fan_in as unpack_fan_in
+from sparsejax.kernels.feed_forward import fused_mlp as fused_mlp
+from sparsejax.kernels.loading import load_sparse as load_sparse
+from sparsejax.kernels.n_of_m import PackedNM as PackedNM
+from sparsejax.kernels.n_of_m import pack_n_m as pack_n_m
+from sparsejax.kernels.n_of_m import unpack_n_m as unpack_n_m
+from sparsejax.kernels.products import matmul as matmul
+from sparsejax.kernels.sharding import ShardedBlocks as ShardedBlocks
+from sparsejax.kernels.sharding import shard_blocks as shard_blocks

@@ -1,0 +1,137 @@
+"""Which layers of a model are pruned, in the order in which it runs them, and which batches measure the error."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sparsejax.errors import CalibrationError, PathError
+from sparsejax.masks.prunable import Layer, Override, dense, prunable_layers
+from sparsejax.params.default_filter import default_prunable, select_prunable
+from sparsejax.params.paths import flatten_with_paths, match_paths
+from sparsejax.patterns.pattern import Pattern
+from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.operations import linear_ops
+from sparsejax.tracing.uses.find import find_uses
+from sparsejax.typing import Params, Prunable
+
+
+def hold_out(batches: Iterable[Any], held_out: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+    """Parts the batches to solve on from those to measure on.
+
+    Args:
+      batches: all of them.
+      held_out: those to measure on; when None every tenth of `batches`, at least the last.
+
+    Returns:
+      ``(to solve on, to measure on)``.
+
+    Raises:
+      CalibrationError: one of them is empty.
+    """
+    batches = list(batches)
+    if held_out is None:
+        # The last of every ten; of fewer the last.
+        last = set(range(9, len(batches), 10)) or {len(batches) - 1}
+        unseen = [batch for i, batch in enumerate(batches) if i in last]
+        batches = [batch for i, batch in enumerate(batches) if i not in last]
+    else:
+        unseen = list(held_out)
+    if not batches or not unseen:
+        raise CalibrationError(
+            f"{len(batches)} batches to calibrate on and {len(unseen)} to measure the error on; each needs at least "
+            "one. Give two batches or more, or held_out=…; an iterator must not be used up."
+        )
+    return batches, unseen
+
+
+def layers_in_order(
+    fn: Callable[..., Any],
+    params: Params,
+    batch: Any,
+    pattern: Pattern | None,
+    prunable: Prunable | None,
+    overrides: Mapping[str, Override] | None,
+    ignore: Iterable[str] = (),
+) -> list[Layer]:
+    """The layers to prune with the roles that the tracer reads, in the order of their first use.
+
+    Args:
+      fn: ``fn(params, *inputs)``.
+      params: its parameters.
+      batch: one batch.
+      pattern: where no override says otherwise.
+      prunable: ``(path, leaf) -> bool``; `default_prunable` when None.
+      overrides: by path pattern.
+      ignore: path patterns of layers to leave as they are; before any override.
+
+    Returns:
+      The layers.
+
+    Raises:
+      PathError: an override or a pattern to ignore that matches no layer.
+    """
+    inputs = jaxprs.as_tuple(batch)
+    traced = jaxprs.trace(fn, params, inputs)
+    first: dict[str, Any] = {}
+    # Experts that are gathered token by token have no inputs of their own to calibrate on.
+    for use in find_uses(traced, gathered=False):
+        path = traced.paths[use.leaf]
+        first[path] = min(first.get(path, use.site), use.site)
+    ops = {path: op for path, op in linear_ops(fn, params, inputs).items() if path in first}
+    ignore = [ignore] if isinstance(ignore, str) else list(ignore)
+    match_paths(ignore, list(ops), "ignore")
+    given = {**dict.fromkeys(ignore, dense), **(overrides or {})}
+    names = match_paths(given, flatten_with_paths(params)[0], "overrides")
+    own = {path: given[names[path]] if path in names else Override() for path in ops}
+    wanted = prunable or default_prunable
+
+    def choose(path: str, leaf: Any) -> bool:
+        if path not in ops:
+            return False
+        return bool(wanted(path, leaf)) if own[path].prunable is None else own[path].prunable
+
+    flags = flatten_with_paths(select_prunable(params, choose))
+    chosen = [path for path, flag in zip(*flags[:2], strict=True) if flag is True]
+    for name, override in given.items():
+        if override.prunable is not False and name not in {names.get(path) for path in chosen}:
+            raise PathError(
+                f"overrides: {name!r} matches no layer that is pruned. There are: {', '.join(chosen[:12])}."
+            )
+    with_roles = {
+        literal(path): own[path]._replace(axes=own[path].axes or ops[path].roles) for path in chosen
+    }
+    layers = prunable_layers(params, pattern=pattern, prunable=choose, overrides=with_roles)
+    return sorted(layers, key=lambda layer: first[layer.path])
+
+
+def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) -> list[Layer]:
+    """Gives layers a sparsity by path; those that no pattern matches are not pruned.
+
+    Args:
+      layers: of `layers_in_order`; what an override says of a layer stands.
+      sparsities: ``{path pattern: sparsity}``; the first match counts.
+
+    Returns:
+      The layers that are pruned.
+
+    Raises:
+      PathError: a pattern that matches no layer.
+    """
+    found = match_paths(sparsities, [layer.path for layer in layers], "sparsity")
+    own = [(layer, sparsities.get(found.get(layer.path, ""))) for layer in layers]
+    return [
+        layer if layer.sparsity is not None else layer._replace(sparsity=share)
+        for layer, share in own
+        if share is not None or layer.sparsity is not None
+    ]
+
+
+def literal(path: str) -> str:
+    """A path as a pattern that matches itself alone.
+
+    Args:
+      path: any path.
+
+    Returns:
+      The pattern.
+    """
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)

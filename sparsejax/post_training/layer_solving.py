@@ -1,0 +1,210 @@
+"""Solving one layer from its sums: the target, the solver's answer, the error it makes, the warnings with its path."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sparsejax.errors import SparsejaxError
+from sparsejax.masks.prunable import Layer
+from sparsejax.post_training.gram import ROWS_PER_INPUT, CalibrationWarning, check_problem, squared_errors
+from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
+from sparsejax.post_training.solution import Solution
+from sparsejax.post_training.solvers.asymmetric import asymmetric_target
+from sparsejax.typing import Array
+
+#: ``solve(weights, gram, *, sparsity, pattern, mask, damping) -> Solution``, such as `solve_alps`.
+LayerSolver = Callable[..., Solution]
+
+
+class Solved(NamedTuple):
+    """One layer, solved.
+
+    Attributes:
+      weights: like the parameter.
+      mask: likewise.
+      error: squared error of the outputs on the calibration rows.
+      size: squared size of the outputs that were aimed at.
+      rows: calibration rows.
+      damping: the most λ that was used.
+      converged: whether the solver said so for every matrix.
+    """
+
+    weights: Array
+    mask: Array
+    error: float
+    size: float
+    rows: int
+    damping: float
+    converged: bool
+
+
+def solve_layer(
+    leaf: Array,
+    layer: Layer,
+    sums: Mapping[str, Array],
+    solve: LayerSolver,
+    *,
+    sparsity: float | None,
+    earlier: Array | None,
+    damping: float,
+) -> Solved:
+    """Solves the matrices of one layer.
+
+    Args:
+      leaf: the dense weights.
+      layer: path, shape and roles.
+      sums: as `split` takes them.
+      solve: a `LayerSolver`.
+      sparsity: of the layer; None with N:M.
+      earlier: an earlier mask like the leaf, or None.
+      damping: λ.
+
+    Returns:
+      The solution.
+
+    Raises:
+      CalibrationError, SparsityError, PatternError, MaskError: as the solver, with the path.
+
+    Warns:
+      CalibrationWarning: too few rows, no convergence, and what the solver warns of; with the path.
+    """
+    problems = split(leaf, layer, sums)
+    rows = min(problem.count for problem in problems)
+    _warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
+    alive: Sequence[Array | None] = [None] * len(problems)
+    if earlier is not None and np.ndim(earlier):
+        alive = list(to_matrices(jnp.broadcast_to(earlier, layer.shape), layer, len(problems)))
+    solutions = _solutions(layer, problems, alive, solve, sparsity, damping)
+    weights = jnp.stack([solution.weights for solution in solutions])
+    error, size = output_error(problems, weights)
+    converged = all(solution.converged for solution in solutions)
+    if not converged:
+        _warn(f"{layer.path!r}: the solver did not converge within its iterations.")
+    return Solved(
+        weights=from_matrices(weights, layer).astype(leaf.dtype),
+        mask=from_matrices(jnp.stack([solution.mask for solution in solutions]), layer),
+        error=error,
+        size=size,
+        rows=rows,
+        damping=max(solution.damping for solution in solutions),
+        converged=converged,
+    )
+
+
+def layer_output_error(
+    leaf: Array, pruned: Array, layer: Layer, sums: Mapping[str, Array]
+) -> tuple[float, float]:
+    """The squared output error of a layer on other rows.
+
+    Args:
+      leaf: the dense weights.
+      pruned: the pruned ones.
+      layer: path, shape and roles.
+      sums: as `split` takes them.
+
+    Returns:
+      ``(error, size)`` as in `Solved`.
+    """
+    problems = split(leaf, layer, sums)
+    return output_error(problems, to_matrices(pruned, layer, len(problems)))
+
+
+def output_error(problems: Sequence[Problem], pruned: Sequence[Array]) -> tuple[float, float]:
+    """The squared error of the outputs of some matrices, and the squared size of what they should be.
+
+    With ``Δ = W − Ŵ``, ``K = (X_d − X)ᵀX`` and ``G = (X_d − X)ᵀ(X_d − X)`` the error is
+
+        ‖X_d Wᵀ − X Ŵᵀ‖² = tr(Δ H Δᵀ) + 2 tr(W K Δᵀ) + tr(W G Wᵀ)
+
+    and the size ``tr(W (H + K + Kᵀ + G) Wᵀ)``; no large numbers cancel where the two models are close.
+
+    Args:
+      problems: the matrices.
+      pruned: Ŵ of each.
+
+    Returns:
+      ``(error, size)``.
+    """
+    error = size = 0.0
+    for problem, weights in zip(problems, pruned, strict=True):
+        dtype = problem.gram.dtype
+        dense = jnp.asarray(problem.weights, dtype)
+        change = dense - jnp.asarray(weights, dtype)
+        error += float(jnp.sum(squared_errors(change, problem.gram)))
+        size += float(jnp.sum(squared_errors(dense, problem.gram)))
+        if problem.cross is not None:
+            pull = jnp.matmul(dense, problem.cross, precision=lax.Precision.HIGHEST)
+            moved = float(jnp.sum(squared_errors(dense, problem.shift)))
+            error += 2 * float(jnp.sum(pull * change)) + moved
+            size += 2 * float(jnp.sum(pull * dense)) + moved
+    return max(error, 0.0), max(size, 0.0)
+
+
+def relative(error: float, size: float) -> float:
+    """An error as a share of a size; 0 where both are zero, infinity where only the size is.
+
+    Args:
+      error: squared.
+      size: squared.
+
+    Returns:
+      The share.
+    """
+    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
+
+
+def _solutions(
+    layer: Layer,
+    problems: Sequence[Problem],
+    alive: Sequence[Array | None],
+    solve: LayerSolver,
+    sparsity: float | None,
+    damping: float,
+) -> list[Solution]:
+    """Solves the problems of a layer; what the solver says names the layer."""
+    solutions = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for problem, mask in zip(problems, alive, strict=True):
+            try:
+                target = _target(problem, damping)
+                solution = solve(
+                    target,
+                    problem.gram,
+                    sparsity=sparsity,
+                    pattern=layer.pattern,
+                    mask=mask,
+                    damping=damping,
+                )
+            except SparsejaxError as error:
+                raise type(error)(f"{layer.path!r} {layer.shape}: {error}") from error
+            solutions.append(solution)
+    for text, category in dict.fromkeys((str(w.message), w.category) for w in said):
+        warnings.warn(f"{layer.path!r}: {text}", category, stacklevel=5)
+    return solutions
+
+
+def _target(problem: Problem, damping: float) -> Array:
+    """The weights that the solver should come close to."""
+    if problem.cross is None:
+        return problem.weights
+    check_problem(problem.weights, problem.gram)
+    return asymmetric_target(
+        problem.weights, problem.gram, problem.gram + problem.cross, damping=damping
+    ).astype(problem.weights.dtype)
+
+
+def _warn_of_few_rows(path: str, rows: int, inputs: int) -> None:
+    if rows < ROWS_PER_INPUT * inputs:
+        _warn(
+            f"{path!r}: {rows} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an input "
+            "the solution fits the rows, not the layer: give more batches, or raise damping to 0.1."
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, CalibrationWarning, stacklevel=6)

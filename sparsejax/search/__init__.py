@@ -1,0 +1,37 @@
+"""Search: which ratio each layer or group gets within a budget, by one function and many searchers."""
+
+from sparsejax.search.candidates import Candidates as Candidates
+from sparsejax.search.candidates import mask_candidates as mask_candidates
+from sparsejax.search.candidates import population_loss as population_loss
+from sparsejax.search.candidates import unit_candidates as unit_candidates
+from sparsejax.search.costs import LatencyTable as LatencyTable
+from sparsejax.search.costs import additive_cost as additive_cost
+from sparsejax.search.costs import latency_table as latency_table
+from sparsejax.search.costs import unit_cost as unit_cost
+from sparsejax.search.database import LayerDatabase as LayerDatabase
+from sparsejax.search.database import build_database as build_database
+from sparsejax.search.database import equal_steps as equal_steps
+from sparsejax.search.ddpg import DDPG as DDPG
+from sparsejax.search.journal import Record as Record
+from sparsejax.search.problem import Choice as Choice
+from sparsejax.search.problem import Loss as Loss
+from sparsejax.search.problem import Problem as Problem
+from sparsejax.search.problem import Request as Request
+from sparsejax.search.problem import Site as Site
+from sparsejax.search.running import Searcher as Searcher
+from sparsejax.search.running import SearchResult as SearchResult
+from sparsejax.search.running import search as search
+from sparsejax.search.searchers.allocation import allocation as allocation
+from sparsejax.search.searchers.allocation import knapsack as knapsack
+from sparsejax.search.searchers.amc import amc as amc
+from sparsejax.search.searchers.ask_tell import cma_search as cma_search
+from sparsejax.search.searchers.ask_tell import optuna_search as optuna_search
+from sparsejax.search.searchers.evopress import evopress as evopress
+from sparsejax.search.searchers.netadapt import netadapt as netadapt
+from sparsejax.search.searchers.simple import random as random
+from sparsejax.search.searchers.simple import uniform as uniform
+from sparsejax.search.sensitivities import Sensitivity as Sensitivity
+from sparsejax.search.sensitivities import sensitivity as sensitivity
+from sparsejax.search.space import Budget as Budget
+from sparsejax.search.space import share_of as share_of
+from sparsejax.search.tuning import tuned_loss as tuned_loss

@@ -1,0 +1,1 @@
+"""The searchers: each asks for losses and is told them."""

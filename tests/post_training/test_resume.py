@@ -1,0 +1,179 @@
+"""Calibration that is killed, goes on, and gives the same bytes; folders of another calibration; full disks."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax.errors import CalibrationError
+from sparsejax.post_training import alps, calibration_run, sparsegpt
+from sparsejax.post_training.sequential.store import Store, fingerprint
+from sparsejax.post_training.sequential.walk import Walk
+from tests.tracing.functions import normal
+
+#: Forks what has imported JAX but not used it.
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def task():
+    """A residual stack and a head: stages of scanned layers and a layer of its own."""
+    params = {"layers": {"kernel": normal(3, 12, 12) / 4}, "head": {"kernel": normal(12, 5)}}
+
+    def fn(p, x):
+        x = jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, p["layers"]["kernel"])[0]
+        return x @ p["head"]["kernel"]
+
+    return fn, params, [normal(40, 12, seed=i) * jnp.exp(normal(12)) for i in range(6)]
+
+
+def prune(workdir, **changes):
+    fn, params, batches = task()
+    return sparsegpt(fn, params, batches, workdir=workdir, **{"sparsity": 0.6, **changes})
+
+
+def calibrate(workdir, out):
+    """Runs to the end in a process of its own, writing its running sums after every batch, slowly."""
+    calibration_run._SAVE_EVERY = 0.0
+    collect = Walk.collect
+    Walk.collect = lambda *args: (time.sleep(0.02), collect(*args))[1]
+    found = prune(workdir)
+    leaves = jax.tree.leaves((found.params, found.masks))
+    np.savez(out, *leaves)
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves((a.params, a.masks)), jax.tree.leaves((b.params, b.masks)), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_killed_at_random_the_bytes_are_those_of_an_unbroken_run(tmp_path):
+    _CONTEXT.set_forkserver_preload(["tests.post_training.test_resume"])
+    work, out, kills, states = tmp_path / "work", tmp_path / "out.npz", 0, set()
+    chance = random.Random(0)
+    for _ in range(40):
+        process = _CONTEXT.Process(target=calibrate, args=(work, out))
+        process.start()
+        begin = len(list(work.glob("stage_*"))) if work.exists() else 0
+        deadline = time.monotonic() + 120
+        wait = None
+        while process.is_alive() and time.monotonic() < deadline:
+            now = len(list(work.glob("stage_*"))) if work.exists() else 0
+            running = (work / "running.npz").exists()
+            if wait is None and (running or now > begin):  # it got further than the last one: now at random
+                wait = time.monotonic() + chance.uniform(0, 0.25)
+            if wait is not None and time.monotonic() >= wait and kills < 6:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.join(120)
+        states.add((len(list(work.glob("stage_*"))), (work / "running.npz").exists()))
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0
+    assert kills >= 3
+    assert len(states) >= 2
+    fresh = prune(None)
+    with np.load(out) as file:
+        for x, y in zip(jax.tree.leaves((fresh.params, fresh.masks)), file.values(), strict=True):
+            np.testing.assert_array_equal(np.asarray(x), y)
+
+
+def test_a_finished_folder_gives_the_result_without_solving(tmp_path):
+    seen = []
+    first = prune(tmp_path, progress=seen.append)
+    again = prune(tmp_path)
+    same(first, again)
+    assert first.layers == again.layers
+    assert [result.path for result in seen] == ["layers/kernel", "head/kernel"]
+
+
+def test_another_calibration_is_refused(tmp_path):
+    prune(tmp_path)
+    fn, params, batches = task()
+    params["head"]["kernel"] = params["head"]["kernel"].at[0, 0].add(1e-6)
+    calls = [
+        lambda: sparsegpt(fn, params, batches, sparsity=0.6, workdir=tmp_path),
+        lambda: prune(tmp_path, sparsity=0.61),
+        lambda: prune(tmp_path, damping=0.02),
+        lambda: prune(tmp_path, targets="symmetric"),
+        lambda: prune(tmp_path, ignore="head/*"),
+        lambda: prune(tmp_path, row_weights="gradient"),
+        lambda: alps(*task(), sparsity=0.6, workdir=tmp_path),
+        lambda: sparsegpt(task()[0], task()[1], batches[:-1], sparsity=0.6, workdir=tmp_path),
+        lambda: sparsegpt(lambda p, x: 2 * fn(p, x), task()[1], batches, sparsity=0.6, workdir=tmp_path),
+    ]
+    for call in calls:
+        with pytest.raises(CalibrationError, match="parameters, batches, function or options differ"):
+            call()
+
+
+def test_a_damaged_stage_is_solved_again(tmp_path):
+    first = prune(tmp_path)
+    path = tmp_path / "stage_00001.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    same(first, prune(tmp_path))
+    path.write_bytes(data[:100])
+    same(first, prune(tmp_path))
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
+    prune(None)  # compiled before the limit, so that only our own files meet it
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        store = Store(tmp_path, "a")
+        store.save_stage(0, {"x": jnp.arange(10)}, {"note": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(CalibrationError, match=r"cannot be written.*free some space"):
+            store.save_stage(1, {"x": jnp.arange(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["calibration.json", "stage_00000.npz"]
+    arrays, notes = Store(tmp_path, "a").stage(0)
+    np.testing.assert_array_equal(arrays["x"], np.arange(10))
+    assert notes == {"note": 1}
+    assert Store(tmp_path, "a").stage(1) is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CalibrationError, match="cannot be made or written"):
+        prune(tmp_path / "file")
+    (tmp_path / "calibration.json").write_text("{}")
+    with pytest.raises(CalibrationError, match=r"calibration\.json cannot be read"):
+        prune(tmp_path)
+
+
+def test_what_is_stored_comes_back_bit_by_bit(tmp_path):
+    store = Store(tmp_path, "a")
+    arrays = {
+        "bits": normal(4, 3).astype(jnp.bfloat16),
+        "empty": jnp.zeros((0, 2)),
+        "flag": jnp.asarray(True),
+    }
+    store.save_running(3, 2, arrays, [[1, [2]]])
+    batches, found, notes = store.running(3)
+    assert (batches, notes) == (2, [[1, [2]]])
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], np.asarray(array))
+    assert store.running(4) is None
+
+
+def test_the_fingerprint_sees_every_bit():
+    tree = {"a": np.arange(4.0), "key": jax.random.key(0), "b": [1, "x", None]}
+    assert fingerprint(tree) == fingerprint(tree)
+    others = [{**tree, "a": np.nextafter(tree["a"], 9)}, {**tree, "a": tree["a"].astype(np.float32)}]
+    others += [{**tree, "key": jax.random.key(1)}, {**tree, "b": [1, "y", None]}, {**tree, "c": 0}]
+    assert len({fingerprint(t) for t in (tree, *others)}) == 6
