@@ -103,7 +103,7 @@ def _mask_checks(sizes: Iterable[int]) -> Iterator[Case]:
 def _steps(quick: bool) -> Iterator[Case]:
     recipes = {model: step.chosen_recipes(quick) for model in (("mlp",) if quick else _MODELS)}
     yield from _beside_dense("step", step, recipes, quick)
-    for name in ("gmp, packed",) if quick else ("gmp, packed", "rigl, packed"):
+    for name in ("gmp",) if quick else ("gmp", "rigl"):
         yield "population of 8", name, lambda name=name: step.population_rows(name, quick)
 
 

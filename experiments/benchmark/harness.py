@@ -22,7 +22,7 @@ from experiments.report.tables import terminal_table
 #: One measured case: ``benchmark, case, baseline, ratio, median_ms, min_ms`` and what the benchmark adds.
 Row = dict[str, Any]
 # The columns that come first in a table, in this order.
-_COLUMNS = ("case", "median_ms", "min_ms", "compile_ms", "baseline", "ratio")
+_COLUMNS = ("case", "median_ms", "min_ms", "compile_ms", "baseline", "ratio", "ratio_95")
 # Columns that are the same for a whole run: in the header, not in the tables.
 _RUN_COLUMNS = ("device", "devices", "cpus", "versions", "date")
 
@@ -79,7 +79,7 @@ def interleaved(
         say so.
 
     Returns:
-      One row a case: ``case, baseline, ratio, median_ms, min_ms, rounds`` and ``compile_ms`` where known.
+      One row a case: ``case, baseline, ratio, ratio_95, median_ms, min_ms, rounds`` and ``compile_ms`` where known.
 
     Raises:
       ValueError: `baseline` or `once` names no case.
@@ -149,11 +149,19 @@ def _row(name: str, baseline: str, times: Mapping[str, Sequence[float]], compile
         "case": name,
         "baseline": baseline,
         "ratio": _significant(statistics.median(ratios)),
+        "ratio_95": _interval(ratios),
         "median_ms": _significant(statistics.median(own) * 1e3),
         "min_ms": _significant(min(own) * 1e3),
         "rounds": len(own),
     }
     return row if compile_ms is None else {**row, "compile_ms": compile_ms}
+
+
+def _interval(ratios: Sequence[float]) -> str:
+    """The 95 % confidence interval of their median, from order statistics: no distribution is assumed."""
+    ordered, n = sorted(ratios), len(ratios)
+    tail = max(int((n - 1.96 * n**0.5) / 2), 0)
+    return f"{_significant(ordered[tail])}–{_significant(ordered[n - 1 - tail])}"
 
 
 def _significant(value: float) -> float:

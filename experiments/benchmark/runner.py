@@ -108,7 +108,6 @@ def _method(member: Member, steps: int) -> Method:
         begin_step=0,
         end_step=steps,
         update_every=100,
-        packed=True,
     )
     times = sparsejax.schedules.update_every(100, begin=0, end=steps)
     return Method(

@@ -26,9 +26,7 @@ def _recipes() -> dict[str, Callable[[optax.GradientTransformation], Any]]:
         "gmp, global": lambda inner: sparsejax.gmp(
             inner, **gradual, distribution=sparsejax.distributions.global_threshold()
         ),
-        "gmp, packed": lambda inner: sparsejax.gmp(inner, **gradual, packed=True),
         "rigl": lambda inner: sparsejax.rigl(inner, **dynamic),
-        "rigl, packed": lambda inner: sparsejax.rigl(inner, **dynamic, packed=True),
         "set": lambda inner: sparsejax.set_(inner, **dynamic),
         "ac_dc": lambda inner: sparsejax.ac_dc(
             inner,
@@ -110,7 +108,7 @@ def run(quick: bool) -> list[Row]:
       in dense steps), ``compile_ratio`` and ``mask_bytes_per_weight``.
     """
     rows = []
-    for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 9)):
+    for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 31)):
         found = model_rows(make(quick), chosen_recipes(quick), rounds)
         rows += [{"model": name, **row} for row in found]
     return rows
@@ -132,7 +130,7 @@ def population_rows(name: str, quick: bool) -> list[Row]:
         f"{name}: plain": program.at(_PLAIN),
         f"{name}: update": program.at(_UPDATE),
     }
-    found = interleaved(cases, "dense", repeats=9, min_seconds=0.2)
+    found = interleaved(cases, "dense", repeats=31, min_seconds=0.2)
     del found[-1]["compile_ms"]  # the plain step's program, compiled already
     return [{"model": "mlp, 8 members", **row} for row in found]
 

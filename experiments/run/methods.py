@@ -172,9 +172,6 @@ def _options(config: ConfigDict, entry: "Entry", sparsity: ArrayLike | None) -> 
     for name in ("score", "pattern"):
         if name in entry.reads and config[name]:
             options[name] = load_named(name, config[name])
-    if not entry.learned:
-        # Bits cost less than bytes to copy through the cond of the mask update, and to keep.
-        options["packed"] = True
     return options
 
 

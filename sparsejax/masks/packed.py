@@ -16,7 +16,7 @@ class Packing(NamedTuple):
     """How a mask is packed.
 
     Attributes:
-      axis: the packed axis.
+      axis: the packed axis, counted from the last (negative), so that members may be stacked in front.
       size: the mask's length along it.
       parts: how many equal stretches of it are packed each for itself, padded to whole bytes: its shards, where
         those are no multiple of 8 long.
@@ -62,7 +62,7 @@ def packing_of(mask: Array) -> Packing:
     Example:
       >>> import jax.numpy as jnp
       >>> packing_of(jnp.ones((16, 3), bool))
-      Packing(axis=0, size=16, parts=1)
+      Packing(axis=-2, size=16, parts=1)
     """
     shard = _sharding(mask).shard_shape(mask.shape) if _sharding(mask) else mask.shape
     last = len(shard) - 1
@@ -71,7 +71,7 @@ def packing_of(mask: Array) -> Packing:
         key=lambda axis: ((-shard[axis] % 8) / max(shard[axis], 1), axis == last, -mask.shape[axis], -axis),
     )
     parts = mask.shape[axis] // shard[axis] if shard[axis] % 8 else 1
-    return Packing(axis, mask.shape[axis], parts)
+    return Packing(axis - mask.ndim, mask.shape[axis], parts)
 
 
 def _sharding(mask: Any) -> NamedSharding | None:
@@ -98,7 +98,7 @@ def pack(mask: Array, packing: Packing | None = None) -> PackedMask:
     # By hand, since jnp.packbits and unpackbits, equal bit for bit, do not fuse into the step: on CPU a plain GMP step
     # of the benchmark's MLP took 1.29 dense steps with them and 1.04 without.
     packing = packing or packing_of(mask)
-    axis, size, parts = packing
+    axis, size, parts = packing.axis + mask.ndim, packing.size, packing.parts
     before, after = mask.shape[:axis], mask.shape[axis + 1 :]
     missing = 8 * packing.bytes_a_part - size // parts
     apart = mask.reshape(*before, parts, size // parts, *after)
@@ -134,7 +134,8 @@ def unpack(packed: PackedMask) -> Array:
       >>> unpack(pack(jnp.array([True, False, True]))).tolist()
       [True, False, True]
     """
-    bits, (axis, size, parts) = packed.bits, packed.packing
+    bits, size, parts = packed.bits, packed.packing.size, packed.packing.parts
+    axis = packed.packing.axis + bits.ndim
     before, after = bits.shape[:axis], bits.shape[axis + 1 :]
     shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * len(after))
     spread = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)

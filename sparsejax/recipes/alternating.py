@@ -36,7 +36,6 @@ def ac_dc(
     min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """AC/DC: alternates sparse and dense phases, and ends sparse.
@@ -61,7 +60,6 @@ def ac_dc(
       masks: those that the network has, for the warm-up; the first dense phase brings all weights back. Dense when
         None.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -99,4 +97,4 @@ def ac_dc(
         masks=masks,
         revive=True,
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)

@@ -41,7 +41,6 @@ def gmp(
     min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Gradual magnitude pruning: the lowest magnitudes go, on the cubic schedule.
@@ -65,7 +64,6 @@ def gmp(
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -92,7 +90,7 @@ def gmp(
         Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def one_shot(
@@ -109,7 +107,6 @@ def one_shot(
     min_kept: int = 0,
     masks: MaskTree | None = None,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Prunes once, at one step, and trains on inside the masks: one-shot pruning with fine-tuning.
@@ -130,7 +127,6 @@ def one_shot(
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
       key: needed by a random score only.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -160,7 +156,6 @@ def one_shot(
         min_kept=min_kept,
         masks=masks,
         key=key,
-        packed=packed,
         second_moment=second_moment,
     )
 
@@ -176,7 +171,6 @@ def snip(
     roles: ModelRoles | None = None,
     min_kept: int = 0,
     masks: MaskTree | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Prunes at the first step by connection sensitivity, then trains inside the masks.
@@ -197,7 +191,6 @@ def snip(
         follow Flax's convention.
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those that the network has, to go on from: what they leave out stays zero. Dense when None.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -223,7 +216,6 @@ def snip(
         roles=roles,
         min_kept=min_kept,
         masks=masks,
-        packed=packed,
         second_moment=second_moment,
     )
 

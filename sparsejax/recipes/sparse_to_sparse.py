@@ -39,7 +39,6 @@ def static_random(
     overrides: Mapping[str, Override] | None = None,
     roles: ModelRoles | None = None,
     min_kept: int = 0,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Random masks for good: the baseline of sparse-to-sparse training.
@@ -55,7 +54,6 @@ def static_random(
       roles: what each axis is for: ``linear_ops(fn, params, x)``, or ``(fn, x)``. Without, leaves called ``kernel``
         follow Flax's convention.
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -75,7 +73,7 @@ def static_random(
     rule = random_masks(
         target, Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept)
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def rigl(
@@ -96,7 +94,6 @@ def rigl(
     roles: ModelRoles | None = None,
     min_kept: int = 0,
     masks: MaskTree | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """RigL: sparse throughout, dropping small weights and growing where the dense gradient is largest.
@@ -123,7 +120,6 @@ def rigl(
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
         many.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -159,7 +155,7 @@ def rigl(
         Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
-    return sparsify(optimizer, rule, key=key, packed=packed, second_moment=second_moment)
+    return sparsify(optimizer, rule, key=key, second_moment=second_moment)
 
 
 def _need_begin(sparsity: Sparsity | None, distribution: Distribution | None, masks: MaskTree | None) -> None:
@@ -204,7 +200,6 @@ def set_(
     roles: ModelRoles | None = None,
     min_kept: int = 0,
     masks: MaskTree | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """SET: sparse throughout, dropping small weights and growing at random.
@@ -229,7 +224,6 @@ def set_(
       min_kept: units of the pattern that every layer keeps at least, so that none is emptied.
       masks: those to begin from (a ticket, SNIP's), in the place of `sparsity` and `distribution`: each layer keeps as
         many.
-      packed: keep the masks as bits, as in `sparsify`.
       second_moment: of grown weights, as in `sparsify`: "zero" or "mean".
 
     Returns:
@@ -266,6 +260,5 @@ def set_(
         roles=roles,
         min_kept=min_kept,
         masks=masks,
-        packed=packed,
         second_moment=second_moment,
     )

@@ -27,14 +27,14 @@ class SparsifyState(NamedTuple):
     Attributes:
       count: int32 scalar, steps taken.
       key: the random key's data (uint32), or an empty tuple where there is none.
-      masks: a mask tree like the parameters; a `PackedTree` where packed.
+      masks: a `PackedTree` of masks like the parameters; `get_masks` unpacks it.
       rule_state: the rule's own.
       inner_state: the inner optimizer's.
     """
 
     count: Array
     key: Any
-    masks: MaskTree
+    masks: PackedTree
     rule_state: Any
     inner_state: Any
 
@@ -44,7 +44,6 @@ def sparsify(
     rule: MaskRule,
     *,
     key: Array | None = None,
-    packed: bool = False,
     second_moment: str = "zero",
 ) -> SparseTransformation:
     """Trains on masks: the parameters that the model sees are always the effective ones.
@@ -67,7 +66,6 @@ def sparsify(
       optimizer: any optax optimizer.
       rule: a `MaskRule`.
       key: random key of the rule, from `jax.random.key` or `PRNGKey`; needed by random rules.
-      packed: keep the masks as bits in the state, an eighth of a byte a weight.
       second_moment: what a grown weight's second moment (optax's `nu`) starts from: "zero" as in RigL,
         after which Adam's first step for it is up to (1 − β₁)/√(1 − β₂) ≈ 3.2 learning rates; or "mean",
         its layer's mean over the kept weights, after which it is at most an ordinary step. An optimizer whose step
@@ -106,7 +104,7 @@ def sparsify(
         masks, rule_state = jax.tree.map(jnp.copy, rule.init(params, key))
         inner_state = inner.init(apply_masks(params, masks))
         refuse_lookahead(inner_state)
-        stored = pack_tree(masks) if packed else masks
+        stored = pack_tree(masks)
         return SparsifyState(
             jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, key_data), stored, rule_state, inner_state
         )
@@ -122,16 +120,16 @@ def sparsify(
     ) -> tuple[Params, SparsifyState]:
         if params is None:
             raise ParamsError("sparsify needs the parameters: call tx.update(grads, state, params).")
-        _check_state(state, packed)
+        _check_state(state)
         count = state.count if step is None else jnp.asarray(step)
         rule_state = rule.observe(grads, state.rule_state, params)
         due = jnp.asarray(False) if rule.times is None else rule.times.due(count)
 
-        def change(masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:
+        def change(masks: PackedTree, rule_state: Any) -> tuple[PackedTree, Any]:
             dense = grads if dense_grads_fn is None else dense_grads_fn()
             own_key = step_key(state.key, key_impl, count)
             new, rule_state = rule.update(dense, rule_state, unpack_tree(masks), params, count, own_key)
-            return (pack_tree(new, like=masks) if packed else new), rule_state
+            return pack_tree(new, like=masks), rule_state
 
         old = new = state.masks
         if rule.times is not None:
@@ -154,18 +152,16 @@ def sparsify(
     return SparseTransformation(init_fn, update_fn, rule.times, rule.reads_gradient, rule.replaces_step)
 
 
-def _check_state(state: Any, packed: bool) -> None:
-    """Refuses a state of another optimizer, or of one that keeps its masks otherwise."""
+def _check_state(state: Any) -> None:
+    """Refuses a state of another optimizer, or one whose masks were unpacked by hand."""
     require_kind(state, SparsifyState, "the state", "what sparsejax.init(tx, params) returned", ParamsError)
-    if isinstance(state.masks, PackedTree) != packed:
-        kept = ("packed", "unpacked")
+    if not isinstance(state.masks, PackedTree):
         raise ParamsError(
-            f"This state keeps its masks {kept[packed]}, and the optimizer was made with packed={packed}: make it with "
-            f"packed={not packed}, as in the training that the state is from."
+            "The masks of this state are not packed: put sparsejax.masks.pack_tree(masks) in their place."
         )
 
 
-def _when(due: Array, change: Any, masks: MaskTree, rule_state: Any) -> tuple[MaskTree, Any]:
+def _when(due: Array, change: Any, masks: PackedTree, rule_state: Any) -> tuple[PackedTree, Any]:
     """`change` where due. Outside jit it is a branch of Python: a cond would be compiled anew at each call."""
     if is_concrete(due):
         return change(masks, rule_state) if due else (masks, rule_state)

@@ -71,7 +71,7 @@ def recipes() -> dict[str, Recipe]:
     return {
         "gmp": Recipe(sparsejax.gmp(_OPTIMIZER, overrides=_patterns(_PRUNED), **gradual)),
         "gmp_global": Recipe(
-            sparsejax.gmp(_OPTIMIZER, packed=True, overrides=blocks, **compete),
+            sparsejax.gmp(_OPTIMIZER, overrides=blocks, **compete),
             (_DENSE, _BIAS, _TENSOR, _REPLICATED, _OUT),
         ),
         "gmp_global_stack": Recipe(sparsejax.gmp(_OPTIMIZER, **compete), (_DENSE, _STACK)),
@@ -79,12 +79,12 @@ def recipes() -> dict[str, Recipe]:
             sparsejax.snip(_OPTIMIZER, sparsity=0.9), (_DENSE, _BIAS, _CONV, _QUERY), exact_total=True
         ),
         "rigl": Recipe(
-            sparsejax.rigl(_OPTIMIZER, packed=True, overrides=_patterns(_EXCHANGED), **exchange),
+            sparsejax.rigl(_OPTIMIZER, overrides=_patterns(_EXCHANGED), **exchange),
             (_DENSE, _BIAS, _FULLY, _TENSOR, _CONV, _OUT, _STACK),
         ),
         "set": Recipe(sparsejax.set_(_OPTIMIZER, **exchange), (_DENSE, _BIAS, _REPLICATED, _STACK)),
         "static": Recipe(
-            sparsejax.static_random(_OPTIMIZER, sparsity=0.9, packed=True, key=key),
+            sparsejax.static_random(_OPTIMIZER, sparsity=0.9, key=key),
             (_DENSE, _BIAS, _FULLY, _TENSOR, _QUERY),
         ),
     }

@@ -11,7 +11,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import sparsejax
-from sparsejax.masks.packed import PackedTree
 from tests.distributed import hlo, layouts
 from tests.distributed.launch import save
 from tests.distributed.population import run_population
@@ -52,8 +51,7 @@ def _placements(params: dict, state: Any, mesh: Mesh | None) -> dict[str, Any]:
     """For each kind of array: into how many parts each is cut, and which are not cut as `LAYOUTS` says."""
     if mesh is None:
         return {}
-    stored = state.masks.bits if isinstance(state.masks, PackedTree) else state.masks
-    kinds = {"params": params, "moments": state.inner_state[0].trace, "masks": stored}
+    kinds = {"params": params, "moments": state.inner_state[0].trace, "masks": state.masks.bits}
     arrays = {
         (kind, path): leaf for kind, tree in kinds.items() for path, leaf in tree.items() if leaf.ndim > 0
     }

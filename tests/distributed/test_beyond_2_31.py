@@ -87,14 +87,11 @@ RECIPES = {
         sparsity=0.9,
         end_step=100,
         distribution=sparsejax.distributions.global_threshold(),
-        packed=True,
     ),
     "gmp 2:4": lambda: sparsejax.gmp(
         optax.adam(1e-3), sparsity=0.5, end_step=100, pattern=sparsejax.patterns.NM(2, 4)
     ),
-    "rigl": lambda: sparsejax.rigl(
-        optax.adam(1e-3), sparsity=0.9, total_steps=1000, key=jax.random.key(0), packed=True
-    ),
+    "rigl": lambda: sparsejax.rigl(optax.adam(1e-3), sparsity=0.9, total_steps=1000, key=jax.random.key(0)),
     "snip": lambda: sparsejax.snip(optax.adam(1e-3), sparsity=0.9),
 }
 

@@ -71,7 +71,6 @@ def run_training(mesh: Mesh | None) -> tuple[dict, dict[str, np.ndarray]]:
         total_steps=_STEPS,
         update_every=3,
         key=jax.random.key(0),
-        packed=True,
         prunable=lambda path, leaf: path in _PRUNED,
     )
 

@@ -49,7 +49,7 @@ def _run(shape: tuple[int, ...], spec: tuple[Any, ...]) -> dict[str, Any]:
     mask = jax.device_put(values > 0, placed)
     restored = unpack(pack(mask))
     tx = sparsejax.gmp(
-        optax.sgd(0.1, momentum=0.9), sparsity=0.5, begin_step=0, end_step=100, update_every=10, packed=True
+        optax.sgd(0.1, momentum=0.9), sparsity=0.5, begin_step=0, end_step=100, update_every=10
     )
     params, state = sparsejax.init(tx, {"w": jax.device_put(values, placed)})
 
@@ -61,9 +61,7 @@ def _run(shape: tuple[int, ...], spec: tuple[Any, ...]) -> dict[str, Any]:
         return jax.jit(step).lower(params, state, params).compile()
 
     # The plain step by itself: of masks that never change, packed from this very placement.
-    fixed = sparsejax.sparsify(
-        optax.sgd(0.1, momentum=0.9), sparsejax.rules.fixed_masks({"w": mask}), packed=True
-    )
+    fixed = sparsejax.sparsify(optax.sgd(0.1, momentum=0.9), sparsejax.rules.fixed_masks({"w": mask}))
     plain = compiled(fixed, sparsejax.init(fixed, params)[1])
     due = compiled(tx, state, step=10)
     params, state = due(params, state, params)

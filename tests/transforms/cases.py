@@ -90,7 +90,6 @@ RECIPES: dict[str, Recipe] = {
     "gmp_global": Recipe(
         _gmp(distribution=sparsejax.distributions.global_threshold()), _total(_gmp_sparsity), 4
     ),
-    "gmp_packed": Recipe(_gmp(packed=True), _gmp_counts, 4),
     "gmp_nm": Recipe(_gmp(pattern=sparsejax.patterns.NM(1, 4)), _gmp_counts, 4),
     "gmp_block": Recipe(_gmp(pattern=sparsejax.patterns.Block(2, 2)), lambda s, p: _gmp_counts(s, p, 4), 4),
     "gmp_channel": Recipe(_gmp(pattern=sparsejax.patterns.Channel("output")), _gmp_channels, 3),
@@ -112,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
         regrows=True,
     ),
     "rigl": Recipe(_rigl(), _erk, **_changing),
-    "rigl_packed": Recipe(_rigl(packed=True, second_moment="mean"), _erk, **_changing),
+    "rigl_mean": Recipe(_rigl(second_moment="mean"), _erk, **_changing),
     "rigl_nm": Recipe(_rigl(**_nm), _same(HALF), **_changing | {"changes": 3}),
     "rigl_block": Recipe(_rigl(pattern=sparsejax.patterns.Block(2, 2)), _erk, **_changing | {"changes": 3}),
     "rigl_channel": Recipe(

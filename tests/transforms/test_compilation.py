@@ -23,7 +23,7 @@ def rigl(optimizer: Any, **options: Any) -> Any:
 def test_one_cond_whatever_the_recipe(recipe: str):
     tx = RECIPES[recipe].build(optax.adamw(1e-2))
     params, state = sparsejax.init(tx, mlp_params())
-    expected = {"static_random": 0, "rigl_packed": 2}.get(recipe, 1)  # the second: the means of nu, below
+    expected = {"static_random": 0, "rigl_mean": 2}.get(recipe, 1)  # the second: the means of nu, below
     assert conds(tx.update, mlp_grads(params, 0), state, params) == expected
 
 

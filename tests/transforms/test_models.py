@@ -67,10 +67,9 @@ def test_linen():
         assert_on_masks(params, masks)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_nnx_optimizer(packed: bool):
+def test_nnx_optimizer():
     model = NnxMLP(nnx.Rngs(0))
-    tx = rigl(optax.adamw(1e-2), packed=packed)
+    tx = rigl(optax.adamw(1e-2))
     params, _ = sparsejax.init(tx, nnx.state(model, nnx.Param))
     nnx.update(model, params)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -121,7 +120,7 @@ def _noisy_grads(params: Any, step: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", TREES)
-@pytest.mark.parametrize("recipe", ["rigl_packed", "gmp_global"])
+@pytest.mark.parametrize("recipe", ["rigl_mean", "gmp_global"])
 def test_trees_of_every_container(recipe: str, name: str):
     values = mlp_params()
     start = TREES[name](values["body"], values["head"])

@@ -12,7 +12,7 @@ from tests.helpers import KEY, mlp_params
 
 MEMBERS = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(mlp_params(seed=seed) for seed in range(3)))
 MAKES = {
-    "packed": lambda: sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY, packed=True),
+    "packed": lambda: sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY),
     "straight_through": lambda: sparsejax.straight_through(optax.sgd(0.1), sparsity=0.5),
     "l0": lambda: sparsejax.l0(optax.sgd(0.1), penalty_weight=1e-3, key=KEY),
 }

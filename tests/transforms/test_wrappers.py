@@ -26,7 +26,7 @@ def _leaves_masks(tx: Any, inner_masks: Any, params: Any, steps: int) -> bool:
     for step in range(steps):
         updates, state = tx.update(mlp_grads(params, step), state, params)
         params = optax.apply_updates(params, updates)
-        masks = full_masks(inner_masks(state), params)
+        masks = full_masks(sparsejax.masks.unpack_tree(inner_masks(state)), params)
         if any(leaf[~masks[path]].any() for path, leaf in kernels(params).items()):
             return True
     return False
@@ -68,7 +68,7 @@ def test_lookahead_outside_is_refused():
     for step in range(8):
         updates, state = tx.update(mlp_grads(params.fast, step), state, params)
         params = optax.apply_updates(params, updates)
-        masks = full_masks(state.fast_state.masks, params.fast)
+        masks = full_masks(sparsejax.masks.unpack_tree(state.fast_state.masks), params.fast)
         off = off or any(leaf[~masks[path]].any() for path, leaf in kernels(params.fast).items())
     assert off
 

@@ -56,7 +56,7 @@ def _state(mesh):
         "conv": {"kernel": jnp.ones((3, 3, 4, 4))},
     }
     channels = {"conv/kernel": sparsejax.Override(pattern=sparsejax.patterns.Channel("output"))}
-    tx = sparsejax.gmp(optax.adam(0.1), sparsity=0.5, end_step=2, overrides=channels, packed=True)
+    tx = sparsejax.gmp(optax.adam(0.1), sparsity=0.5, end_step=2, overrides=channels)
     opt_state = tx.init(params)
     state = TrainState(params, {"mean": jnp.ones(8)}, opt_state, params, jnp.zeros(2, int), jnp.int32(0))
     return state, state_shardings(state, mesh, population=False)

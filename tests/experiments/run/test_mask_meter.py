@@ -1,4 +1,4 @@
-"""Counts from optimizer states: broadcast masks weigh what they stand for, packed ones are read too."""
+"""Counts from optimizer states: broadcast masks weigh what they stand for."""
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,6 @@ def test_counts_when_due_and_only_then():
     assert (meter.paths, meter.sizes) == (("kernel",), (32,))
     assert (kept.tolist(), int(changed)) == ([8], 24)
     assert (untouched.tolist(), int(nothing)) == ([-1], 0)
-
-
-def test_packed_masks():
-    _, [(kept, changed), _] = _measure(*_gmp(packed=True))
-    assert (kept.tolist(), int(changed)) == ([8], 24)
 
 
 def test_channel_masks_stand_for_whole_columns():
