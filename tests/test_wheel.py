@@ -18,7 +18,7 @@ def _packages():
 def test_the_wheel_holds_the_library_alone():
     packages, setup = _packages()
     assert {name.split(".")[0] for name in packages} == {"sparsejax"}
-    assert setup["options.package_data"]["sparsejax"].split() == ["py.typed"]
+    assert setup["options.package_data"]["sparsejax"].split() == ["py.typed", "kernels/*.json"]
     assert (_ROOT / "sparsejax" / "py.typed").is_file()
 
 

@@ -21,5 +21,4 @@ def get_config() -> ConfigDict:
     options = default_search(base)
     options.kinds = ("channel", "residual")
     options.evaluations, options.batches = 120, 4
-    options.levels = (0.0, 0.25, 0.5, 0.75)
     return options

@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     options.importance = "taylor"
     options.kinds = ("neuron", "head")
     options.resource, options.share = "parameters", 0.75
-    options.evaluations, options.batches = 120, 4
-    options.levels = (0.0, 0.25, 0.5, 0.75)
+    options.evaluations, options.batches = 100, 2
     return options

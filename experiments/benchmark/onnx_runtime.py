@@ -16,7 +16,6 @@ from jax.extend import core
 
 from experiments.benchmark.harness import Jitted, Row, interleaved
 from experiments.benchmark.quantized import _magika
-from experiments.errors import ConfigError
 from experiments.models.gpt import GPT
 from experiments.models.lenet import LeNet
 from experiments.models.resnet import ResNet
@@ -66,39 +65,42 @@ def run(quick: bool) -> list[Row]:
 
     Returns:
       Rows with ``model``, ``ratio`` (time over XLA's, of the same round), ``kilobytes`` of the file, ``off`` (largest
-      difference of the logits, in standard deviations); or ``stopped``: what the converter could not do.
-
-    Raises:
-      ConfigError: jax2onnx or onnxruntime is absent.
+      difference of the logits, in standard deviations); or ``stopped``: what the converter could not do, or which
+      package is absent.
     """
     try:
-        import jax2onnx
+        import jax2onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"{error}. python -m venv onnx && onnx/bin/pip install jax2onnx onnxruntime, and run this with "
-            "onnx/bin/python."
-        ) from error
+        advice = "python -m venv onnx && onnx/bin/pip install jax2onnx onnxruntime, and run this with onnx/bin/python"
+        return [{"case": "none", "stopped": f"{error}: {advice}"}]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, make in networks(quick):
             fn, inputs = make()
             path = pathlib.Path(folder) / f"{name}.onnx"
             try:
-                # As a jaxpr: jax2onnx patches flax's own functions, not all of whose arguments it knows.
-                closed = jax.make_jaxpr(fn)(inputs)
-                flat = lambda x, closed=closed: core.jaxpr_as_fun(closed)(x)[0]  # noqa: E731
-                model = jax2onnx.to_onnx(
-                    flat, [jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)], model_name=name
-                )
-                path.write_bytes(model.SerializeToString())
-            except Exception as error:  # whatever stops a converter is what is to be told
+                path.write_bytes(_converted(name, fn, inputs))
+                rows += _measure(name, fn, inputs, path, quick)
+            except Exception as error:  # whatever stops a converter or its runtime is what is to be told
                 rows.append(
-                    {"case": name, "model": name, "stopped": f"{type(error).__name__}: {error}"[:120]}
+                    {"case": name, "model": name, "stopped": f"{type(error).__name__}: {error}"[-160:]}
                 )
-                continue
-            rows += _measure(name, fn, inputs, path, quick)
     return rows
+
+
+def _converted(name: str, fn: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> bytes:
+    """The network as ONNX; as a jaxpr where it does not pass as it is, since flax's own functions are patched."""
+    import jax2onnx
+
+    spec = [jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)]
+    try:
+        return jax2onnx.to_onnx(fn, spec, model_name=name).SerializeToString()
+    except TypeError:  # the patches do not know all arguments
+        closed = jax.make_jaxpr(fn)(inputs)
+        return jax2onnx.to_onnx(
+            lambda x: core.jaxpr_as_fun(closed)(x)[0], spec, model_name=name
+        ).SerializeToString()
 
 
 def _measure(

@@ -2,7 +2,9 @@
 
 import collections
 import datetime
+import importlib.metadata
 import platform
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,20 +41,29 @@ def page(rows: Sequence[Row]) -> str:
     Returns:
       The text.
     """
-    return (
-        "\n\n".join([_HEAD, totals(rows), _versions(rows), _table(rows), _reasons(rows), _failures(rows)])
-        + "\n"
-    )
+    parts = [
+        _HEAD,
+        _wrapped(totals(rows)),
+        _wrapped(_versions(rows)),
+        _table(rows),
+        _reasons(rows),
+        _failures(rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 _HEAD = """# The zoo: models that nobody here wrote
 
-Written by `python -m experiments.zoo` over whatever is installed; nothing is told to the tracer about any of
-these models. Each is built small with random weights, about half of every group that has a masked reference
-goes at random, and the shrunk function is compared with the masked one. *Groups* counts by kind, those that a
-norm or a router normalises over in brackets. *Difference* is the largest, relative to the largest result, in
-float32. *FLOPs* are those of `model_cost` over those of XLA, which counts the body of a loop once (marked) and
-erf as the polynomial that stands for it (added here, as XLA counts it)."""
+Written by `python -m experiments.zoo` over whatever is installed; nothing is told to the tracer about any
+of these models. Each is built small with random weights, about half of every group that has a masked
+reference goes at random, and the shrunk function is compared with the masked one. *Groups* counts by kind,
+those that a norm or a router normalises over in brackets. *Difference* is the largest, relative to the
+largest result, in float32. *FLOPs* are those of `model_cost` over those of XLA, which counts the body of a
+loop once (marked) and erf as the polynomial that stands for it (added here, as XLA counts it)."""
 
 
 def totals(rows: Sequence[Row]) -> str:
@@ -82,7 +93,10 @@ def totals(rows: Sequence[Row]) -> str:
 def _versions(rows: Sequence[Row]) -> str:
     installed = sorted({row.model.library for row in rows if row.found or row.problem})
     known = {row.model.library: row.model for row in rows}
-    versions = ", ".join(f"{library} {known[library].version()}" for library in installed)
+    needed = {name for row in rows if row.found for name in row.model.needs} & {"torch", "torchax"}
+    named = [(library, known[library].version()) for library in installed]
+    named += [(name, importlib.metadata.version(name)) for name in sorted(needed)]
+    versions = ", ".join(f"{name} {version}" for name, version in named)
     today = datetime.date.today().isoformat()
     return f"{today}, Python {platform.python_version()}, JAX {jax.__version__} on {jax.default_backend()}: {versions}."
 
@@ -128,5 +142,9 @@ def _reasons(rows: Sequence[Row]) -> str:
 
 
 def _failures(rows: Sequence[Row]) -> str:
-    failed = [f"- {row.model.library}, {row.model.name}: {row.problem}" for row in rows if row.problem]
+    failed = [
+        _wrapped(f"- {row.model.library}, {row.model.name}: {row.problem}", "  ")
+        for row in rows
+        if row.problem
+    ]
     return "\n".join(["## What raised an error", "", *(failed or ["Nothing."])])

@@ -1,7 +1,7 @@
 """Files and programs that leave this library: sparse and quantized weights, and functions that run without it."""
 
-from sparsejax.export.compressed_tensors import compressed_tensors as compressed_tensors
-from sparsejax.export.compressed_tensors import save_compressed_tensors as save_compressed_tensors
+from sparsejax.export.checkpoints import compressed_tensors as compressed_tensors
+from sparsejax.export.checkpoints import save_compressed_tensors as save_compressed_tensors
 from sparsejax.export.program import export_program as export_program
 from sparsejax.export.sparse_file import FileSummary as FileSummary
 from sparsejax.export.sparse_file import TensorSummary as TensorSummary

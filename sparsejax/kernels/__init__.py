@@ -26,6 +26,7 @@ from sparsejax.kernels.fan_in import ConstantFanIn as ConstantFanIn
 from sparsejax.kernels.fan_in import pack_fan_in as pack_fan_in
 from sparsejax.kernels.fan_in import unpack_fan_in as unpack_fan_in
 from sparsejax.kernels.feed_forward import fused_mlp as fused_mlp
+from sparsejax.kernels.loading import load_sparse as load_sparse
 from sparsejax.kernels.n_of_m import PackedNM as PackedNM
 from sparsejax.kernels.n_of_m import pack_n_m as pack_n_m
 from sparsejax.kernels.n_of_m import unpack_n_m as unpack_n_m

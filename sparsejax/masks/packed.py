@@ -1,44 +1,94 @@
 """Masks as bits: eight to a byte along one axis, at the same rank, so that the sharding carries over."""
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax.masks.mask_trees import is_prunable_mask
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.typing import Array, MaskTree
 
 
+class Packing(NamedTuple):
+    """How a mask is packed.
+
+    Attributes:
+      axis: the packed axis.
+      size: the mask's length along it.
+      parts: how many equal stretches of it are packed each for itself, padded to whole bytes: its shards, where
+        those are no multiple of 8 long.
+    """
+
+    axis: int
+    size: int
+    parts: int = 1
+
+    @property
+    def bytes_a_part(self) -> int:
+        """Bytes that a part takes."""
+        return -(-self.size // self.parts // 8)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PackedMask:
-    """A bool array with eight neighbours along `axis` in each byte, the first in the lowest bit.
+    """A bool array with eight neighbours along an axis in each byte, the first in the lowest bit.
 
     Attributes:
-      bits: uint8, shaped like the mask but ⌈size/8⌉ long along `axis`.
-      axis: the packed axis.
-      size: the mask's length along it.
+      bits: uint8, shaped like the mask but for the packed axis, which is ⌈size/8⌉ long, or as long as its parts.
+      packing: which axis, and how.
     """
 
     bits: Array
-    axis: int = field(metadata={"static": True})
-    size: int = field(metadata={"static": True})
+    packing: Packing = field(metadata={"static": True})
 
 
-def pack(mask: Array) -> PackedMask:
-    """Packs a mask into bits.
+def packing_of(mask: Array) -> Packing:
+    """Chooses the axis to pack.
 
-    The axis is the one that wastes least; of several alike the longest, so that most shards along it still
-    hold whole bytes, but never the last: neighbours along the last axis stay neighbours in memory, which is
-    what makes unpacking cheap. A shard whose length along the packed axis is a multiple of 8 packs and
-    unpacks where it is; another is gathered, as bits, at each mask update.
+    The one that wastes least of each device's shard; of several alike the longest, but never the last:
+    neighbours along the last axis stay neighbours in memory, which is what makes unpacking cheap.
+
+    Args:
+      mask: a bool array of at least one dimension. Where its sharding is known, the packed mask can be sharded
+        alike: shards of a length that is no multiple of 8 are packed each for itself.
+
+    Returns:
+      The packing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> packing_of(jnp.ones((16, 3), bool))
+      Packing(axis=0, size=16, parts=1)
+    """
+    shard = _sharding(mask).shard_shape(mask.shape) if _sharding(mask) else mask.shape
+    last = len(shard) - 1
+    axis = min(
+        range(len(shard)),
+        key=lambda axis: ((-shard[axis] % 8) / max(shard[axis], 1), axis == last, -mask.shape[axis], -axis),
+    )
+    parts = mask.shape[axis] // shard[axis] if shard[axis] % 8 else 1
+    return Packing(axis, mask.shape[axis], parts)
+
+
+def _sharding(mask: Any) -> NamedSharding | None:
+    """The sharding over several devices, where it is known."""
+    sharding = None if isinstance(mask, jax.core.Tracer) else getattr(mask, "sharding", None)
+    return sharding if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+
+
+def pack(mask: Array, packing: Packing | None = None) -> PackedMask:
+    """Packs a mask into bits; each shard packs, and unpacks, where it is.
 
     Args:
       mask: a bool array of at least one dimension.
+      packing: how; `packing_of` the mask when None.
 
     Returns:
-      The packed mask.
+      The packed mask, sharded like the mask where that is known.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,22 +97,27 @@ def pack(mask: Array) -> PackedMask:
     """
     # By hand, since jnp.packbits and unpackbits, equal bit for bit, do not fuse into the step: on CPU a plain GMP step
     # of the benchmark's MLP took 1.29 dense steps with them and 1.04 without.
-    axis = _packed_axis(mask.shape)
-    size = mask.shape[axis]
-    padding = [(0, -size % 8 if i == axis else 0) for i in range(mask.ndim)]
-    padded = jnp.pad(mask, padding) if size % 8 else mask
-    bytes_of = padded.reshape(*mask.shape[:axis], -(-size // 8), 8, *mask.shape[axis + 1 :])
-    weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * (mask.ndim - axis - 1))
-    bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
-    return PackedMask(bits, axis, size)
-
-
-def _packed_axis(shape: tuple[int, ...]) -> int:
-    last = len(shape) - 1
-    return min(
-        range(len(shape)),
-        key=lambda axis: ((-shape[axis] % 8) / max(shape[axis], 1), axis == last, -shape[axis], -axis),
+    packing = packing or packing_of(mask)
+    axis, size, parts = packing
+    before, after = mask.shape[:axis], mask.shape[axis + 1 :]
+    missing = 8 * packing.bytes_a_part - size // parts
+    apart = mask.reshape(*before, parts, size // parts, *after)
+    padded = (
+        jnp.pad(apart, [(0, missing if i == axis + 1 else 0) for i in range(apart.ndim)])
+        if missing
+        else apart
     )
+    bytes_of = padded.reshape(*before, parts * packing.bytes_a_part, 8, *after)
+    weights = (jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8)).reshape((8,) + (1,) * len(after))
+    bits = jnp.sum(jnp.where(bytes_of, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+    return PackedMask(_placed_like(bits, mask), packing)
+
+
+def _placed_like(bits: Array, mask: Array) -> Array:
+    sharding = _sharding(mask)
+    if sharding is None:
+        return bits
+    return jax.device_put(bits, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec)))
 
 
 def unpack(packed: PackedMask) -> Array:
@@ -79,12 +134,14 @@ def unpack(packed: PackedMask) -> Array:
       >>> unpack(pack(jnp.array([True, False, True]))).tolist()
       [True, False, True]
     """
-    bits, axis = packed.bits, packed.axis
-    shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * (bits.ndim - axis - 1))
+    bits, (axis, size, parts) = packed.bits, packed.packing
+    before, after = bits.shape[:axis], bits.shape[axis + 1 :]
+    shifts = jnp.arange(8, dtype=jnp.uint8).reshape((8,) + (1,) * len(after))
     spread = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)
-    shape = (*bits.shape[:axis], bits.shape[axis] * 8, *bits.shape[axis + 1 :])
-    full = spread.reshape(shape).astype(jnp.bool_)
-    return full if packed.size == shape[axis] else jax.lax.slice_in_dim(full, 0, packed.size, axis=axis)
+    full = spread.reshape(*before, parts, 8 * packed.packing.bytes_a_part, *after).astype(jnp.bool_)
+    if full.shape[axis + 1] * parts != size:
+        full = jax.lax.slice_in_dim(full, 0, size // parts, axis=axis + 1)
+    return full.reshape(*before, size, *after)
 
 
 @jax.tree_util.register_dataclass
@@ -94,18 +151,20 @@ class PackedTree:
 
     Attributes:
       bits: the tree, with uint8 arrays in the place of masks; the 0-d marks stay.
-      layout: (axis, size) of each leaf, or None where it is not packed.
+      layout: the packing of each leaf, or None where it is not packed.
     """
 
     bits: MaskTree
-    layout: tuple[tuple[int, int] | None, ...] = field(metadata={"static": True})
+    layout: tuple[Packing | None, ...] = field(metadata={"static": True})
 
 
-def pack_tree(masks: MaskTree) -> PackedTree:
+def pack_tree(masks: MaskTree, like: PackedTree | None = None) -> PackedTree:
     """Packs every prunable leaf of a mask tree; the 0-d marks stay.
 
     Args:
       masks: a mask tree.
+      like: a packed tree of masks of the same shapes, to pack these in the same way; while tracing, when no
+        sharding is known, it carries on what was chosen at the start.
 
     Returns:
       The packed tree.
@@ -116,9 +175,13 @@ def pack_tree(masks: MaskTree) -> PackedTree:
       [[255, 255]]
     """
     _, leaves, treedef = flatten_with_paths(masks)
-    packed = [pack(leaf) if is_prunable_mask(leaf) else leaf for leaf in leaves]
+    packings = like.layout if like is not None else (None,) * len(leaves)
+    packed = [
+        pack(leaf, packing) if is_prunable_mask(leaf) else leaf
+        for leaf, packing in zip(leaves, packings, strict=True)
+    ]
     bits = [leaf.bits if isinstance(leaf, PackedMask) else leaf for leaf in packed]
-    layout = tuple((leaf.axis, leaf.size) if isinstance(leaf, PackedMask) else None for leaf in packed)
+    layout = tuple(leaf.packing if isinstance(leaf, PackedMask) else None for leaf in packed)
     return PackedTree(jax.tree.unflatten(treedef, bits), layout)
 
 
@@ -140,7 +203,7 @@ def unpack_tree(masks: MaskTree | PackedTree) -> MaskTree:
         return masks
     _, leaves, treedef = flatten_with_paths(masks.bits)
     unpacked = [
-        leaf if place is None else unpack(PackedMask(leaf, *place))
+        leaf if place is None else unpack(PackedMask(leaf, place))
         for leaf, place in zip(leaves, masks.layout, strict=True)
     ]
     return jax.tree.unflatten(treedef, unpacked)

@@ -19,11 +19,11 @@ from sparsejax.parametrizations.hard_concrete_distribution import (
     sample,
     soft_gate,
 )
-from sparsejax.parametrizations.hash_noise import stream_words, uniforms
 from sparsejax.params.axis_roles import Roles
 from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.scores.hash_noise import stream_words, uniforms
 from sparsejax.selection.top_k import top_k_mask
 from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, placed_like, replaced
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Prunable, Schedule

@@ -12,8 +12,8 @@ from sparsejax.post_training.gptq_model import QuantizedModel as QuantizedModel
 from sparsejax.post_training.gptq_model import gptq as gptq
 from sparsejax.post_training.gram import CalibrationWarning as CalibrationWarning
 from sparsejax.post_training.gram import layer_error as layer_error
-from sparsejax.post_training.integer_products import activation_ranges as activation_ranges
-from sparsejax.post_training.integer_products import integer_products as integer_products
+from sparsejax.post_training.integer_activations import activation_ranges as activation_ranges
+from sparsejax.post_training.integer_activations import integer_products as integer_products
 from sparsejax.post_training.layer_ratios import choose_by_sensitivity as choose_by_sensitivity
 from sparsejax.post_training.layer_ratios import owl as owl
 from sparsejax.post_training.layer_ratios import sensitivity as sensitivity

@@ -1,13 +1,10 @@
 """Random scores: the control of every study, and the growth of SET."""
 
-import zlib
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from sparsejax.errors import RandomKeyError
-from sparsejax.params.paths import map_with_path
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.scores.hash_noise import named_words, uniforms
 from sparsejax.scores.score import Score, stateless
 from sparsejax.typing import Array, Params, Scores
 
@@ -15,7 +12,7 @@ from sparsejax.typing import Array, Params, Scores
 def random() -> Score:
     """Uniform noise, whatever the weight.
 
-    ``u ~ U[0, 1)`` in float32, one independent stream a parameter path
+    ``u ~ U(0, 1)`` in float32, one independent stream a parameter path, by a hash that costs a few operations
 
     Returns:
       The score; its value needs a key. The scores are float32 whatever the parameters' dtype, since
@@ -33,9 +30,11 @@ def _noise(params: Params, key: Array | None) -> Scores:
     if key is None:
         raise RandomKeyError("Random scores need a key, and none came: pass key=jax.random.key(seed).")
 
-    def noise(path: str, leaf: Array) -> Array:
-        # The path, not the position, names the stream: adding a layer leaves the others' masks alone.
-        stream = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
-        return jax.random.uniform(stream, leaf.shape, jnp.float32)
-
-    return map_with_path(noise, params)
+    paths, leaves, treedef = flatten_with_paths(params)
+    # The path, not the position, names the stream: adding a layer leaves the others' masks alone.
+    words = named_words(key, paths)
+    noise = [
+        leaf if is_masked_node(leaf) else uniforms(word, leaf.shape)
+        for word, leaf in zip(words, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noise)

@@ -98,22 +98,18 @@ class Space:
         return self.cost(choice) <= self.budget.at_most * (1 + 1e-6)
 
     def removing(self, shares: Sequence[float]) -> Choice:
-        """The choice whose sites lose at least these shares each, or all they can."""
+        """The choice whose sites lose what is nearest to these shares; of two as near, the less."""
         found = []
         for site, share in zip(self.sites, shares, strict=True):
-            enough = [level for level, removed in enumerate(site.removed) if removed >= share - 1e-9]
-            found.append(enough[0] if enough else len(site.removed) - 1)
+            apart = [abs(removed - share) for removed in site.removed]
+            found.append(min(range(len(apart)), key=lambda level, apart=apart: round(apart[level], 9)))
         return tuple(found)
 
     def nearest(self, shares: Sequence[float]) -> Choice:
         """The choice of `removing` for shares moved by one common number, the least that fits."""
         given = np.asarray(shares, np.float64)
         moves = np.unique(
-            [
-                removed - share
-                for site, share in zip(self.sites, given, strict=True)
-                for removed in site.removed
-            ]
+            np.concatenate([_turns(site.removed) - x for site, x in zip(self.sites, given, strict=True)])
         )
         low, high = 0, len(moves) - 1  # by moves[high] every site is at its smallest
         while low < high:
@@ -156,6 +152,12 @@ class Space:
     def moved(self, choice: Choice, site: int, level: int) -> Choice:
         """The choice with one site at another level."""
         return (*choice[:site], level, *choice[site + 1 :])
+
+
+def _turns(removed: Sequence[float]) -> np.ndarray:
+    """The shares from which on each level is the nearest one."""
+    levels = np.asarray(removed, np.float64)
+    return np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2 + 1e-7])
 
 
 def _known(problem: Problem, resource: str) -> None:

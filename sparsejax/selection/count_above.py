@@ -16,7 +16,7 @@ PROBES = 4
 # The packed layout first adds `_GROUP` rows lane by lane. XLA on the CPU unrolls that sum and keeps it in
 # registers up to some size of its body (12 rows still, 16 no longer, which is 2–3 times slower).
 _GROUP = 8
-_LANES = (4096, 512, 64)  # multiples of `_FOLD`
+_LANES = (4096, 2048, 1024, 512, 64)  # multiples of `_FOLD`
 # The second sum folds this many lanes into one. XLA turns a longer sum, or one along the last axis, into
 # a chain of windows, which is slow to compile and to run: only what two folds leave over is summed so.
 _FOLD = 32
@@ -80,7 +80,9 @@ def _first_axes(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 def _packed(keys: Array, probes: Array) -> Array:
     """Sums groups of rows of the keys ``[*batch, entries]`` to ``[*batch, rows, lanes]``, a byte for each probe."""
     size = keys.shape[-1]
-    lanes = next((lanes for lanes in _LANES if size >= 16 * _GROUP * lanes), _LANES[-1])
+    fit = [lanes for lanes in _LANES if size >= 16 * _GROUP * lanes] or [_LANES[-1]]
+    # Lanes that divide the entries leave no odd ones over, which would be a loop of their own.
+    lanes = next((lanes for lanes in fit if size % (_GROUP * lanes) == 0), fit[0])
     block = _GROUP * lanes
     if size < _PADDED_BELOW:
         return _pack(_pad(keys, max(-(-size // block), 1) * block - size), probes, lanes)

@@ -16,7 +16,7 @@ from sparsejax.typing import Array
 
 #: One axis must be shorter, so that an index fits an int32.
 MAX_AXIS = 1 << 31
-_EXCLUDED = np.int32(LOWEST + 1)  # the key of an entry that is no candidate
+EXCLUDED = np.int32(LOWEST + 1)  # the key of an entry that is no candidate
 _NAN = np.int32(LOWEST + 2)
 # Slices of at least this many entries start from the quantiles of a sample of at most `_SAMPLE` entries.
 _SAMPLED_FROM = 1 << 9
@@ -94,7 +94,7 @@ class Slices(NamedTuple):
         """What entries are ranked by at `level`: the score, then their index, most significant axes first."""
         if level == 0:
             keys = rank_keys(self.scores)
-            return keys if self.where is None else jnp.where(self.where, keys, _EXCLUDED)
+            return keys if self.where is None else jnp.where(self.where, keys, EXCLUDED)
         index = self.zero
         for axis in self.groups()[level - 1]:
             index = index * self.scores.shape[axis] + lax.broadcasted_iota(jnp.int32, self.scores.shape, axis)
@@ -106,7 +106,7 @@ class Slices(NamedTuple):
         keys = slices.digit(len(cuts) - 1)
         for i in reversed(range(len(cuts) - 1)):
             digit = slices.digit(i)
-            tied = jnp.where(digit == self.align(cuts[i]), keys, _EXCLUDED)
+            tied = jnp.where(digit == self.align(cuts[i]), keys, EXCLUDED)
             keys = jnp.where(self.align(level) == i, digit, tied)
         return count_above(keys, probes, self.batch)
 

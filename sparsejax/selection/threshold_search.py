@@ -15,9 +15,9 @@ from sparsejax.typing import Array
 
 LOWEST = np.int32(-(2**31))  # below every key: all entries are above it
 INFINITY = np.int32(0x7F800000)  # the key of +inf: no entry is above it
-_NONE = np.int32(2**31 - 1)  # the cut of a level that was not needed: no digit is above it
+NONE = np.int32(2**31 - 1)  # the cut of a level that was not needed: no digit is above it
 # Without a sample: below zero, zero, and two magnitudes between which most scores lie.
-_FIRST_PROBES = (-1, 0, 0x38D1B717, 0x3F800000)  # the last are the keys of 1e-4 and 1
+FIRST_PROBES = (-1, 0, 0x38D1B717, 0x3F800000)  # the last are the keys of 1e-4 and 1
 
 
 class Search(NamedTuple):
@@ -71,7 +71,7 @@ def search(
 
 def first_probes(batch: tuple[int, ...]) -> Array:
     """The first probes where nothing is known of the scores: their signs, and two magnitudes."""
-    column = jnp.array(_FIRST_PROBES, jnp.int32).reshape(-1, *(1 for _ in batch))
+    column = jnp.array(FIRST_PROBES, jnp.int32).reshape(-1, *(1 for _ in batch))
     return jnp.broadcast_to(column, (PROBES, *batch))
 
 
@@ -104,7 +104,7 @@ def _first(entries: Wide, target: Wide, probes: Array, levels: int) -> Search:
     low = jnp.full(full.shape, LOWEST)
     return Search(
         level=jnp.zeros(full.shape, jnp.int32),
-        cuts=(jnp.full(full.shape, _NONE),) * (levels + 1),
+        cuts=(jnp.full(full.shape, NONE),) * (levels + 1),
         target=target,
         low=low,
         high=jnp.where(full, low, INFINITY),

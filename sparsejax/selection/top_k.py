@@ -71,7 +71,7 @@ def top_k_mask(
       >>> [bool(kept) for kept in top_k_mask(jnp.array([1.0, 3.0, 2.0, 3.0]), 2)]
       [False, True, False, True]
     """
-    stacked = _check_ranking(scores, stacked)
+    stacked = check_ranking(scores, stacked)
     target = widen(k)
     shape = tuple(scores.shape[axis] for axis in stacked)
     if target.lo.shape not in ((), shape):
@@ -89,7 +89,7 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     )
 
 
-def _check_ranking(scores: Array, stacked: Sequence[int]) -> tuple[int, ...]:
+def check_ranking(scores: Array, stacked: Sequence[int]) -> tuple[int, ...]:
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ScoreError(
             f"Scores must be floating; got {scores.dtype}{list(scores.shape)}. Cast them to float32."
@@ -149,7 +149,7 @@ def count_at_least(scores: Array, threshold: ArrayLike, *, stacked: tuple[int, .
       >>> int(count_at_least(jnp.array([0.5, 0.1, 0.3]), 0.3))
       2
     """
-    axes = _check_ranking(scores, stacked)
+    axes = check_ranking(scores, stacked)
     if scores.size == 0:
         return jnp.zeros([scores.shape[axis] for axis in axes], jnp.int32)
     above, tied = _at_threshold(as_slices(scores, None, axes), rank_keys(jnp.float32(threshold)))
@@ -197,7 +197,7 @@ def global_counts(
         )
     if any(not 1 <= size < MAX_AXIS for size in sizes):
         raise ScoreError(f"Unit sizes must be whole numbers from 1 to 2**31 - 1; got {sizes}.")
-    axes = tuple(_check_ranking(array, of) for array, of in zip(scores, axes, strict=True))
+    axes = tuple(check_ranking(array, of) for array, of in zip(scores, axes, strict=True))
     if not any(array.size for array in scores):
         return [
             jnp.zeros([array.shape[axis] for axis in of], jnp.int32)

@@ -11,7 +11,7 @@ from jax.extend import core
 from sparsejax.errors import MaskError
 from sparsejax.params.paths import map_with_path
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.primitives import ELEMENTWISE, REDUCE, SAME, WINDOWS, names
+from sparsejax.tracing.primitives import ELEMENTWISE, REDUCE, SAME, SCATTER, WINDOWS, names
 from sparsejax.tracing.tables import count, table
 from sparsejax.tracing.uses.contractions import CONTRACTIONS, multiply_adds, valid_multiply_adds
 from sparsejax.tracing.uses.find import Site, Use, find_uses
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
       multiply_adds: of matrix products and convolutions, as papers count them (padding included; often called
         "FLOPs" there, in units of one multiply-add).
       flops: as XLA counts them: 2 for each multiply-add that meets a real input (not padding), 1 for each
-        elementwise result and each reduced element; transcendental functions are not counted.
+        elementwise result and each reduced or scattered element; transcendental functions are not counted.
       bytes: operands and results of matrix products and convolutions, each moved once; everything else is
         taken to be fused into them.
     """
@@ -221,6 +221,8 @@ def _other_flops(eqn: core.JaxprEqn) -> int:
     out = math.prod(eqn.outvars[0].aval.shape)
     if name in REDUCE:
         return math.prod(eqn.invars[0].aval.shape) - out
+    if name in SCATTER and name != "scatter":
+        return math.prod(eqn.invars[2].aval.shape)
     if name in WINDOWS:
         return out * (math.prod(eqn.params["window_dimensions"]) - 1)
     return out if name in ELEMENTWISE and name not in SAME | _TRANSCENDENTAL else 0

@@ -131,7 +131,7 @@ def sparsify(
             dense = grads if dense_grads_fn is None else dense_grads_fn()
             own_key = step_key(state.key, key_impl, count)
             new, rule_state = rule.update(dense, rule_state, unpack_tree(masks), params, count, own_key)
-            return (pack_tree(new) if packed else new), rule_state
+            return (pack_tree(new, like=masks) if packed else new), rule_state
 
         old = new = state.masks
         if rule.times is not None:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax import export
 from sparsejax.errors import KernelError
 from sparsejax.kernels import cost_model, tuning
 from sparsejax.kernels.convert import to_sparse
 from sparsejax.kernels.cost_model import Point, break_even, relative_time
+from sparsejax.kernels.loading import load_sparse
 from sparsejax.kernels.xla_products import FORMULATIONS
 
 
@@ -126,3 +128,15 @@ def test_points_of_another_machine(tmp_path):
     with pytest.raises(KernelError, match="write it with the benchmark"):
         cost_model.read_points(tmp_path / "costs.json")
     assert all(isinstance(point, Point) for point in cost_model.shipped_points())
+
+
+def test_a_sparse_file_loads_into_the_forms(tmp_path):
+    params = pruned()
+    export.save(tmp_path / "model", params)
+    sparse, choices = load_sparse(tmp_path / "model")
+    expected = to_sparse(params, prefer="bytes")[1]
+    assert choices == expected
+    x = jnp.ones((2, 256))
+    for name, layer in params.items():
+        np.testing.assert_allclose(x @ sparse[name]["kernel"], x @ layer["kernel"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(sparse[name]["bias"], layer["bias"])

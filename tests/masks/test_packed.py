@@ -25,9 +25,10 @@ def test_packing_loses_nothing_and_keeps_the_rank(shape):
     packed = pack(mask)
     assert packed.bits.dtype == jnp.uint8
     assert packed.bits.ndim == mask.ndim
-    others = [n for axis, n in enumerate(packed.bits.shape) if axis != packed.axis]
-    assert others == [n for axis, n in enumerate(shape) if axis != packed.axis]
-    assert packed.bits.shape[packed.axis] == -(-shape[packed.axis] // 8)
+    packed_axis = packed.packing.axis
+    others = [n for axis, n in enumerate(packed.bits.shape) if axis != packed_axis]
+    assert others == [n for axis, n in enumerate(shape) if axis != packed_axis]
+    assert packed.bits.shape[packed_axis] == -(-shape[packed_axis] // 8)
     restored = unpack(packed)
     assert restored.dtype == jnp.bool_
     np.testing.assert_array_equal(restored, mask)
@@ -43,7 +44,7 @@ AXES = {(16, 24): 0, (784, 300): 0, (300, 784): 1, (10, 8): 1, (3, 3, 16, 32): 2
 
 @pytest.mark.parametrize("shape", AXES, ids=str)
 def test_the_packed_axis_wastes_least_then_is_not_the_last(shape):
-    assert pack(jnp.ones(shape, bool)).axis == AXES[shape]
+    assert pack(jnp.ones(shape, bool)).packing.axis == AXES[shape]
 
 
 def test_packed_masks_go_through_jit_and_tree_maps():
@@ -64,7 +65,7 @@ def test_intersections_can_be_taken_packed():
 def test_a_tree_packs_its_prunable_leaves_only():
     masks = {"w": _mask((8, 2)), "bias": jnp.asarray(True), "hole": optax.MaskedNode()}
     packed = sparsejax.masks.pack_tree(masks)
-    assert packed.layout == (None, None, (0, 8))  # in the order of the leaves: bias, hole, w
+    assert packed.layout == (None, None, (0, 8, 1))  # in the order of the leaves: bias, hole, w
     assert packed.bits["w"].dtype == jnp.uint8
     assert packed.bits["bias"].dtype == jnp.bool_
     assert packed.bits["hole"] == optax.MaskedNode()

@@ -12,7 +12,7 @@ from sparsejax.parametrizations.hard_concrete_distribution import (
     open_probability,
     sample,
 )
-from sparsejax.parametrizations.hash_noise import stream_words, uniforms
+from sparsejax.scores.hash_noise import stream_words, uniforms
 
 ALPHAS = np.array([-4.0, -2.0, -0.5, 0.0, 0.7, 2.5, 4.0])
 U = (np.arange(2**20) + 0.5) / 2**20  # a fine midpoint rule over the uniform

@@ -222,7 +222,11 @@ def test_bad_input_is_refused_with_the_layer(network):
 
 @pytest.mark.parametrize(
     ("strides", "padding", "dilation", "groups"),
-    [((2, 1), ((0, 1), (2, 0)), (1, 1), 1), ((1, 3), ((1, 1), (0, 0)), (2, 1), 2), ((2, 2), ((0, 0), (0, 0)), (1, 2), 4)],
+    [
+        ((2, 1), ((0, 1), (2, 0)), (1, 1), 1),
+        ((1, 3), ((1, 1), (0, 0)), (2, 1), 2),
+        ((2, 2), ((0, 0), (0, 0)), (1, 2), 4),
+    ],
 )  # fmt: skip
 def test_strides_padding_and_dilation_of_a_convolution_are_respected(strides, padding, dilation, groups):
     """Against the rows that each output position reads, gathered one by one."""
@@ -235,9 +239,7 @@ def test_strides_padding_and_dilation_of_a_convolution_are_respected(strides, pa
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
         )  # fmt: skip
 
-    found = prune_model(
-        fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, sparsity=0.5
-    )
+    found = prune_model(fn, {"conv": {"kernel": kernel}}, batches, solve=solve_sparsegpt, sparsity=0.5)
     x = np.pad(np.concatenate(batches[:-1]), ((0, 0), *padding, (0, 0)))
     inside = 8 // groups
     for g in range(groups):

@@ -169,3 +169,12 @@ def test_what_no_result_needs_costs_nothing():
     assert [op.paths for op in cost.ops] == [("a",), ("b",)]
     assert cost.dense.flops == pytest.approx(xla_flops(fn, params, x), rel=1e-2)
     assert set(linear_ops(fn, params, x)) == {"a", "b"}
+
+
+def test_what_is_scattered_is_added_once():
+    def fn(p, x, at):
+        return jax.ops.segment_sum(x @ p["w"], at, num_segments=5)
+
+    params, inputs = {"w": abstract((8, 6))}, (abstract((20, 8)), jnp.zeros(20, jnp.int32))
+    cost = model_cost(fn, params, inputs).dense.flops
+    assert cost == pytest.approx(xla_flops(fn, params, *inputs), rel=0.02)

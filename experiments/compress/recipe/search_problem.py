@@ -9,10 +9,11 @@ import numpy as np
 
 import sparsejax
 from experiments.compress.recipe.network import Network
+from experiments.compress.recipe.reconstruction import solve_readers, with_readers
 from experiments.compress.recipe.stage import Context
 from experiments.compress.recipe.stages.pruning import METHODS, with_units
 from experiments.compress.unit_choices import unit_importance
-from experiments.config.checks import Check, number, one_of, several, whole
+from experiments.config.checks import Check, flag, number, one_of, several, whole
 from experiments.errors import ConfigError
 from experiments.run.objective import example_losses
 from sparsejax import post_training
@@ -32,6 +33,7 @@ FIELDS: dict[str, tuple[Any, Check]] = {
     "levels": ((0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875), _SHARES),  # shares of units that may go
     "kinds": (("channel", "neuron", "head"), several("kinds of groups", lambda x: isinstance(x, str))),
     "importance": ("l2", Check("an importance", lambda x: isinstance(x, str))),
+    "reconstruct": (False, flag()),  # units: layers that read them solved anew by least squares, as AMC does
     "method": ("magnitude", one_of(METHODS)),  # of weights
     "steps": (8, whole(2)),  # levels of weights, on each side of the budget's sparsity
     "resource": ("multiply_adds", one_of(("multiply_adds", "parameters", "weights", "latency"))),
@@ -137,13 +139,17 @@ def _units(context: Context, network: Network, options: Any) -> tuple[Any, ...]:
         shares = tuple(1 - count / groups[name].size for count in counts)
         sites[name] = searching.Site(shares, groups[name].kind, features)
     candidates = searching.unit_candidates(variables, groups, importances, kept)
+    if options.reconstruct:
+        inputs = [batch.inputs for batch in context.batches]
+        candidates = with_readers(candidates, solve_readers(network, inputs, groups, importances, kept))
 
     def keep_of(choice: searching.Choice) -> dict[str, np.ndarray]:
         counts = {name: row[level] for (name, row), level in zip(kept.items(), choice, strict=True)}
         return keep_best({name: importances[name] for name in kept}, counts)
 
     def network_of(choice: searching.Choice) -> Network:
-        return context.refresh(with_units(network, groups, keep_of(choice)))
+        built = jax.jit(candidates.build)(variables, candidates.tables, jax.numpy.asarray(choice))
+        return context.refresh(with_units(network._replace(variables=built), groups, keep_of(choice)))
 
     if options.resource == "latency":
         cost: searching.Choice | Any = searching.latency_table(

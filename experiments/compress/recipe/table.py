@@ -3,7 +3,7 @@
 import importlib
 
 from experiments.compress.recipe.stage import Stage
-from experiments.compress.recipe.stages import pruning, searching, shrinking, slimming, training
+from experiments.compress.recipe.stages import pruning, searching, shrinking, slimming, storing, training
 from experiments.config.checks import choice
 from experiments.errors import ConfigError
 
@@ -19,6 +19,8 @@ STAGES: dict[str, Stage] = {
     "width": slimming.WIDTH,
     "depth": slimming.DEPTH,
     "redraw": slimming.REDRAW,
+    "quantize": storing.QUANTIZE,
+    "export": storing.EXPORT,
 }
 
 

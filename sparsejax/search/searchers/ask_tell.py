@@ -19,7 +19,7 @@ def optuna_search(*, sampler: Callable[[int], Any] | None = None, batch: int = 8
       batch: points that are asked for before any is told.
 
     Returns:
-      The searcher; it needs the package optuna (``pip install sparsejax[search]``).
+      The searcher; it needs the package optuna (the extra ``search``).
 
     Raises:
       SearchError: when used, the package is missing.
@@ -50,7 +50,7 @@ def cma_search(*, sigma: float = 0.3) -> Searcher:
       sigma: the first step's size.
 
     Returns:
-      The searcher; it needs the package cmaes (``pip install sparsejax[search]``).
+      The searcher; it needs the package cmaes (the extra ``search``).
 
     Raises:
       SearchError: when used, the package is missing, or there is one site only, which it cannot search.
@@ -78,5 +78,5 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise SearchError(
-            f"This searcher needs the package {name!r}, which is not here: pip install sparsejax[search]."
+            f"This searcher needs the package {name!r}, which is not here: pip install {name}."
         ) from error

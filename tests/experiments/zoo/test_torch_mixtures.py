@@ -1,6 +1,7 @@
 """Mixtures of Hugging Face through torchax: the shrunk function is transformers' own model with fewer experts."""
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ SETTINGS = {
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_fewer_experts_are_the_model_with_fewer_experts(kind):
     torch = pytest.importorskip("torch")
-    pytest.importorskip("torchax")
+    if importlib.util.find_spec("torchax") is None:  # importing it needs lenient_operators
+        pytest.skip("pip install torch torchax transformers")
     transformers = pytest.importorskip("transformers")
     config, settings = SETTINGS[kind]
     shared = {**torch_models._SMALL, **torch_models._TEXT, **torch_models._MIXTURE, "pad_token_id": 0}

@@ -17,7 +17,7 @@ from experiments.compress.recipe.stages import pruning
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError, WorkdirError
 
-LABELS = ("dense", "units", "tuned", "small", "taught", "weights")
+LABELS = ("dense", "units", "tuned", "small", "taught", "weights", "integers")
 
 
 class Killed(BaseException):
@@ -36,6 +36,7 @@ def _options(data_dir, seeds=1):
     add_stage(options, "small", "shrink")
     add_stage(options, "taught", "distil", steps=20)
     add_stage(options, "weights", "prune", sparsity=0.5, method="wanda")
+    add_stage(options, "integers", "quantize", bits=4, quantizer="nearest")
     return options
 
 
@@ -66,6 +67,12 @@ def test_one_table_has_every_stage(finished):
     assert stages["small"]["test_loss"] == pytest.approx(stages["tuned"]["test_loss"], rel=1e-5)
     assert stages["weights"]["bytes"] < stages["taught"]["bytes"] < stages["dense"]["bytes"]
     assert stages["weights"]["nonzero"] < 0.6 * stages["small"]["nonzero"]
+    # What the file holds is what was measured: pruned weights stay zero, and its bytes are the file's.
+    file = workdir / "seed_0" / "7_integers" / "model.safetensors"
+    assert stages["integers"]["bytes"] == file.stat().st_size
+    assert stages["integers"]["nonzero"] <= stages["weights"]["nonzero"]
+    kernel = network.load_network(file.parent).variables["params"]["dense_0"]["kernel"]
+    assert all(len(np.unique(np.abs(column))) <= 9 for column in np.asarray(kernel).T)
     for words in ("bytes on disk", "KV", "fine_tune"):
         assert words in (workdir / "summary.txt").read_text()
     assert "seed 0, taught: test_accuracy" in out
@@ -101,7 +108,7 @@ def test_killed_in_the_middle_of_every_stage(finished, tmp_path, monkeypatch):
     again, _ = _run(options, tmp_path / "run")
     assert _without_times(again) == _without_times(result)
     for name in ("params.npz", "model.json"):
-        place = f"seed_0/6_weights/{name}"
+        place = f"seed_0/7_integers/{name}"
         assert (tmp_path / "run" / place).read_bytes() == (workdir / place).read_bytes()
 
 

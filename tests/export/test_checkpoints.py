@@ -8,7 +8,7 @@ import pytest
 
 from sparsejax.errors import FileFormatError, QuantizationError
 from sparsejax.export import compressed_tensors, save_compressed_tensors
-from sparsejax.export.compressed_tensors import pack_rows
+from sparsejax.export.checkpoints import pack_rows
 from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.post_training import QuantizedTensor, quantize
 

@@ -1,6 +1,6 @@
-"""Channels of a small ResNet chosen by EvoPress at half of the multiply-adds, cut out, then distilled; digits.
+"""Channels of a small ResNet chosen by EvoPress at half of the multiply-adds, cut out, distilled, INT8; digits.
 
-python -m experiments.compress --config=configs/recipes/search_shrink_distil.py --workdir=runs/search_shrink_distil
+python -m experiments.compress --config=configs/recipes/search_distil_int8.py --workdir=runs/search_distil_int8
 """
 
 from ml_collections import ConfigDict
@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
     add_stage(options, "chosen", "search", kinds=("channel", "residual"), evaluations=100)
     add_stage(options, "small", "shrink")
     add_stage(options, "distilled", "distil", steps=1000)
+    add_stage(options, "int8", "quantize", bits=8)
     return options

@@ -1,6 +1,6 @@
-"""Weights of a byte-level GPT pruned by SparseGPT, then distilled from the dense one inside the masks; Python source.
+"""Weights of a byte-level GPT pruned by SparseGPT, then rounded to four bits by GPTQ; Python source.
 
-python -m experiments.compress --config=configs/recipes/prune_distil.py --workdir=runs/prune_distil
+python -m experiments.compress --config=configs/recipes/prune_quantize.py --workdir=runs/prune_quantize
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:
-    """Half of the weights go."""
+    """Half of the weights go, the others in four bits."""
     base = default_config("gpt")
     base.dataset = "python_text"
     base.test_split = "test[:20%]"
@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     options.seeds = 3
     add_stage(options, "dense", "train")
     add_stage(options, "pruned", "prune", method="sparsegpt", sparsity=0.5)
-    add_stage(options, "distilled", "distil", steps=300)
+    add_stage(options, "int4", "quantize", bits=4, group_size=32)
     return options

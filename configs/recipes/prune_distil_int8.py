@@ -1,6 +1,6 @@
-"""A byte-level GPT cut in width and depth, then distilled from the original; Python source.
+"""Weights of a byte-level GPT pruned by SparseGPT, distilled from the dense one inside the masks, then INT8; Python.
 
-python -m experiments.compress --config=configs/recipes/width_depth_distil.py --workdir=runs/width_depth_distil
+python -m experiments.compress --config=configs/recipes/prune_distil_int8.py --workdir=runs/prune_distil_int8
 """
 
 from ml_collections import ConfigDict
@@ -10,19 +10,18 @@ from experiments.config.fields import default_config
 
 
 def get_config() -> ConfigDict:
-    """Two of eight blocks go, then a third of what is left in width: half of the parameters in all."""
+    """Half of the weights go, the others in eight bits."""
     base = default_config("gpt")
     base.dataset = "python_text"
     base.test_split = "test[:20%]"
     base.batch_size = 16
-    base.model.depth, base.model.width, base.model.mlp_dim = 8, 32, 128
     base.steps = 600
-    base.learning_rate = 0.005
+    base.learning_rate = 0.01
     base.clip_norm = 1.0
     options = default_recipe(base)
     options.seeds = 3
     add_stage(options, "dense", "train")
-    add_stage(options, "shallow", "depth", drop=2)
-    add_stage(options, "narrow", "width", share=0.67)
+    add_stage(options, "pruned", "prune", method="sparsegpt", sparsity=0.5)
     add_stage(options, "distilled", "distil", steps=300)
+    add_stage(options, "int8", "quantize", bits=8)
     return options

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.parametrizations.hash_noise import stream_words, uniforms
+from sparsejax.scores.hash_noise import named_words, stream_words, uniforms
 
 N = 1 << 18
 DRAW = jax.jit(lambda step: jnp.stack([uniforms(w, (512, 512)) for w in stream_words(jax.random.fold_in(
@@ -76,3 +76,29 @@ def test_the_ends_are_never_reached():
     """The largest and the least hash give numbers inside (0, 1), exactly representable."""
     ends = (jnp.array([0, 2**23 - 1], jnp.float32) + 0.5) * jnp.float32(2.0**-23)
     assert 0 < float(ends[0]) < float(ends[1]) < 1
+
+
+NAMED = jax.jit(lambda step: jnp.stack([uniforms(w, (512, 512)) for w in named_words(jax.random.fold_in(
+    jax.random.key(7), step), [f"Dense_{i}/kernel" for i in range(4)])]))  # fmt: skip
+
+
+def test_named_streams_are_independent_over_layers_and_steps():
+    """Random masks: layer by layer and step by step, also shifted, and uniform all together."""
+    draws = np.stack([np.asarray(NAMED(step), np.float64).reshape(4, N) for step in range(8)])
+    for i in range(4):
+        for j in range(i):
+            assert _correlation(draws[:, i], draws[:, j]) < 4.5
+            assert _correlation(draws[:, i, 1:], draws[:, j, :-1]) < 4.5
+        assert _correlation(draws[1:, i], draws[:-1, i]) < 4.5
+    assert abs(draws.mean() - 0.5) < 4.5 / np.sqrt(12 * draws.size)
+    # Kept together by chance: of two masks at 10 %, 1 % of the weights, binomially.
+    kept = draws < 0.1
+    both = (kept[:, 0] & kept[:, 1]).mean(-1)
+    assert np.abs(both - 0.01).max() < 5 * np.sqrt(0.01 * 0.99 / N)
+
+
+def test_a_name_keeps_its_stream_whatever_stands_beside_it():
+    key = jax.random.key(3)
+    alone, beside = named_words(key, ["b"]), named_words(key, ["a", "b", "c"])
+    np.testing.assert_array_equal(alone[0], beside[1])
+    assert len({tuple(w) for w in np.asarray(beside).tolist()}) == 3

@@ -1,6 +1,6 @@
-"""CoFi on an encoder with its dense self as the teacher, what it removes cut out; kinds of Python files.
+"""CoFi on an encoder with its dense self as the teacher, what it removes cut out, INT8; kinds of Python files.
 
-python -m experiments.compress --config=configs/recipes/cofi_shrink.py --workdir=runs/cofi_shrink
+python -m experiments.compress --config=configs/recipes/cofi_int8.py --workdir=runs/cofi_int8
 """
 
 from ml_collections import ConfigDict
@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
     )
     add_stage(options, "small", "shrink")
     add_stage(options, "tuned", "fine_tune", steps=300)
+    add_stage(options, "int8", "quantize", bits=8)
     return options

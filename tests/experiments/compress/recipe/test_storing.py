@@ -1,0 +1,59 @@
+"""The stages that end a recipe: the file is what is counted, measured and gone on with; masks hold."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.compress import command as compress
+from experiments.compress.recipe import network
+from experiments.compress.recipe.options import add_stage, default_recipe, validate_recipe
+from experiments.config.fields import default_config
+from experiments.errors import ConfigError
+from sparsejax import export
+
+
+def _options(data_dir):
+    base = default_config("mlp")
+    base.data_dir, base.steps, base.eval_every, base.checkpoint_every = data_dir, 60, 30, 30
+    base.model.widths = (64, 32)  # so large that the header of a file is a small part
+    options = default_recipe(base)
+    options.batches, options.latency_rounds = 2, 0
+    add_stage(options, "dense", "train")
+    add_stage(options, "weights", "prune", sparsity=0.5, method="wanda")
+    add_stage(options, "integers", "quantize", bits=4)
+    add_stage(options, "file", "export")
+    return options
+
+
+def test_the_file_is_counted_measured_and_gone_on_with(tmp_path, data_dir):
+    result = compress.run(_options(data_dir), str(tmp_path), Console(file=io.StringIO(), width=200))
+    stages = {label: {k: v[0] for k, v in row.items()} for label, row in result["stages"].items()}
+    (integers,) = tmp_path.glob("**/3_integers")
+    (file,) = tmp_path.glob("**/4_file")
+    assert stages["integers"]["bytes"] == (integers / "model.safetensors").stat().st_size
+    assert stages["file"]["bytes"] == (file / "model.safetensors").stat().st_size
+    assert stages["file"]["bytes"] < stages["integers"]["bytes"] < 0.5 * stages["weights"]["bytes"]
+    assert stages["file"]["test_loss"] == stages["integers"]["test_loss"] != stages["weights"]["test_loss"]
+    assert stages["integers"]["test_accuracy"] > stages["weights"]["test_accuracy"] - 0.08
+    pruned, last = (
+        network.load_network(next(tmp_path.glob(f"**/{name}"))) for name in ("2_weights", "4_file")
+    )
+    loaded = export.load(file / "model.safetensors", last.variables)
+    for leaf, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(last.variables), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+    for mask, leaf in zip(*map(jax.tree.leaves, (pruned.masks, last.variables["params"])), strict=True):
+        assert not np.any(np.asarray(leaf)[~np.broadcast_to(mask, leaf.shape)])
+    assert {t.bits for t in export.summarize_file(file / "model.safetensors").tensors} == {4, 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("bits", 1), ("bits", 16), ("quantizer", "awq"), ("group_size", -1)]
+)
+def test_fields_that_do_not_fit_are_refused(data_dir, name, value):
+    options = _options(data_dir)
+    options.integers[name] = value
+    with pytest.raises(ConfigError, match=name):
+        validate_recipe(options)
