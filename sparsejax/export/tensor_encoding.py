@@ -12,6 +12,8 @@ from sparsejax.export.layouts import choose_layout, kept_places, pack_bits, unpa
 from sparsejax.parametrizations.integer_format import IntegerFormat
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized, require_scales
 
+# Bytes that a compressed part's facts take in the header.
+_FACTS = 80
 #: An entry of the manifest: what it takes to decode a tensor.
 Entry = dict[str, Any]
 
@@ -138,7 +140,7 @@ def _compressed(array: np.ndarray, compression: str | None) -> tuple[np.ndarray,
     whole = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if compression is not None:
         packed = np.frombuffer(compressor(compression)(whole.tobytes()), np.uint8)
-        if packed.size < whole.size:
+        if packed.size + _FACTS < whole.size:
             facts = {
                 "compression": compression,
                 "dtype": safetensors.NAMES[array.dtype],

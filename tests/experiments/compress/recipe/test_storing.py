@@ -35,7 +35,7 @@ def test_the_file_is_counted_measured_and_gone_on_with(tmp_path, data_dir):
     (file,) = tmp_path.glob("**/4_file")
     assert stages["integers"]["bytes"] == (integers / "model.safetensors").stat().st_size
     assert stages["file"]["bytes"] == (file / "model.safetensors").stat().st_size
-    assert stages["file"]["bytes"] < stages["integers"]["bytes"] < stages["weights"]["bytes"]
+    assert stages["file"]["bytes"] <= stages["integers"]["bytes"] < stages["weights"]["bytes"]
     held = sum(tensor.bytes for tensor in export.summarize_file(integers / "model.safetensors").tensors)
     assert held < 0.5 * stages["weights"]["bytes"]  # the header is a large part of so small a file
     assert stages["file"]["test_loss"] == stages["integers"]["test_loss"] != stages["weights"]["test_loss"]
