@@ -75,10 +75,6 @@ class QuantizationError(SparsejaxError, ValueError):
     """Weights that cannot be quantized, or bits and groups that do not fit them."""
 
 
-class FileFormatError(SparsejaxError, ValueError):
-    """A file of weights that is damaged, of another version, or cannot be written."""
-
-
 class KernelError(SparsejaxError, ValueError):
     """A sparse product that cannot be computed: an unsupported type, device or size."""
 

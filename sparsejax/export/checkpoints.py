@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import FileFormatError, QuantizationError
+from sparsejax.errors import FileError, QuantizationError
 from sparsejax.export import safetensors
 from sparsejax.export.layouts import pack_bits
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized, require_scales
@@ -42,7 +42,7 @@ def compressed_tensors(
       ``(arrays, quantization_config)``: what goes into the safetensors file, and into ``config.json``.
 
     Raises:
-      FileFormatError: an unknown format, among them "sparse-bitmask"; a name that does not end in ``.weight``.
+      FileError: an unknown format, among them "sparse-bitmask"; a name that does not end in ``.weight``.
       QuantizationError: bits, shapes or scales that the format does not have; nothing quantized.
 
     Example:
@@ -66,7 +66,7 @@ def compressed_tensors(
             continue
         module = name.removesuffix(".weight")
         if module == name:
-            raise FileFormatError(f"{name!r} is quantized; only weights of linear layers can be, M.weight.")
+            raise FileError(f"{name!r} is quantized; only weights of linear layers can be, M.weight.")
         scheme = _scheme(name, leaf, format)
         schemes.setdefault(scheme, []).append(module)
         packed = _packed(leaf) if format == "pack-quantized" else {"weight": np.asarray(leaf.values)}
@@ -79,13 +79,13 @@ def compressed_tensors(
 
 def _check(format: str) -> None:
     if format == "sparse-bitmask":
-        raise FileFormatError(
+        raise FileError(
             "format='sparse-bitmask' is not written: transformers 5 with compressed-tensors 0.20 loads such a folder "
             "as freshly initialised weights and only prints a report. Save with sparsejax.export.save, which keeps "
             "sparsity, or write 'pack-quantized'."
         )
     if format not in FORMATS:
-        raise FileFormatError(f"format={format!r}; there are: {', '.join(FORMATS)}.")
+        raise FileError(f"format={format!r}; there are: {', '.join(FORMATS)}.")
 
 
 def _scheme(name: str, leaf: QuantizedTensor, format: str) -> _Scheme:
@@ -217,19 +217,19 @@ def save_compressed_tensors(
       The bytes of ``model.safetensors``.
 
     Raises:
-      FileFormatError, QuantizationError: as `compressed_tensors`; a disk that refuses.
+      FileError, QuantizationError: as `compressed_tensors`; a disk that refuses.
     """
     arrays, quantization = compressed_tensors(weights, format=format, ignore=ignore)
     place = pathlib.Path(folder)
     if place.exists() and not place.is_dir():
-        raise FileFormatError(f"{place} is a file; give a folder.")
+        raise FileError(f"{place} is a file; give a folder.")
     writer = safetensors.Writer(place / "model.safetensors")
     try:
         for name, array in arrays.items():
             if jnp.issubdtype(array.dtype, jnp.floating) and not np.all(
                 np.isfinite(array.astype(np.float64))
             ):
-                raise FileFormatError(f"{name!r} {array.shape} has entries that are not finite.")
+                raise FileError(f"{name!r} {array.shape} has entries that are not finite.")
             writer.add(name, array)
         size = writer.finish({"format": "pt"})
     finally:

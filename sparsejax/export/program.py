@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from sparsejax.errors import FileFormatError, TracingError
+from sparsejax.errors import FileError, TracingError
 from sparsejax.export import safetensors
 from sparsejax.parametrizations.integer_grid import dequantize, is_quantized
 from sparsejax.params.paths import require_arrays
@@ -47,7 +47,7 @@ def export_program(
 
     Raises:
       TracingError: the function does not trace with an unknown batch size.
-      FileFormatError: the path is a folder, or the disk refuses (a file that was there stays); the package flatbuffers,
+      FileError: the path is a folder, or the disk refuses (a file that was there stays); the package flatbuffers,
         in which JAX writes programs, is absent.
       ParamsError: parameters without numbers.
 
@@ -58,7 +58,7 @@ def export_program(
     """
     place = pathlib.Path(path)
     if place.is_dir():
-        raise FileFormatError(f"{place} is a folder; give the path of a file in it.")
+        raise FileError(f"{place} is a folder; give the path of a file in it.")
     require_arrays(
         jax.tree.map(lambda x: x.values if is_quantized(x) else x, params, is_leaf=is_quantized),
         "export_program writes the parameters",
@@ -76,9 +76,7 @@ def export_program(
             "pass symbolic_batch=False and inputs of the size you need."
         ) from error
     except ImportError as error:
-        raise FileFormatError(
-            "Writing programs needs the package flatbuffers: pip install flatbuffers"
-        ) from error
+        raise FileError("Writing programs needs the package flatbuffers: pip install flatbuffers") from error
     safetensors.write_bytes(place, made)
     return len(made)
 

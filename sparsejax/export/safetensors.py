@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import FileFormatError
+from sparsejax.errors import FileError
 
 #: Names of the format for NumPy's types.
 DTYPES: dict[str, np.dtype] = {
@@ -61,7 +61,7 @@ class Writer:
         """Opens the waiting file in the folder of `path`."""
         self.path = pathlib.Path(path)
         if self.path.is_dir():
-            raise FileFormatError(f"{self.path} is a folder; give the path of a file in it.")
+            raise FileError(f"{self.path} is a folder; give the path of a file in it.")
         with _typed(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._data: IO[bytes] = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
@@ -76,12 +76,12 @@ class Writer:
           array: of a type in `DTYPES`.
 
         Raises:
-          FileFormatError: the name came before, the type has no name in the format, or the disk refuses.
+          FileError: the name came before, the type has no name in the format, or the disk refuses.
         """
         if name in self._parts or name == "__metadata__":
-            raise FileFormatError(f"Two arrays are called {name!r}; rename the parameter.")
+            raise FileError(f"Two arrays are called {name!r}; rename the parameter.")
         if array.dtype not in NAMES:
-            raise FileFormatError(
+            raise FileError(
                 f"{name!r} is {array.dtype}, which a safetensors file cannot hold. There are: {', '.join(DTYPES)}."
             )
         array = np.ascontiguousarray(array).reshape(array.shape)
@@ -100,7 +100,7 @@ class Writer:
           The bytes of the file.
 
         Raises:
-          FileFormatError: the disk refuses; nothing is left behind, and a file that was there stays.
+          FileError: the disk refuses; nothing is left behind, and a file that was there stays.
         """
         header = _header(self._parts, metadata)
         with _typed(self.path), whole_file(self.path) as file:
@@ -121,7 +121,7 @@ def _typed(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FileFormatError(
+        raise FileError(
             f"{path} could not be written: {error}. What was there before is untouched."
         ) from error
 
@@ -149,7 +149,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
       content: what it holds.
 
     Raises:
-      FileFormatError: the disk refuses.
+      FileError: the disk refuses.
     """
     with _typed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ class Reader:
         try:
             self._file: IO[bytes] = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
-            raise FileFormatError(f"{self.path} cannot be read: {error}.") from error
+            raise FileError(f"{self.path} cannot be read: {error}.") from error
         try:
             self._open()
         except BaseException:
@@ -230,7 +230,7 @@ class Reader:
           The array, which owns its memory.
 
         Raises:
-          FileFormatError: it is not there, or its bytes do not fit its shape.
+          FileError: it is not there, or its bytes do not fit its shape.
         """
         if name not in self.parts:
             raise damaged(self.path, f"the array {name!r} is missing")
@@ -247,8 +247,6 @@ class Reader:
         self._file.close()
 
 
-def damaged(path: pathlib.Path, what: str) -> FileFormatError:
+def damaged(path: pathlib.Path, what: str) -> FileError:
     """The error of a file that cannot be trusted."""
-    return FileFormatError(
-        f"{path} is damaged: {what}. Write it again, or copy it again from where it is whole."
-    )
+    return FileError(f"{path} is damaged: {what}. Write it again, or copy it again from where it is whole.")

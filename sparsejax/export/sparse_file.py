@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import FileFormatError
+from sparsejax.errors import FileError
 from sparsejax.export import safetensors
 from sparsejax.export.tensor_encoding import compressor, read_places, read_tensor, stored_name, write_tensor
 from sparsejax.masks.mask_trees import validate
@@ -100,7 +100,7 @@ def save(
       What was written; print it.
 
     Raises:
-      FileFormatError: entries that are not finite, complex numbers, two parameters of one path, a path that is a
+      FileError: entries that are not finite, complex numbers, two parameters of one path, a path that is a
         folder, a disk that is full. A file that was there before stays.
       MaskError: masks that do not fit.
       ParamsError: a weight that is off its mask and not zero; leaves that are no arrays.
@@ -142,7 +142,7 @@ def _checked(params: Params, masks: MaskTree | None) -> tuple[list[str], list[An
     ]
     if len(set(paths)) != len(paths):
         twice = sorted(path for path in set(paths) if paths.count(path) > 1)
-        raise FileFormatError(f"Two parameters share the path {twice[0]!r}; rename one.")
+        raise FileError(f"Two parameters share the path {twice[0]!r}; rename one.")
     if masks is None:
         return paths, leaves, [None] * len(paths)
     validate(masks, plain)
@@ -160,7 +160,7 @@ def summarize_file(path: str | os.PathLike[str]) -> FileSummary:
       The summary; print it.
 
     Raises:
-      FileFormatError: the header is damaged, of another version, or none of ours.
+      FileError: the header is damaged, of another version, or none of ours.
     """
     reader, manifest = _open(path)
     reader.close()
@@ -196,7 +196,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[safetensors.Reader, dict[str, A
         raise safetensors.damaged(reader.path, f"its manifest does not read ({error})") from error
     if version != VERSION:
         reader.close()
-        raise FileFormatError(
+        raise FileError(
             f"{reader.path} is of version {version}; this sparsejax reads version {VERSION}. Read it with the one that "
             "wrote it, and save it anew."
         )
@@ -219,7 +219,7 @@ def read_tensors(
       An iterator over pairs of a path and its tensor.
 
     Raises:
-      FileFormatError: damage, truncation, or another version.
+      FileError: damage, truncation, or another version.
     """
     reader, manifest = _open(path)
     try:
@@ -244,7 +244,7 @@ def load(path: str | os.PathLike[str], like: Params | None = None, *, dequantize
       The parameters, as NumPy arrays.
 
     Raises:
-      FileFormatError: damage, truncation, another version, or other parameters than those of `like`.
+      FileError: damage, truncation, another version, or other parameters than those of `like`.
 
     Example:
       >>> import tempfile
@@ -267,7 +267,7 @@ def load_masks(path: str | os.PathLike[str], like: Params | None = None) -> Mask
       A mask tree; 0-d True for tensors that are stored whole.
 
     Raises:
-      FileFormatError: as `load`.
+      FileError: as `load`.
     """
     reader, manifest = _open(path)
     try:
@@ -302,8 +302,8 @@ def _as_tree(
     paths, leaves, treedef = flatten_with_paths(like)
     wanted = {p: np.shape(x) for p, x in zip(paths, leaves, strict=True) if not is_masked_node(x)}
     for name in sorted(set(wanted) ^ set(found)):
-        raise FileFormatError(f"{path}: {name!r} is only in {'the file' if name in found else 'like='}.")
+        raise FileError(f"{path}: {name!r} is only in {'the file' if name in found else 'like='}.")
     for name, shape in wanted.items():
         if shapes and tuple(found[name].shape) != shape:
-            raise FileFormatError(f"{path}: {name!r} is {tuple(found[name].shape)}, and {shape} in like=.")
+            raise FileError(f"{path}: {name!r} is {tuple(found[name].shape)}, and {shape} in like=.")
     return jax.tree.unflatten(treedef, [found.get(p, x) for p, x in zip(paths, leaves, strict=True)])

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import FileFormatError, ParamsError
+from sparsejax.errors import FileError, ParamsError
 from sparsejax.export import safetensors
 from sparsejax.export.layouts import choose_layout, kept_places, pack_bits, unpack_bits
 from sparsejax.parametrizations.integer_format import IntegerFormat
@@ -49,7 +49,7 @@ def write_tensor(
       Its entry of the manifest.
 
     Raises:
-      FileFormatError, ParamsError, QuantizationError: as `save`.
+      FileError, ParamsError, QuantizationError: as `save`.
     """
     quantized = is_quantized(leaf)
     codes, zero, bits, dtype = _integer_codes(path, leaf) if quantized else _float_codes(path, leaf)
@@ -83,7 +83,7 @@ def _float_codes(path: str, leaf: Any) -> tuple[np.ndarray, Any, int, str]:
     """An array as unsigned integers of its bits, so that −0 is no zero and every bit comes back."""
     array = np.asarray(leaf)
     if array.dtype not in safetensors.NAMES:
-        raise FileFormatError(
+        raise FileError(
             f"{path!r} is {array.dtype}, which a file cannot hold. There are: {', '.join(safetensors.DTYPES)}."
         )
     if jnp.issubdtype(array.dtype, jnp.floating) and not np.all(
@@ -91,7 +91,7 @@ def _float_codes(path: str, leaf: Any) -> tuple[np.ndarray, Any, int, str]:
     ):
         wide = array.astype(np.float64)
         if not np.all(np.isfinite(wide)):
-            raise FileFormatError(
+            raise FileError(
                 f"{path!r} {array.shape} has entries that are not finite; look for the step at which training diverged."
             )
     size = array.dtype.itemsize
@@ -104,13 +104,13 @@ def _integer_codes(path: str, leaf: QuantizedTensor) -> tuple[np.ndarray, np.nda
     scale = np.asarray(leaf.scale)
     require_scales(path, leaf.scale, leaf.bits)
     if np.any(scale.astype(jnp.bfloat16).astype(np.float32) != scale):
-        raise FileFormatError(
+        raise FileError(
             f"{path!r} has scales that are no bfloat16 numbers; take those of quantize or gptq, or round them."
         )
     lowest, highest = IntegerFormat(leaf.bits).levels
     values = np.asarray(leaf.values).astype(np.int16)
     if values.size and not lowest <= values.min() <= values.max() <= highest:
-        raise FileFormatError(f"{path!r} has integers outside [{lowest}, {highest}] of {leaf.bits} bits.")
+        raise FileError(f"{path!r} has integers outside [{lowest}, {highest}] of {leaf.bits} bits.")
     zeros = np.zeros((1,) * values.ndim, np.int16)
     if leaf.zero_point is not None:
         zeros = _expanded(np.asarray(leaf.zero_point).astype(np.int16), values.shape)
@@ -158,7 +158,7 @@ def compressor(compression: str | None) -> Any:
         return lambda data: zlib.compress(data, 9)
     if compression == "zstd":
         return _zstandard().ZstdCompressor(level=19).compress
-    raise FileFormatError(f"compression={compression!r}; give None, 'zlib' or 'zstd'.")
+    raise FileError(f"compression={compression!r}; give None, 'zlib' or 'zstd'.")
 
 
 def _decompressed(data: bytes, compression: str, size: int) -> bytes:
@@ -173,7 +173,7 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise FileFormatError(
+        raise FileError(
             "compression='zstd' needs the package zstandard: pip install zstandard, or take 'zlib'."
         ) from error
     return zstandard
@@ -215,7 +215,7 @@ def read_tensor(
       The tensor.
 
     Raises:
-      FileFormatError: a checksum is wrong.
+      FileError: a checksum is wrong.
       KeyError, ValueError, TypeError, zlib.error: what is stored does not fit the entry.
     """
     shape, dtype, kept = (

@@ -36,7 +36,7 @@ def load_sparse(
       ``(params, choices)``: nested dicts by the parts of the paths, and what became of each kernel.
 
     Raises:
-      FileFormatError: a damaged file.
+      FileError: a damaged file.
       KernelError: an unknown preference.
 
     Example:

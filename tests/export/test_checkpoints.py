@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import FileFormatError, QuantizationError
+from sparsejax.errors import FileError, QuantizationError
 from sparsejax.export import compressed_tensors, save_compressed_tensors
 from sparsejax.export.checkpoints import pack_rows
 from sparsejax.params.axis_roles import AxisRoles
@@ -58,11 +58,11 @@ def test_each_scheme_is_a_group_and_the_rest_passes():
 
 
 def test_what_loaders_would_not_read_is_refused():
-    with pytest.raises(FileFormatError, match="freshly initialised"):
+    with pytest.raises(FileError, match="freshly initialised"):
         compressed_tensors({"a.weight": quantized()}, format="sparse-bitmask")
-    with pytest.raises(FileFormatError, match="there are: pack-quantized"):
+    with pytest.raises(FileError, match="there are: pack-quantized"):
         compressed_tensors({"a.weight": quantized()}, format="gguf")
-    with pytest.raises(FileFormatError, match=r"M\.weight"):
+    with pytest.raises(FileError, match=r"M\.weight"):
         compressed_tensors({"a.kernel": quantized()})
     with pytest.raises(QuantizationError, match="3 bits"):
         compressed_tensors({"a.weight": quantized(bits=3)})
@@ -86,9 +86,9 @@ def test_a_folder_is_written_whole(tmp_path):
     assert config["model_type"] == "llama"
     assert config["quantization_config"]["format"] == "pack-quantized"
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileFormatError, match="is a file"):
+    with pytest.raises(FileError, match="is a file"):
         save_compressed_tensors(tmp_path / "file", {"a.weight": quantized()}, {})
-    with pytest.raises(FileFormatError, match="not finite"):
+    with pytest.raises(FileError, match="not finite"):
         save_compressed_tensors(tmp_path / "n", {"a.weight": quantized(), "b": np.array([np.nan])}, {})
     assert not (tmp_path / "n" / "model.safetensors").exists()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sparsejax
-from sparsejax.errors import FileFormatError, ParamsError, TracingError
+from sparsejax.errors import FileError, ParamsError, TracingError
 from sparsejax.export import export_program
 from sparsejax.post_training import dequantize, quantize
 
@@ -76,7 +76,7 @@ def test_a_fixed_batch_serves_functions_that_compute_with_it(tmp_path):
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(FileFormatError, match="folder"):
+    with pytest.raises(FileError, match="folder"):
         export_program(fn, PARAMS, jnp.ones((4, 64)), tmp_path)
     with pytest.raises(ParamsError, match="without numbers"):
         export_program(fn, jax.eval_shape(lambda: PARAMS), jnp.ones((4, 64)), tmp_path / "m")
@@ -84,6 +84,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
         export_program(lambda p, x, t: fn(p, x) * t, PARAMS, (jnp.ones((4, 64)), 2.0), tmp_path / "m")
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
-    with pytest.raises(FileFormatError, match="flatbuffers"):
+    with pytest.raises(FileError, match="flatbuffers"):
         export_program(fn, PARAMS, jnp.ones((4, 64)), tmp_path / "m")
     assert not os.listdir(tmp_path)

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays_of
 
 import sparsejax
 from sparsejax import export
-from sparsejax.errors import FileFormatError, MaskError, ParamsError, QuantizationError
+from sparsejax.errors import FileError, MaskError, ParamsError, QuantizationError
 from sparsejax.export import sparse_file, tensor_encoding
 from sparsejax.post_training import QuantizedTensor, dequantize, quantize
 from tests.export.arrays import reader, same_bits, tensor
@@ -149,9 +149,9 @@ def test_a_tree_comes_back_in_its_own_structure_and_others_are_refused(tmp_path)
     assert jax.tree.structure(found) == jax.tree.structure(params)
     assert set(export.load(tmp_path / "f")) == {"0", "2"}
     other = [{"w": jnp.ones((3, 3))}, *params[1:]]
-    with pytest.raises(FileFormatError, match=r"'0/w' is \(2, 3\)"):
+    with pytest.raises(FileError, match=r"'0/w' is \(2, 3\)"):
         export.load(tmp_path / "f", like=other)
-    with pytest.raises(FileFormatError, match="only in"):
+    with pytest.raises(FileError, match="only in"):
         export.load(tmp_path / "f", like={"v": jnp.ones(2)})
 
 
@@ -167,7 +167,7 @@ def test_every_byte_that_is_flipped_is_caught(tmp_path):
     for flip in (0x01, 0x80, 0xFF):
         for place in range(len(whole)):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            with pytest.raises(FileFormatError):
+            with pytest.raises(FileError):
                 list(export.read_tensors(path))
 
 
@@ -176,10 +176,10 @@ def test_every_truncation_and_any_surplus_is_caught(tmp_path):
     whole = small_file(path)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(FileFormatError):
+        with pytest.raises(FileError):
             export.load(path)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(FileFormatError, match="damaged"):
+    with pytest.raises(FileError, match="damaged"):
         export.load(path)
 
 
@@ -187,11 +187,11 @@ def test_another_version_and_files_of_others_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_file, "VERSION", 2)
     small_file(tmp_path / "f")
     monkeypatch.undo()
-    with pytest.raises(FileFormatError, match="version 2"):
+    with pytest.raises(FileError, match="version 2"):
         export.load(tmp_path / "f")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "g").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(FileFormatError, match="not written by sparsejax"):
+    with pytest.raises(FileError, match="not written by sparsejax"):
         export.load(tmp_path / "g")
 
 
@@ -200,28 +200,28 @@ def test_another_version_and_files_of_others_are_refused(tmp_path, monkeypatch):
 def test_numbers_that_are_not_finite_are_refused_and_leave_no_file(tmp_path, bad, dtype):
     w = np.ones((3, 3), jnp.dtype(dtype))
     w[1, 1] = bad
-    with pytest.raises(FileFormatError, match=r"'w' .* not finite"):
+    with pytest.raises(FileError, match=r"'w' .* not finite"):
         export.save(tmp_path / "f", {"w": w})
     assert not os.listdir(tmp_path)
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path):
     path = tmp_path / "f"
-    with pytest.raises(FileFormatError, match="complex64"):
+    with pytest.raises(FileError, match="complex64"):
         export.save(path, {"w": np.ones(2, np.complex64)})
     with pytest.raises(ParamsError, match="off its mask"):
         export.save(path, {"w": np.ones(4, np.float32)}, {"w": jnp.array([True, False, True, True])})
     with pytest.raises(MaskError):
         export.save(path, {"w": np.ones(4, np.float32)}, {"w": jnp.ones(3, bool)})
-    with pytest.raises(FileFormatError, match="share the path"):
+    with pytest.raises(FileError, match="share the path"):
         export.save(path, {"a/b": np.ones(2), "a": {"b": np.ones(2)}})
-    with pytest.raises(FileFormatError, match="folder"):
+    with pytest.raises(FileError, match="folder"):
         export.save(tmp_path, {"w": np.ones(2)})
-    with pytest.raises(FileFormatError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         export.load(tmp_path / "absent")
-    with pytest.raises(FileFormatError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         export.load(tmp_path)
-    with pytest.raises(FileFormatError, match="compression='gzip'"):
+    with pytest.raises(FileError, match="compression='gzip'"):
         export.save(path, {"w": np.ones(2)}, compression="gzip")
     with pytest.raises(ParamsError, match="no array"):
         export.save(path, {"w": "text"})
@@ -236,15 +236,15 @@ def test_scales_and_integers_that_do_not_fit_are_refused(tmp_path):
     for scale in (0.0, -1.0, np.nan):
         with pytest.raises(QuantizationError, match="scale"):
             export.save(tmp_path / "f", {"w": leaf_with(scale)})
-    with pytest.raises(FileFormatError, match="bfloat16"):
+    with pytest.raises(FileError, match="bfloat16"):
         export.save(tmp_path / "f", {"w": leaf_with(1 / 3)})
-    with pytest.raises(FileFormatError, match="outside"):
+    with pytest.raises(FileError, match="outside"):
         export.save(tmp_path / "f", {"w": leaf_with(1.0, 9)})
 
 
 def test_zstandard_is_asked_for_where_it_is_absent(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(FileFormatError, match="pip install zstandard"):
+    with pytest.raises(FileError, match="pip install zstandard"):
         export.save(tmp_path / "f", {"w": np.ones(2)}, compression="zstd")
 
 
@@ -267,7 +267,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     export.save({str(path)!r}, {{"w": np.random.default_rng(0).normal(size=100_000)}})
-except errors.FileFormatError as error:
+except errors.FileError as error:
     print(error)
 """
     done = subprocess.run(
@@ -287,7 +287,7 @@ def test_a_failure_at_the_end_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FileFormatError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         export.save(path, {"w": np.ones(1000)})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["f"]
