@@ -1,6 +1,8 @@
 """What every test starts from: JAX on one CPU device of this process."""
 
+import gc
 import os
+import pathlib
 
 from tests.compile_cache import settings
 
@@ -21,3 +23,18 @@ def one_cpu_device():
     assert [device.platform for device in devices] == ["cpu"], devices
     assert not jax.config.jax_enable_x64
     assert not jax.config.jax_disable_jit
+
+
+# A worker keeps every program that it compiled: two come to more than ten gigabytes, and beyond some thousands JAX
+# forgets the oldest, so that a test which counts a function's programs may find none.
+_LIMIT = 2 * 2**30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_memory():
+    """Lets compiled programs go at the end of a file once they take too much; those still needed come from the disk."""
+    yield
+    status = pathlib.Path("/proc/self/statm")
+    if status.exists() and int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _LIMIT:
+        jax.clear_caches()
+        gc.collect()

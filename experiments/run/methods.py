@@ -117,7 +117,6 @@ def _compressed(
     options: dict[str, Any],
 ) -> Method:
     """A method of masks over blocks, whose parameters hold live blocks only."""
-    options = options | {"packed": False}
     block = (config.block, config.block)
     tx, counted = (
         train_compressed(

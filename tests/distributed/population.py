@@ -60,7 +60,9 @@ def run_population(mesh: Mesh | None) -> tuple[dict, dict[str, np.ndarray]]:
     compiled = jax.jit(train).lower(keys, params, state, grads).compile()
     text = compiled.as_text()
     params, state = compiled(keys, params, state, grads)
-    masks = {path: mask for path, mask in sparsejax.get_masks(state).items() if path.endswith("kernel")}
+    masks = {
+        path: mask for path, mask in jax.vmap(sparsejax.get_masks)(state).items() if path.endswith("kernel")
+    }
     facts = {"operations": hlo.operations(text), "conditionals": text.count(" conditional(")}
     for kind, arrays in {"params": params, "masks": masks}.items():
         facts[kind] = {path: layouts.parts(leaf) for path, leaf in arrays.items()}

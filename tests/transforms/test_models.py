@@ -127,7 +127,7 @@ def test_trees_of_every_container(recipe: str, name: str):
     # A path such as `0/1` says nothing of a bias; here ranks alone must do.
     prunable = lambda path, leaf: leaf.ndim == 2  # noqa: E731
     # Nor does it say what an axis is for, as Erdős–Rényi would need to know.
-    shared = {"distribution": sparsejax.distributions.uniform()} if recipe == "rigl_packed" else {}
+    shared = {"distribution": sparsejax.distributions.uniform()} if recipe == "rigl_mean" else {}
     tx = RECIPES[recipe].build(optax.adamw(1e-2), prunable=prunable, **shared)
     changes, before = 0, None
     for params, state in train(tx, start, 14, grads=_noisy_grads):

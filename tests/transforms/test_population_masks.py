@@ -38,7 +38,7 @@ def test_a_populations_state_asks_for_vmap(make):
 def test_a_populations_masks_ask_for_vmap():
     tx = sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY)
     _, state = jax.vmap(lambda params: sparsejax.init(tx, params))(MEMBERS)
-    masks = sparsejax.get_masks(state)
+    masks = jax.vmap(sparsejax.get_masks)(state)
     with pytest.raises(MaskError, match=r"3 members of a population.*jax\.vmap\(sparsejax\.apply_masks\)"):
         sparsejax.apply_masks(MEMBERS, masks)
     on = jax.vmap(sparsejax.apply_masks)(MEMBERS, masks)

@@ -73,7 +73,7 @@ def test_the_flax_convention_gives_the_roles_that_the_tracer_sees(name):
         ("gpt_scanned", []),
         ("llama", ["head/kernel"]),
         ("encoder", ["head/kernel"]),
-        ("vit", ["head/kernel"]),
+        ("vit", ["head/kernel", "patch_embedding/kernel"]),
     ],
 )
 def test_what_is_prunable_in_a_transformer(name, outside):
