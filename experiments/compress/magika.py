@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 import sparsejax
+from experiments.compress.magika_report import draw_magika, magika_text
 from experiments.config.checks import check_names, choice, is_whole, require
 from experiments.data.machine_files import MachineFiles, read_machine_files
 from experiments.models.magika import load_magika, magika_logits
 from experiments.record import files
-from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.workdir import claim, stored_result
+from experiments.report.bootstrap import paired_bootstrap
 from sparsejax import export, post_training
 from sparsejax.distillation import distill_logits
 from sparsejax.post_training import IntegerFormat
@@ -142,8 +143,8 @@ def run(options: ConfigDict, workdir: str, console: Console) -> dict[str, Any]:
             )
             draws = [_draw(task, draw, directory / f"draw_{draw}", console) for draw in range(options.draws)]
             result = _result(task, found, draws) | {"wall_seconds": time.perf_counter() - started}
-            files.write_bytes(directory / "summary.txt", f"{_text(result)}\n".encode())
-            _plot(directory / "sizes.png", result)
+            files.write_bytes(directory / "summary.txt", f"{magika_text(result)}\n".encode())
+            draw_magika(directory / "sizes.png", result)
             files.write_json(directory / "result.json", result)
         console.print((directory / "summary.txt").read_text())
         console.print(f"written to {directory}")
@@ -202,7 +203,7 @@ def _measured(task: Task, found: np.ndarray) -> dict[str, Any]:
     return {
         "accuracy": float(right.mean()),
         "agreement": float((found == dense).mean()),
-        "changes": (right.astype(int) - (dense == task.labels)).tolist(),
+        "right": right.tolist(),
     }
 
 
@@ -286,7 +287,7 @@ def _result(task: Task, found: MachineFiles, draws: list[dict[str, Any]]) -> dic
         stages[stage] = {
             **{name: [row[name] for row in rows] for name in ("bytes", "accuracy", "agreement", "seconds")},
             "times_smaller": dense_bytes / size,
-            "change": paired_interval(np.array([row["changes"] for row in rows])),
+            "change": tuple(paired_bootstrap(np.array([row["right"] for row in rows]), right)),
             "file": rows[0]["file"],
         }
     return {
@@ -297,66 +298,3 @@ def _result(task: Task, found: MachineFiles, draws: list[dict[str, Any]]) -> dic
         "device": device_name(),
         "versions": versions(),
     }
-
-
-def paired_interval(changes: np.ndarray, *, rounds: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of paired differences and its 95 % interval, by resampling files and draws.
-
-    Args:
-      changes: (draws, files): −1, 0 or 1, what a file's being right changed by.
-      rounds: of the bootstrap.
-      seed: of its draws.
-
-    Returns:
-      ``(mean, lower end, upper end)``.
-
-    Example:
-      >>> paired_interval(np.zeros((2, 10)))
-      (0.0, 0.0, 0.0)
-    """
-    rng = np.random.default_rng(seed)
-    draws, count = changes.shape
-    means = [
-        changes[rng.integers(draws, size=draws)][:, rng.integers(count, size=count)].mean()
-        for _ in range(rounds)
-    ]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(changes.mean()), float(low), float(high)
-
-
-def _text(result: dict[str, Any]) -> str:
-    dense, lines = result["dense"], []
-    lines.append(
-        f"dense: {dense['bytes']:,} B, accuracy {dense['accuracy']:.2%} on {result['files']['test']} files"
-    )
-    for stage, row in result["stages"].items():
-        mean, low, high = row["change"]
-        lines.append(
-            f"{stage:9}: {np.mean(row['bytes']):9,.0f} B, {row['times_smaller']:5.1f} times smaller, accuracy "
-            f"{np.mean(row['accuracy']):.2%} ({100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to "
-            f"{100 * high:+.2f}), as the dense network {np.mean(row['agreement']):.2%}"
-        )
-    return "\n".join([*lines, "", result["stages"]["quantized"]["file"]])
-
-
-def _plot(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Accuracy over size, with the interval of the difference."""
-    figure = new_figure(6.0, 4.0)
-    axes = figure.subplots()
-    dense = result["dense"]
-    axes.axhline(100 * dense["accuracy"], color="0.6", linewidth=1)
-    axes.plot([dense["bytes"] / 1e3], [100 * dense["accuracy"]], "o", color="0.3")
-    axes.annotate(
-        "dense", (dense["bytes"] / 1e3, 100 * dense["accuracy"]), xytext=(4, 6), textcoords="offset points"
-    )
-    for stage, row in result["stages"].items():
-        size, mean = np.mean(row["bytes"]) / 1e3, 100 * (dense["accuracy"] + row["change"][0])
-        ends = [[100 * (row["change"][0] - row["change"][1])], [100 * (row["change"][2] - row["change"][0])]]
-        axes.errorbar([size], [mean], yerr=ends, fmt="o", capsize=3)
-        label = f"{stage}, {row['times_smaller']:.1f}× smaller"
-        axes.annotate(label, (size, mean), xytext=(4, -12), textcoords="offset points")
-    axes.set_xscale("log")
-    axes.set_xlabel("file, kB")
-    axes.set_ylabel("accuracy on this machine's files, %")
-    axes.set_title("Magika, without labels")
-    save_figure(path, figure)

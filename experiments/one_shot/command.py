@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
-from experiments.one_shot.bootstrap import paired_bootstrap
 from experiments.one_shot.methods import METHODS
 from experiments.one_shot.options import check, level
 from experiments.one_shot.tasks import Task, build
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
+from experiments.report.bootstrap import paired_bootstrap
 from experiments.report.tables import terminal_text
 from sparsejax.post_training import CalibrationWarning, agreement, prune_model, reconstruct
 

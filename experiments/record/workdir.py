@@ -129,7 +129,8 @@ def _check_owner(path: pathlib.Path, config: Mapping[str, Any]) -> None:
         return
     wanted = json.loads(json.dumps(config))
     if found := differences(stored, wanted):
-        told = [line for line in found if line.split(":")[0] not in _followers(stored, wanted)]
+        followers = _followers(stored, wanted)
+        told = [line for line in found if line.split(":")[0] not in followers]
         raise WorkdirError(
             f"The workdir {path} belongs to another configuration; {'; '.join(told)}. "
             f"Choose another --workdir, or remove {path}."

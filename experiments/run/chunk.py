@@ -140,7 +140,7 @@ def stream_step(recipe: ChunkRecipe, state: TrainState) -> Callable[[TrainState,
 
     Returns:
       The jitted ``(state, member, batch, frozen) -> (state, metrics)``; the state that goes in is consumed.
-      `frozen` is the objective's, and may be left out where it has none.
+      `frozen` is the objective's; left out, it becomes a constant of the program.
     """
 
     def step(state: TrainState, member: Member, batch: Batch, frozen: Any) -> tuple[TrainState, StepMetrics]:
@@ -149,7 +149,7 @@ def stream_step(recipe: ChunkRecipe, state: TrainState) -> Callable[[TrainState,
     lifted = over_members(step, recipe.population, (STATE_AXES, 0, None, None), (STATE_AXES, 0))
 
     def program(
-        state: TrainState, member: Member, batch: Batch, frozen: Any = ()
+        state: TrainState, member: Member, batch: Batch, frozen: Any = recipe.objective.frozen
     ) -> tuple[TrainState, StepMetrics]:
         return lifted(state, member, batch, frozen)
 

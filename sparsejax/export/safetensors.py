@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import FileError
+from sparsejax.params.whole_file import whole_file
 
 #: Names of the format for NumPy's types.
 DTYPES: dict[str, np.dtype] = {
@@ -124,21 +125,6 @@ def _typed(path: pathlib.Path) -> Iterator[None]:
         raise FileError(
             f"{path} could not be written: {error}. What was there before is untouched."
         ) from error
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing under another name, which takes its own when all is on the disk."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

@@ -141,3 +141,19 @@ def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> di
         for path in hits:
             found.setdefault(path, pattern)
     return found
+
+
+def literal(path: str) -> str:
+    """A path as a pattern that matches itself alone.
+
+    Args:
+      path: any path.
+
+    Returns:
+      The pattern.
+
+    Example:
+      >>> literal("layers[0]/kernel")
+      'layers[[]0]/kernel'
+    """
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)

@@ -6,10 +6,10 @@ from typing import Any
 from sparsejax.errors import CalibrationError, PathError
 from sparsejax.masks.prunable import Layer, Override, dense, prunable_layers
 from sparsejax.params.default_filter import default_prunable, select_prunable
-from sparsejax.params.paths import flatten_with_paths, match_paths
+from sparsejax.params.paths import flatten_with_paths, literal, match_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.operations import linear_ops
+from sparsejax.tracing.operations import LinearOp, linear_ops
 from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Params, Prunable
 
@@ -70,13 +70,7 @@ def layers_in_order(
       PathError: an override or a pattern to ignore that matches no layer.
     """
     inputs = jaxprs.as_tuple(batch)
-    traced = jaxprs.trace(fn, params, inputs)
-    first: dict[str, Any] = {}
-    # Experts that are gathered token by token have no inputs of their own to calibrate on.
-    for use in find_uses(traced, gathered=False):
-        path = traced.paths[use.leaf]
-        first[path] = min(first.get(path, use.site), use.site)
-    ops = {path: op for path, op in linear_ops(fn, params, inputs).items() if path in first}
+    ops, first = ops_in_order(fn, params, inputs)
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     match_paths(ignore, list(ops), "ignore")
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}
@@ -103,6 +97,28 @@ def layers_in_order(
     return sorted(layers, key=lambda layer: first[layer.path])
 
 
+def ops_in_order(
+    fn: Callable[..., Any], params: Params, inputs: Any
+) -> tuple[dict[str, LinearOp], dict[str, Any]]:
+    """The products that can be calibrated, and where each parameter is used first.
+
+    Args:
+      fn: ``fn(params, *inputs)``.
+      params: its parameters.
+      inputs: one batch.
+
+    Returns:
+      ``(path -> LinearOp, path -> place)``; places are ordered as the function runs.
+    """
+    traced = jaxprs.trace(fn, params, inputs)
+    first: dict[str, Any] = {}
+    # Experts that are gathered token by token have no inputs of their own to calibrate on.
+    for use in find_uses(traced, gathered=False):
+        path = traced.paths[use.leaf]
+        first[path] = min(first.get(path, use.site), use.site)
+    return {path: op for path, op in linear_ops(fn, params, inputs).items() if path in first}, first
+
+
 def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) -> list[Layer]:
     """Gives layers a sparsity by path; those that no pattern matches are not pruned.
 
@@ -123,15 +139,3 @@ def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) ->
         for layer, share in own
         if share is not None or layer.sparsity is not None
     ]
-
-
-def literal(path: str) -> str:
-    """A path as a pattern that matches itself alone.
-
-    Args:
-      path: any path.
-
-    Returns:
-      The pattern.
-    """
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)

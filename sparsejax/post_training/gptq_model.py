@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import CalibrationError, PathError, SparsejaxError
+from sparsejax.errors import PathError, SparsejaxError
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.parametrizations.integer_format import FormattedLayer, IntegerFormat, formatted_layers
@@ -19,15 +19,14 @@ from sparsejax.parametrizations.integer_grid import (
     require_finite,
 )
 from sparsejax.params.axis_roles import sizes
-from sparsejax.params.paths import flatten_with_paths
+from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.post_training.chosen_layers import hold_out, ops_in_order
 from sparsejax.post_training.gram import squared_errors
 from sparsejax.post_training.matrices import from_matrices, to_matrices
 from sparsejax.post_training.solvers.gptq import solve_gptq
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.calibration.statistics import InputStatistics, calibrate
-from sparsejax.tracing.operations import linear_ops
-from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Array, MaskTree, Params, Prunable
 
 
@@ -130,7 +129,7 @@ def gptq(
 
     Source: Frantar et al., "GPTQ", arXiv 2210.17323.
     """
-    batches, unseen = _held_out(batches, held_out)
+    batches, unseen = hold_out(batches, held_out)
     if masks is not None:
         validate(masks, params)
         params = apply_masks(params, masks)
@@ -142,14 +141,14 @@ def gptq(
     found, results = {}, {}
     for layer in layers:
         now = dequantize(jax.tree.unflatten(treedef, leaves))
-        statistics = calibrate(fn, now, batches, layers=[_literal(layer.path)])[layer.path]
+        statistics = calibrate(fn, now, batches, layers=[literal(layer.path)])[layer.path]
         earlier = None if masks is None else layer_leaves(masks, (layer,))[0]
         tensor, mask, result = _quantize_layer(leaves[layer.index], layer, statistics, solve, earlier)
         leaves[layer.index], found[layer.path], results[layer.path] = tensor, mask, result
         if progress is not None:
             progress(result)
     done = jax.tree.unflatten(treedef, leaves)
-    measured = calibrate(fn, dequantize(done), unseen, layers=[_literal(x.path) for x in layers])
+    measured = calibrate(fn, dequantize(done), unseen, layers=[literal(x.path) for x in layers])
     for layer in layers:
         grams = _grams(layer, measured[layer.path])
         error = _error(layer, dense[layer.index], leaves[layer.index], grams)
@@ -184,38 +183,16 @@ def _in_order(
     overrides: Mapping[str, IntegerFormat | None] | None,
 ) -> tuple[FormattedLayer, ...]:
     """The layers with the roles that the tracer reads, in the order of their first use."""
-    inputs = jaxprs.as_tuple(batch)
-    ops = linear_ops(fn, params, inputs)
-    traced = jaxprs.trace(fn, params, inputs)
-    first: dict[str, Any] = {}
-    for use in find_uses(traced):
-        path = traced.paths[use.leaf]
-        first[path] = min(first.get(path, use.site), use.site)
+    ops, first = ops_in_order(fn, params, jaxprs.as_tuple(batch))
     axes = {path: op.roles for path, op in ops.items()}
     layers = formatted_layers(params, format, quantizable=quantizable, overrides=overrides, axes=axes)
     absent = [layer.path for layer in layers if layer.path not in ops]
     if absent:
         raise PathError(
-            f"{absent[0]!r} multiplies no input, so GPTQ has no Gram matrix for it. Leave it out with "
-            "overrides={…: None}, and quantize it with quantize."
+            f"{absent[0]!r} has no inputs of its own (it multiplies none, or tokens choose it), so GPTQ has no "
+            "Gram matrix. Leave it out with overrides={…: None}, and quantize it with quantize."
         )
     return tuple(sorted(layers, key=lambda layer: first[layer.path]))
-
-
-def _held_out(batches: Iterable[Any], held_out: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
-    batches = list(batches)
-    if held_out is None:
-        last = set(range(9, len(batches), 10)) or {len(batches) - 1}
-        unseen = [batch for i, batch in enumerate(batches) if i in last]
-        batches = [batch for i, batch in enumerate(batches) if i not in last]
-    else:
-        unseen = list(held_out)
-    if not batches or not unseen:
-        raise CalibrationError(
-            f"{len(batches)} batches to calibrate on and {len(unseen)} to measure the error on; each needs at least "
-            "one. Give two batches or more, or held_out=…; an iterator must not be used up."
-        )
-    return batches, unseen
 
 
 def _grams(layer: FormattedLayer, stats: InputStatistics) -> Array:
@@ -282,8 +259,3 @@ def _error(layer: FormattedLayer, dense: Array, tensor: QuantizedTensor, grams: 
     squared = jax.vmap(squared_errors)
     error, size = float(jnp.sum(squared(old - new, grams))), float(jnp.sum(squared(old, grams)))
     return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches itself alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)

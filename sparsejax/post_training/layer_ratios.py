@@ -11,10 +11,10 @@ import numpy as np
 from sparsejax.errors import CalibrationError, SparsityError
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.params.kept_count import check_sparsity, kept_count
-from sparsejax.params.paths import flatten_with_paths
+from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Unstructured
-from sparsejax.post_training.chosen_layers import layers_in_order, literal
+from sparsejax.post_training.chosen_layers import layers_in_order
 from sparsejax.scores.activations import wanda
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.calibration.statistics import calibrate

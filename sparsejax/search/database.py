@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsejax.errors import SearchError
 from sparsejax.masks.prunable import Override
-from sparsejax.params.paths import flatten_with_paths, map_with_path
+from sparsejax.params.paths import flatten_with_paths, literal, map_with_path
 from sparsejax.search.candidates import Candidates
 from sparsejax.search.problem import Site
 from sparsejax.tracing.tables import count
@@ -136,7 +136,7 @@ def build_database(
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {path: [] for path in sparsities}
     for level in range(max(map(len, sparsities.values()))):
         now = {path: float(row[min(level, len(row) - 1)]) for path, row in sparsities.items()}
-        pruned = prune({_literal(path): Override(sparsity=share) for path, share in now.items()})
+        pruned = prune({literal(path): Override(sparsity=share) for path, share in now.items()})
         weights, masks = (
             dict(zip(*flatten_with_paths(tree)[:2], strict=True)) for tree in (pruned.params, pruned.masks)
         )
@@ -199,8 +199,3 @@ def _levels(
 
 def _bytes(params: Params) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches itself alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)

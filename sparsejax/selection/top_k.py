@@ -90,6 +90,18 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def check_ranking(scores: Array, stacked: Sequence[int]) -> tuple[int, ...]:
+    """Refuses scores that cannot be ranked, and axes that they do not have.
+
+    Args:
+      scores: any array.
+      stacked: axes whose entries are ranked each for themselves.
+
+    Returns:
+      The axes, counted from 0.
+
+    Raises:
+      ScoreError: not floating, an axis of 2**31 entries, an axis that is absent or named twice.
+    """
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ScoreError(
             f"Scores must be floating; got {scores.dtype}{list(scores.shape)}. Cast them to float32."

@@ -1,8 +1,6 @@
 """`save_shrunk` and `load_shrunk`: a shrunk model in one file, for the next process."""
 
-import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from sparsejax.errors import FileError, ParamsError, TracingError
 from sparsejax.params.paths import flatten_with_paths
+from sparsejax.params.whole_file import whole_file
 from sparsejax.tracing.fingerprint import fingerprint
 from sparsejax.tracing.groups import Group, Member
 from sparsejax.tracing.jaxpr import as_tuple
@@ -246,17 +245,10 @@ def _value(array: np.ndarray, name: str) -> jax.Array:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FileError(
             f"{path} could not be written ({error.strerror}); what was there before is as it was. Free space or "
             "choose another place, and save again."

@@ -13,6 +13,7 @@ from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.patterns import NM
 from sparsejax.post_training import IntegerFormat, dequantize, gptq, layer_error, quantize, solve_gptq
 from tests.post_training import integers, papers
+from tests.tracing.functions import normal
 
 FORMATS = [
     (bits, g, symmetric)
@@ -319,3 +320,17 @@ def test_all_zero_and_one_weight():
     assert not np.any(np.asarray(zero.dequantize()))
     one = quantize({"w": jnp.full((1, 1), -0.3)}, 8, clip=None)["w"]
     assert abs(float(one.dequantize()[0, 0]) + 0.3) < 0.003
+
+
+def test_experts_that_are_gathered_token_by_token_are_named_and_may_be_left_out():
+    params = {"router": {"kernel": normal(6, 3)}, "experts": {"kernel": normal(3, 6, 4)}}
+
+    def fn(p, x):
+        chosen = jnp.argmax(x @ p["router"]["kernel"], -1)
+        return jnp.einsum("ni,nio->no", x, p["experts"]["kernel"][chosen])
+
+    batches = [normal(12, 6, seed=seed) for seed in range(3)]
+    with pytest.raises(PathError, match="'experts/kernel' has no inputs of its own"):
+        gptq(fn, params, batches, 8)
+    found = gptq(fn, params, batches, 8, overrides={"experts/*": None})
+    assert set(found.layers) == {"router/kernel"}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.whole_file import whole_file
 from sparsejax.typing import Array
 
 
@@ -143,20 +144,10 @@ class Store:
         return arrays, notes
 
     def _write(self, name: str, write: Any) -> None:
-        target, draft = self._folder / name, self._folder / f"{name}.writing"
         try:
-            with open(draft, "wb") as file:
+            with whole_file(self._folder / name) as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, target)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise CalibrationError(
                 f"{self._say}: {name} cannot be written ({error}). What was finished before is there: free some "
                 "space and call again to go on."

@@ -22,16 +22,6 @@ NEEDS_WHEEL = pytest.mark.skipif(
 )
 
 
-def test_the_interval_is_of_pairs_over_files_and_draws():
-    rng = np.random.default_rng(0)
-    changes = rng.choice([-1, 0, 1], p=[0.03, 0.95, 0.02], size=(3, 2000))
-    mean, low, high = magika.paired_interval(changes)
-    assert mean == pytest.approx(changes.mean())
-    assert low < mean < high
-    spread = np.sqrt(0.05 / 2000)  # files alone; three draws of the same files are nearly independent here
-    assert 0.5 * spread < (high - low) / 4 < 2 * spread
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -4,12 +4,10 @@ import io
 import json
 
 import jax
-import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments.errors import ConfigError
-from experiments.one_shot.bootstrap import paired_bootstrap
 from experiments.one_shot.command import run
 from experiments.one_shot.methods import METHODS
 from experiments.one_shot.options import check, default_study, level
@@ -18,21 +16,6 @@ from experiments.one_shot.text import windows_left
 from sparsejax.patterns import NM
 from sparsejax.post_training import prune_model
 from tests.tracing.functions import normal
-
-
-def test_the_bootstrap_counts_items_and_draws():
-    rng = np.random.default_rng(0)
-    dense = rng.random(400) < 0.9
-    few = np.stack([dense & (rng.random(400) < 0.95) for _ in range(3)])
-    found = paired_bootstrap(few, dense)
-    assert found.low < found.mean < found.high < 0
-    np.testing.assert_allclose(found.mean, (few * 1.0 - dense).mean())
-    # Draws that differ from each other widen the interval.
-    apart = np.stack([few[0], few[0] & (rng.random(400) < 0.7), few[0] & (rng.random(400) < 0.4)])
-    wide = paired_bootstrap(apart, dense)
-    assert wide.high - wide.low > 3 * (found.high - found.low)
-    with pytest.raises(ConfigError, match="give"):
-        paired_bootstrap(few[0], dense)
 
 
 def test_levels_and_options():
