@@ -21,6 +21,7 @@ from experiments.data.machine_files import MachineFiles, read_machine_files
 from experiments.models.magika import load_magika, magika_logits
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
+from experiments.record.progress import Overall
 from experiments.record.workdir import claim, stored_result
 from experiments.report.bootstrap import paired_bootstrap
 from sparsejax import export, post_training
@@ -141,7 +142,11 @@ def run(options: ConfigDict, workdir: str, console: Console) -> dict[str, Any]:
             console.print(
                 f"{len(task.test)} test files of {len(found.counts)} kinds, {len(task.pool)} to calibrate on"
             )
-            draws = [_draw(task, draw, directory / f"draw_{draw}", console) for draw in range(options.draws)]
+            with Overall(options.draws * len(STAGES), console, "stage") as overall:
+                draws = [
+                    _draw(task, draw, directory / f"draw_{draw}", console, overall)
+                    for draw in range(options.draws)
+                ]
             result = _result(task, found, draws) | {"wall_seconds": time.perf_counter() - started}
             files.write_bytes(directory / "summary.txt", f"{magika_text(result)}\n".encode())
             draw_magika(directory / "sizes.png", result)
@@ -170,7 +175,7 @@ def _task(options: ConfigDict) -> tuple[Task, MachineFiles]:
     return Task(options, model.params, logits(model.params, test), pool, test, labels, logits), found
 
 
-def _draw(task: Task, draw: int, place: pathlib.Path, console: Console) -> dict[str, Any]:
+def _draw(task: Task, draw: int, place: pathlib.Path, console: Console, overall: Overall) -> dict[str, Any]:
     """One draw of calibration files: the stages that left no file yet, each measured on what its file holds."""
     options = task.options
     chosen = np.random.RandomState(draw).permutation(len(task.pool))[: options.calibration_files]
@@ -178,19 +183,20 @@ def _draw(task: Task, draw: int, place: pathlib.Path, console: Console) -> dict[
     makers = {"pruned": _prune, "tuned": _tune, "quantized": _quantize}
     for number, stage in enumerate(STAGES):
         path, record = place / f"{stage}.safetensors", place / f"{stage}.json"
-        if not record.exists():
-            before = place / f"{STAGES[number - 1]}.safetensors" if number else None
-            params = export.load(before, task.params) if before else task.params
-            masks = export.load_masks(before, task.params) if before else None
-            params, masks = (jax.tree.map(jnp.asarray, tree) for tree in (params, masks))
-            place.mkdir(parents=True, exist_ok=True)
-            begin = time.perf_counter()
-            made = makers[stage](task, calibration, params, masks)
-            seconds = time.perf_counter() - begin
-            size = export.save(path, *made, compression=options.compression or None)
-            found = task.logits(export.load(path, task.params), task.test)
-            files.write_arrays(place / f"{stage}.npz", {"labels": np.argmax(found, -1)})
-            files.write_json(record, {"bytes": size.bytes, "seconds": seconds, "file": str(size)})
+        with overall.part(f"draw {draw}, {stage}"):
+            if not record.exists():
+                before = place / f"{STAGES[number - 1]}.safetensors" if number else None
+                params = export.load(before, task.params) if before else task.params
+                masks = export.load_masks(before, task.params) if before else None
+                params, masks = (jax.tree.map(jnp.asarray, tree) for tree in (params, masks))
+                place.mkdir(parents=True, exist_ok=True)
+                begin = time.perf_counter()
+                made = makers[stage](task, calibration, params, masks)
+                seconds = time.perf_counter() - begin
+                size = export.save(path, *made, compression=options.compression or None)
+                found = task.logits(export.load(path, task.params), task.test)
+                files.write_arrays(place / f"{stage}.npz", {"labels": np.argmax(found, -1)})
+                files.write_json(record, {"bytes": size.bytes, "seconds": seconds, "file": str(size)})
         with np.load(place / f"{stage}.npz") as stored:
             rows[stage] = _measured(task, stored["labels"]) | json.loads(record.read_text())
         console.print(f"draw {draw}, {stage}: {rows[stage]['bytes']:,} B, {rows[stage]['accuracy']:.2%}")

@@ -24,6 +24,7 @@ from experiments.data.loading import load_splits
 from experiments.data.split import Batch, Split, evenly_spaced
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
+from experiments.record.progress import Overall
 from experiments.record.workdir import claim, stored_result
 from experiments.report.tables import terminal_text
 from experiments.run.batch_norm import reestimate
@@ -50,7 +51,10 @@ def run_recipe(options: ConfigDict, workdir: str, console: Console) -> dict[str,
         result = stored_result(directory)
         if result is None:
             seeds = [options.base.seed + number for number in range(options.seeds)]
-            rows = [_run_seed(options, seed, directory / f"seed_{seed}", console) for seed in seeds]
+            with Overall(len(seeds) * len(options.stages), console, "stage") as overall:
+                rows = [
+                    _run_seed(options, seed, directory / f"seed_{seed}", console, overall) for seed in seeds
+                ]
             result = {
                 "config": as_json(options),
                 "seeds": seeds,
@@ -67,7 +71,9 @@ def run_recipe(options: ConfigDict, workdir: str, console: Console) -> dict[str,
     return result
 
 
-def _run_seed(options: ConfigDict, seed: int, place: pathlib.Path, console: Console) -> dict[str, Any]:
+def _run_seed(
+    options: ConfigDict, seed: int, place: pathlib.Path, console: Console, overall: Overall
+) -> dict[str, Any]:
     """Runs the stages of one seed; returns label -> metrics, costs and milliseconds."""
     base = copy.deepcopy(options.base).unlock()
     base.seed = seed
@@ -75,7 +81,8 @@ def _run_seed(options: ConfigDict, seed: int, place: pathlib.Path, console: Cons
     network, rows, networks = None, {}, {}
     for number, label in enumerate(options.stages):
         where = place / f"{number + 1}_{label}"
-        network, rows[label] = _run_stage(context, network, options[label], where)
+        with overall.part(f"seed {seed}, {label}"):
+            network, rows[label] = _run_stage(context, network, options[label], where)
         networks[label] = network
         context = context._replace(places={**context.places, label: where})
         console.print(f"seed {seed}, {label}: {_line(rows[label])}")
