@@ -81,6 +81,11 @@ class TrainingProgram:
             self._program = self._lower().compile()
             self.compile_ms = round((time.perf_counter() - begun) * 1e3, 1)
 
+    def compile_anew(self) -> None:
+        """Traces, lowers and compiles with nothing kept of earlier ones: what a process meets at its first step."""
+        jax.clear_caches()
+        self._lower().compile()
+
     def run(self, at: jax.Array) -> jax.Array:
         """Takes a step and returns its loss."""
         self.compile()
@@ -105,13 +110,40 @@ def run(quick: bool) -> list[Row]:
 
     Returns:
       Rows with ``model``, ``ratio`` to the dense step of the same round, ``update_adds`` (what a mask update adds,
-      in dense steps), ``compile_ratio`` and ``mask_bytes_per_weight``.
+      in dense steps) and ``mask_bytes_per_weight``; then rows of compilation, with ratios to the dense step's.
     """
     rows = []
-    for name, make, rounds in (("mlp", models.mlp, 41), ("transformer", models.transformer, 31)):
-        found = model_rows(make(quick), chosen_recipes(quick), rounds)
+    for name, make, rounds, compilations in (
+        ("mlp", models.mlp, 41, 7),
+        ("transformer", models.transformer, 31, 5),
+    ):
+        task, recipes = make(quick), chosen_recipes(quick)
+        found = [*model_rows(task, recipes, rounds), *compile_rows(task, recipes, compilations)]
         rows += [{"model": name, **row} for row in found]
     return rows
+
+
+def compile_rows(task: models.Task, recipes: dict[str, Callable], repeats: int) -> list[Row]:
+    """Compiles the step of each recipe and the dense one in turn, each time anew: one compilation alone is noise.
+
+    Args:
+      task: the model.
+      recipes: name to recipe.
+      repeats: at least so many compilations of each.
+
+    Returns:
+      One row a recipe, as of `interleaved`.
+    """
+    inner = optax.adamw(1e-3)
+    programs = {name: TrainingProgram(task, recipe(inner), sparse=True) for name, recipe in recipes.items()}
+    cases = {f"{name}: compile": program.compile_anew for name, program in programs.items()}
+    kept = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        dense = {"dense: compile": dense_step(task).compile_anew}
+        return interleaved(dense | cases, "dense: compile", repeats=repeats, min_seconds=0.0)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
 
 
 def chosen_recipes(quick: bool) -> dict[str, Callable]:
@@ -162,8 +194,8 @@ def model_rows(
             cases[f"{name}: update"] = program.at(_UPDATE)
         measured = interleaved(cases, "dense", repeats=rounds, min_seconds=0.2)
         if index == 0:
-            yield {**measured[0], "compile_ms": dense.compile_ms, "compile_ratio": 1.0}
-        yield from _with_derived(measured[1:], dense.compile_ms, _mask_bytes(program))
+            yield measured[0]
+        yield from _with_derived(measured[1:], _mask_bytes(program))
 
 
 def _mask_bytes(program: TrainingProgram) -> float:
@@ -172,9 +204,8 @@ def _mask_bytes(program: TrainingProgram) -> float:
     return round(sum(leaf.nbytes for leaf in jax.tree.leaves(opt_state.masks)) / weights, 4)
 
 
-def _with_derived(rows: Sequence[Row], dense_compile_ms: float, mask_bytes: float) -> list[Row]:
+def _with_derived(rows: Sequence[Row], mask_bytes: float) -> list[Row]:
     plain, *updates = rows
-    plain["compile_ratio"] = round(plain["compile_ms"] / dense_compile_ms, 2)
     plain["mask_bytes_per_weight"] = mask_bytes
     for row in updates:
         row["update_adds"] = round(row["ratio"] - plain["ratio"], 2)
