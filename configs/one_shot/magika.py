@@ -13,8 +13,9 @@ from experiments.config.checks import choice
 from experiments.one_shot.options import default_study
 
 VARIANTS = {
-    "full": {},
+    "full": {"per_kind": 400},  # 250 a kind are 5,508 files here: 52 too few
     "weighted": {
+        "per_kind": 400,
         "methods": ("wanda", "alps", "alps, rows weighted"),
         "levels": ("80 %", "90 %"),
         "reconstruct_steps": 300,
