@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint gpu aot aot-quick clean
+.PHONY: help demo test test-slow lint docs gpu aot aot-quick clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -34,6 +34,9 @@ lint: $(VENV)/.installed-test  ## style and import contracts
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --config setup.cfg --no-cache
+
+docs: $(VENV)/.installed-docs  ## the pages with tutorials and API reference, in build/docs/html; warnings are errors
+	$(RUN) docs/build.py build/docs
 
 gpu:  ## OUT=DIR PART=1|2|3|4|table, on a machine with an accelerator: four parts of three minutes, rows in OUT, then OUT/gpu.md
 	$(or $(GPU_PYTHON),python3) -m experiments.benchmark.gpu $(or $(OUT),runs/gpu) --part $(or $(PART),all) $(GPU_FLAGS)

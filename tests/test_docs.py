@@ -13,7 +13,7 @@ import pytest
 import sparsejax
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 ALL = [*PAGES, ROOT / "CHANGELOG.md"]
 # A block after the line `<!-- fragment -->` is an excerpt that does not run by itself.
 BLOCK = re.compile(r"(<!-- fragment -->\n)?^```python\n(.*?)^```", re.M | re.S)
@@ -134,3 +134,30 @@ def test_the_table_of_recipes_is_that_of_their_signatures():
         and "sparsejax.recipes" in getattr(sparsejax, name).__module__
     }
     assert recipes - {"find_tickets"} == set(writer["RECIPES"])
+
+
+def test_the_table_of_methods_has_the_numbers_of_the_results():
+    writer = runpy.run_path(str(ROOT / "docs" / "write_methods.py"))
+    text, results = (
+        (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("methods", "results")
+    )
+    assert writer["page"](text, results) == text
+    for method in writer["METHODS"]:
+        sparse = sparsejax
+        for part in method.name.partition("(")[0].split("."):
+            sparse = getattr(sparse, part)
+        assert callable(sparse)
+
+
+@pytest.mark.parametrize("old", ["2.645 ± 0.005", "| gmp_uniform |"])
+def test_a_number_that_changed_or_went_is_seen(old):
+    writer = runpy.run_path(str(ROOT / "docs" / "write_methods.py"))
+    text, results = (
+        (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("methods", "results")
+    )
+    changed = results.replace(old, "| 9.999 |" if old.startswith("|") else "9.999 ± 0.001")
+    if old.startswith("|"):
+        with pytest.raises(LookupError, match="gmp_uniform"):
+            writer["page"](text, changed)
+    else:
+        assert writer["page"](text, changed) != text

@@ -1,7 +1,6 @@
 """Sparse products and block-sparse training against the best dense layout, and a peer, with the break-even sparsity."""
 
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import numpy as np
 
 from experiments.benchmark import kernels_training
 from experiments.benchmark.harness import Jitted, Row, interleaved
+from experiments.report.break_even import break_even
 from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_fan_in, pack_n_m
 
 #: The Python that has the peer (``pip install sparselab``); without it its rows are left out, with a note.
@@ -109,7 +109,7 @@ def break_evens(rows: list[Row]) -> list[Row]:
     keys = dict.fromkeys((row["what"], row["case"], row["width"], row["rows"]) for row in rows)
     for what, case, width, count in keys:
         line = sorted(
-            (row["sparsity"], 1.0 / row["speedup"])
+            (row["sparsity"], row["speedup"])
             for row in rows
             if (row["what"], row["case"], row["width"], row["rows"]) == (what, case, width, count)
         )
@@ -128,12 +128,11 @@ def break_evens(rows: list[Row]) -> list[Row]:
 
 
 def _crossing(line: list[tuple[float, float]]) -> str:
-    if line[0][1] <= 1.0:
-        return f"below {line[0][0]:.0%}"
-    for (s, t), (later, faster) in itertools.pairwise(line):
-        if faster <= 1.0:
-            return f"{s + (later - s) * (t - 1.0) / (t - faster):.0%}"
-    return f"dense wins up to {line[-1][0]:.0%}"
+    sparsities, speedups = zip(*line, strict=True)
+    at = break_even(sparsities, speedups)
+    if at is None:
+        return f"dense wins up to {sparsities[-1]:.0%}"
+    return f"below {at:.0%}" if speedups[0] >= 1.0 else f"{at:.0%}"
 
 
 def points(rows: list[Row]) -> list[dict[str, Any]]:

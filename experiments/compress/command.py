@@ -19,7 +19,6 @@ from experiments import command, train
 from experiments.compress import magika
 from experiments.compress import stages as stages
 from experiments.compress.options import fine_tuning, validate_compression
-from experiments.compress.plots import draw_groups, draw_importances, draw_sensitivity
 from experiments.compress.recipe.command import run_recipe
 from experiments.compress.report import compare_arms, compression_text
 from experiments.compress.storing import store_run
@@ -27,6 +26,7 @@ from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall, silent
 from experiments.record.workdir import claim, stored_result
+from experiments.report import plots
 from experiments.report.tables import terminal_text
 from experiments.run.population import runs_of
 
@@ -164,12 +164,15 @@ def _draw(task: stages.Task, name: str, dense: Any, pruned: pathlib.Path, place:
     """Pictures of an arm's first network."""
     options, keep = task.options, stages.load_keep(pruned)
     title = f"{options.base.dataset}, {options.base.model.name}, {name}, {options.budget} {options.ratio:g}"
-    draw_groups(place / "groups.png", title, {group: task.groups[group] for group in keep}, keep)
-    draw_importances(place / "importance.png", title, stages.load_keep(pruned, "importances"), keep)
+    graph = plots.group_graph(title, {group: task.groups[group] for group in keep}, keep)
+    plots.save_figure(place / "groups.png", graph, vector=True)
+    units = plots.importances(title, stages.load_keep(pruned, "importances"), keep)
+    plots.save_figure(place / "importance.png", units, vector=True)
     if options.sensitivity:
         found = stages.sensitivity_of(task, dense, pruned, place)
         metric = "bits_per_byte" if "bits_per_byte" in found["dense"] else "test_accuracy"
-        draw_sensitivity(place / "sensitivity.png", title, found["groups"], found["dense"], metric=metric)
+        figure = plots.sensitivity(title, found["groups"], found["dense"], metric=metric)
+        plots.save_figure(place / "sensitivity.png", figure, vector=True)
 
 
 def _result(

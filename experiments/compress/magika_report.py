@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.record.figures import new_figure, save_figure
+from experiments.report import plots
 
 
 def magika_text(result: Mapping[str, Any]) -> str:
@@ -36,25 +36,16 @@ def draw_magika(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Draws accuracy over size, with the interval of the difference.
 
     Args:
-      path: of the picture.
+      path: the PNG file; an SVG of the same name comes beside it.
       result: as in `magika_text`.
     """
-    figure = new_figure(6.0, 4.0)
-    axes = figure.subplots()
     dense = result["dense"]
-    axes.axhline(100 * dense["accuracy"], color="0.6", linewidth=1)
-    axes.plot([dense["bytes"] / 1e3], [100 * dense["accuracy"]], "o", color="0.3")
-    axes.annotate(
-        "dense", (dense["bytes"] / 1e3, 100 * dense["accuracy"]), xytext=(4, 6), textcoords="offset points"
-    )
+    whole = 100 * dense["accuracy"]
+    points = [plots.Curve.of_points("dense", [dense["bytes"] / 1e3], [whole])]
     for stage, row in result["stages"].items():
-        size, mean = np.mean(row["bytes"]) / 1e3, 100 * (dense["accuracy"] + row["change"][0])
-        ends = [[100 * (row["change"][0] - row["change"][1])], [100 * (row["change"][2] - row["change"][0])]]
-        axes.errorbar([size], [mean], yerr=ends, fmt="o", capsize=3)
-        label = f"{stage}, {row['times_smaller']:.1f}× smaller"
-        axes.annotate(label, (size, mean), xytext=(4, -12), textcoords="offset points")
-    axes.set_xscale("log")
-    axes.set_xlabel("file, kB")
-    axes.set_ylabel("accuracy on this machine's files, %")
-    axes.set_title("Magika, without labels")
-    save_figure(path, figure)
+        mean, low, high = ([whole + 100 * change] for change in row["change"])
+        name = f"{stage}, {row['times_smaller']:.1f}× smaller"
+        points.append(plots.Curve(name, [np.mean(row["bytes"]) / 1e3], mean, low, high))
+    metric = "accuracy on this machine's files, %"
+    figure = plots.trade_off("Magika, without labels", points, cost="file, kB", metric=metric, log=True)
+    plots.save_figure(path, figure, vector=True)

@@ -24,7 +24,6 @@ from experiments.lottery.options import check
 from experiments.lottery.report import (
     density_table,
     draw_lottery,
-    draw_masks,
     lottery_table,
     lottery_verdicts,
 )
@@ -32,6 +31,7 @@ from experiments.record import files
 from experiments.record.outcome import as_json, device_name, named_by_path, to_host, versions
 from experiments.record.progress import Overall, silent
 from experiments.record.workdir import claim, stored_result
+from experiments.report import plots
 from experiments.report.tables import terminal_text
 from experiments.run.initial import load_arrays
 from experiments.run.population import runs_of
@@ -256,7 +256,8 @@ def report(
     console.print(terminal_text(text))
     files.write_bytes(root / "table.md", f"{text}\n".encode())
     draw_lottery(root / "lottery.png", study.title, arms, metric=study.metric)
-    draw_masks(root / "masks.png", study.title, remaining, densities, seeds, levels)
+    overlap = plots.mask_overlap(study.title, remaining, densities, seeds, levels)
+    plots.save_figure(root / "masks.png", overlap, vector=True)
     result = {
         "config": as_json(study),
         "arms": arms,
@@ -282,7 +283,8 @@ def _connectivity(study: ConfigDict, root: pathlib.Path, remaining: list[float])
         runs = place / "ticket" / "run", place / "other_order" / "run"
         found.append(connectivity.barriers(study, *runs, place / "connectivity.json"))
     error = "test loss" if study.lower else "test error"
-    connectivity.draw_connectivity(root / "connectivity.png", study.title, remaining, found, error=error)
+    figure = plots.connectivity(study.title, remaining, found, error=error)
+    plots.save_figure(root / "connectivity.png", figure, vector=True)
     return [[one.height for one in level] for level in found]
 
 

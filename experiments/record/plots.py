@@ -2,13 +2,27 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from experiments.record.figures import new_figure, save_figure
+from experiments.record.figures import (
+    BLUE,
+    COLORS,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    finish,
+    new_figure,
+    save_figure,
+    series,
+)
 from experiments.record.history import History
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#3568a8", "#d9742b", "#3b8f5a", "#8a8f98"
+# Lines of an SVG have a weight in bytes: of a longer run each drawn point is a mean of its neighbours.
+_POINTS = 2_000
 
 
 def draw_all(
@@ -26,76 +40,122 @@ def draw_all(
       The names of the files.
     """
     figures = {
-        "training.png": _training(title, history),
-        "density_by_layer.png": _densities(title, densities),
-        "mask_changes.png": _mask_changes(title, history),
+        "training.png": training(title, history),
+        "density_by_layer.png": density_by_layer(title, {"": densities}),
+        "mask_changes.png": mask_changes(title, {"": history.changed}),
     }
     for name, figure in figures.items():
         save_figure(directory / name, figure)
     return list(figures)
 
 
-def _training(title: str, history: History):
+def training(title: str, history: History) -> Any:
+    """Draws loss, accuracy and sparsity over the steps of a run.
+
+    Args:
+      title: says which run this is.
+      history: what it measured.
+
+    Returns:
+      The figure.
+    """
     figure = new_figure(7, 7.5)
     loss, accuracy, sparsity = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 0.6))
-    steps = np.arange(1, len(history.loss) + 1)
-    figure.suptitle(title, fontsize=11)
     for axes, train, test, name in (
         (loss, history.loss, history.test_loss, "loss (nats)"),
         (accuracy, history.accuracy, history.test_accuracy, "accuracy"),
     ):
-        axes.plot(steps, train, color=_BLUE, alpha=0.2, linewidth=0.6)
-        axes.plot(steps, _smooth(train), color=_BLUE, label="training batch (running mean)")
-        axes.plot(history.test_steps, test, "o-", color=_ORANGE, markersize=3, label="test split")
+        axes.plot(*_thinned(train), color=BLUE, alpha=0.2, linewidth=0.6)
+        axes.plot(*_thinned(_smooth(train)), color=BLUE, label="training batch (running mean)")
+        axes.plot(history.test_steps, test, "o-", color=ORANGE, markersize=3, label="test split")
         axes.set_ylabel(name)
-        axes.legend(frameon=False)
+        axes.legend()
     loss.set_yscale("log")
     low = min(0.8, float(np.min(history.test_accuracy)))
     accuracy.set_ylim(low - 0.02, 1.01)
-    sparsity.plot(steps, history.sparsity, color=_GREEN)
-    sparsity.set_ylim(-0.02, 1.02)
-    sparsity.set_ylabel("sparsity")
-    sparsity.set_xlabel("step")
+    sparsity.plot(np.arange(1, len(history.loss) + 1), history.sparsity, color=GREEN)
+    sparsity.set(ylim=(-0.02, 1.02), ylabel="sparsity", xlabel="step")
     sparsity.annotate(
         f"{history.sparsity[-1]:.4f}",
-        (steps[-1], history.sparsity[-1]),
+        (len(history.loss), history.sparsity[-1]),
         (-4, -12),
         textcoords="offset points",
         ha="right",
+        color=INK,
     )
-    return _tidy(figure)
+    return finish(figure, title)
 
 
-def _densities(title: str, densities: Mapping[str, float]):
-    figure = new_figure(7, 1.3 + 0.42 * len(densities))
+def density_by_layer(title: str, runs: Mapping[str, Mapping[str, float]]) -> Any:
+    """Draws the share of weights that each layer keeps: bars of one run, points of several.
+
+    Args:
+      title: says what is drawn.
+      runs: name of a run (or method) -> path of each prunable layer -> its density in [0, 1].
+
+    Returns:
+      The figure.
+    """
+    layers = list(dict.fromkeys(layer for densities in runs.values() for layer in densities))
+    figure = new_figure(7, 1.3 + 0.42 * len(layers) + (0.2 * len(runs) if len(runs) > 1 else 0))
     axes = figure.subplots()
-    axes.barh(list(densities), list(densities.values()), color=_BLUE, height=0.65)
-    for row, value in enumerate(densities.values()):
-        axes.text(value + 0.01, row, f"{value:.2%}", va="center", fontsize=9)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.12)
+    for index, (name, densities) in enumerate(runs.items()):
+        rows = [layers.index(layer) for layer in densities]
+        if len(runs) > 1:
+            axes.plot(list(densities.values()), rows, **series(index) | {"linewidth": 0.8}, label=name)
+            continue
+        axes.barh(rows, list(densities.values()), color=BLUE, height=0.65)
+        for row, value in zip(rows, densities.values(), strict=True):
+            axes.text(value + 0.01, row, f"{value:.2%}", va="center", fontsize=8.5, color=INK)
+    axes.set_yticks(range(len(layers)), layers)
+    axes.set_ylim(len(layers) - 0.5, -0.5)
+    axes.set_xlim(0, 1.12 if len(runs) == 1 else 1.02)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("share of weights kept")
-    figure.suptitle(title, fontsize=11)
-    return _tidy(figure)
+    if len(runs) > 1:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+    return finish(figure, title)
 
 
-def _mask_changes(title: str, history: History):
+def mask_changes(title: str, runs: Mapping[str, np.ndarray]) -> Any:
+    """Draws the share of mask entries that each step flipped.
+
+    Args:
+      title: says what is drawn.
+      runs: name of a run (or method) -> (steps,) shares in [0, 1]; steps without a change are not drawn.
+
+    Returns:
+      The figure.
+    """
     figure = new_figure(7, 3.2)
     axes = figure.subplots()
-    at = np.flatnonzero(history.changed)
-    if at.size:
-        axes.vlines(at, 0, history.changed[at], color=_GREY, linewidth=1)
-        axes.plot(at, history.changed[at], "o", color=_ORANGE, markersize=4)
-        axes.set_ylim(0, 1.08 * float(history.changed.max()))
+    many, highest = len(runs) > 1, max(float(np.max(changed)) for changed in runs.values())
+    for index, (name, changed) in enumerate(runs.items()):
+        at = np.flatnonzero(changed)
+        color = COLORS[index % len(COLORS)] if many else ORANGE
+        if not many:
+            axes.vlines(at, 0, np.asarray(changed)[at], color=GREY, linewidth=1)
+        axes.plot(at, np.asarray(changed)[at], "-o" if many else "o", color=color, markersize=3.5, linewidth=0.7,
+                  label=name or None)  # fmt: skip
+    if highest:
+        axes.set_ylim(0, 1.08 * highest)
     else:
-        axes.text(0.5, 0.5, "the masks never change", transform=axes.transAxes, ha="center", color=_GREY)
+        axes.text(0.5, 0.5, "the masks never change", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set_ylim(0, 1)
-    axes.set_xlim(0, len(history.loss))
-    axes.set_xlabel("step")
-    axes.set_ylabel("share of mask entries flipped")
-    figure.suptitle(title, fontsize=11)
-    return _tidy(figure)
+    axes.set_xlim(0, max(map(len, runs.values())))
+    axes.set(xlabel="step", ylabel="share of mask entries flipped")
+    if many:
+        axes.legend()
+    return finish(figure, title)
+
+
+def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, from 1, and at most `_POINTS` values: means over stretches of equal length."""
+    values = np.asarray(values, np.float64)
+    stretch = -(-len(values) // _POINTS)
+    whole = len(values) // stretch * stretch
+    steps = np.arange(1, whole + 1).reshape(-1, stretch).mean(1)
+    return steps, values[:whole].reshape(-1, stretch).mean(1)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -105,11 +165,3 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
     return (total[ends] - total[starts]) / (ends - starts)
-
-
-def _tidy(figure):
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="both", color="#e4e6ea", linewidth=0.6)
-        axes.set_axisbelow(True)
-    return figure

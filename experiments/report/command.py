@@ -17,8 +17,8 @@ from experiments import command
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from experiments.record import files
-from experiments.record.figures import new_figure, save_figure
 from experiments.record.outcome import as_json
+from experiments.report import plots
 from experiments.report.gathering import Found, flatten, gather
 from experiments.report.statistics import interval
 from experiments.report.tables import markdown_table, terminal_text
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--metric", default="test_accuracy", help="a name in result.json's metrics")
     parser.add_argument("--csv", metavar="PATH", help="one line a run, or member of a population")
     parser.add_argument("--markdown", metavar="PATH", help="the table")
-    parser.add_argument("--plot", metavar="PATH", help="the metric of each group, as PNG")
+    parser.add_argument("--plot", metavar="PATH", help="the metric of each group: PNG, SVG or PDF")
     arguments = parser.parse_args(argv)
     try:
         _check_places(arguments.csv, arguments.markdown, arguments.plot)
@@ -191,22 +191,12 @@ def lines(found: Sequence[Found]) -> str:
 
 def draw(path: pathlib.Path, groups: Sequence[SeedGroup], metric: str) -> None:
     """Draws each group's mean with its interval and its seeds; a group without a finished run says so."""
-    labels = [_label(found) for found in groups]
-    lines = sum(1 + label.count("\n") for label in labels)
-    figure = new_figure(10, 1.2 + 0.2 * len(groups) + 0.2 * lines)
-    axes = figure.subplots()
-    for row, found in enumerate(groups):
-        if found.values:
-            mean = interval(found.values)
-            width = mean.half_width if len(found.values) > 1 else 0.0
-            axes.plot(found.values, [row] * len(found.values), "|", color="#8a8f98")
-            axes.errorbar(mean.mean, row, xerr=width, fmt="o", color="#3568a8", capsize=3)
-    axes.set_yticks(range(len(groups)), labels)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric}\n(mean, 95 % interval, each seed)")
-    axes.grid(axis="x", color="#e4e6ea", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    save_figure(path, figure)
+    plots.save_figure(path, plots.interval_rows("", by_label(groups), metric=metric))
+
+
+def by_label(groups: Sequence[SeedGroup]) -> dict[str, tuple[float, ...]]:
+    """The values of each group by what sets it apart, in lines that leave a picture its room."""
+    return {_label(found): found.values for found in groups}
 
 
 def _label(found: SeedGroup) -> str:

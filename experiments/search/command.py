@@ -18,10 +18,14 @@ from experiments import command
 from experiments.compress.recipe.command import build_context
 from experiments.compress.recipe.network import Network, load_network, save_network
 from experiments.compress.recipe.options import default_recipe
-from experiments.compress.recipe.search_plots import draw_curves
 from experiments.compress.recipe.search_problem import NetworkProblem, build_problem
 from experiments.compress.recipe.stage import Context
-from experiments.compress.recipe.stages.searching import SEARCHERS, result_json, save_sensitivity
+from experiments.compress.recipe.stages.searching import (
+    SEARCHERS,
+    draw_trade_off,
+    result_json,
+    save_sensitivity,
+)
 from experiments.compress.recipe.stages.training import TRAIN
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
@@ -89,7 +93,7 @@ def _seed(options: ConfigDict, seed: int, place: pathlib.Path, console: Console)
     }
     curves = {name: row["curve"] for name, row in found["searchers"].items()}
     title = f"{base.dataset}, {base.model.name}, seed {seed}"
-    draw_curves(place / "curves.png", title, curves, options.resource)
+    draw_trade_off(place / "curves.png", title, curves, options.resource)
     return found
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from experiments.record.figures import log_percent, new_figure
 from experiments.record.history import History
-from experiments.record.plots import _smooth, draw_all
+from experiments.record.plots import _smooth, _thinned, density_by_layer, draw_all, mask_changes
 
 
 def _history(changed):
@@ -46,3 +46,24 @@ def test_percentages_are_named_in_plain_numbers_that_do_not_overlap():
     )
     assert axes.get_xscale() == "log"
     assert not len(axes.xaxis.get_minorticklocs())
+
+
+def test_a_long_run_is_drawn_by_means_of_its_stretches():
+    steps, values = _thinned(np.arange(5000.0))
+    assert len(steps) == len(values) == 1666
+    np.testing.assert_allclose(steps[:2], [2, 5])
+    np.testing.assert_allclose(values[:2], [1, 4])
+    np.testing.assert_array_equal(_thinned(np.arange(7.0))[1], np.arange(7.0))
+
+
+def test_several_runs_share_the_rows_of_their_layers():
+    figure = density_by_layer("two", {"rigl": {"a": 0.1, "b": 0.5}, "set": {"b": 0.4, "c": 1.0}})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
+    np.testing.assert_allclose(axes.get_lines()[1].get_xydata(), [[0.4, 1], [1.0, 2]])
+
+
+def test_mask_changes_are_drawn_where_they_happen():
+    figure = mask_changes("two", {"rigl": np.eye(40)[7], "set": np.zeros(40)})
+    assert [len(line.get_xdata()) for line in figure.axes[0].get_lines()] == [1, 0]
+    assert figure.axes[0].get_lines()[0].get_xdata()[0] == 7

@@ -1,18 +1,17 @@
 """The stage that searches: a ratio for each layer or group within a budget, resumable at every evaluation."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.compress.plots import draw_sensitivity
 from experiments.compress.recipe.network import Network
-from experiments.compress.recipe.search_plots import draw_curves
 from experiments.compress.recipe.search_problem import FIELDS, build_problem
 from experiments.compress.recipe.stage import Context, Stage, StageField
 from experiments.config.checks import flag, one_of, whole
 from experiments.record import files
+from experiments.report import plots
 from sparsejax import search as searching
 
 #: The searchers by name; each begins anew.
@@ -38,7 +37,7 @@ def _search(context: Context, network: Network, options: ConfigDict, place: path
         seed=context.base.seed, journal=place / "search.jsonl",
     )  # fmt: skip
     title = f"{context.base.dataset}, {context.base.model.name}, {options.searcher}"
-    draw_curves(place / "curve.png", title, {options.searcher: result.curve()}, options.resource)
+    draw_trade_off(place / "curve.png", title, {options.searcher: result.curve()}, options.resource)
     files.write_bytes(place / "search.txt", f"{result}\n".encode())
     files.write_json(place / "search.json", result_json(result))
     if options.sensitivity:
@@ -79,7 +78,28 @@ def save_sensitivity(place: pathlib.Path, title: str, found: searching.Sensitivi
     files.write_json(
         place / "sensitivity.json", {"base": found.base_loss, "groups": rows, "kinds": dict(found.kinds)}
     )
-    draw_sensitivity(place / "sensitivity.png", title, rows, {"loss": found.base_loss}, metric="loss")
+    figure = plots.sensitivity(title, rows, {"loss": found.base_loss}, metric="loss")
+    plots.save_figure(place / "sensitivity.png", figure, vector=True)
+
+
+def draw_trade_off(
+    path: pathlib.Path, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], resource: str
+) -> None:
+    """Draws the trade-off curve of each search: the least loss that it met at each cost.
+
+    Args:
+      path: the PNG file; an SVG of the same name comes beside it.
+      title: says of which network.
+      curves: name of the search -> (cost, loss), by rising cost.
+      resource: what the cost is.
+    """
+    lines = [
+        plots.Curve.of_points(name, [cost for cost, _ in points], [loss for _, loss in points])
+        for name, points in curves.items()
+    ]
+    metric = "loss on the calibration batches"
+    figure = plots.trade_off(title, lines, cost=resource.replace("_", " "), metric=metric)
+    plots.save_figure(path, figure, vector=True)
 
 
 SEARCH = Stage(
