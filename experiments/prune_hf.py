@@ -5,7 +5,7 @@ python -m experiments.prune_hf --model=FOLDER --tokens=test.npy --calibration=tr
 FOLDER holds config.json and the weights, as `save_pretrained` writes them. Token files are NumPy arrays of whole
 numbers, or text, which the folder's tokenizer reads. As in the literature's tables: WikiText-2's test text joined by
 two line breaks, windows of 2,048 that do not overlap, 128 calibration windows of C4, embedding and head dense. Needs
-`pip install torch transformers torchax`. The published rows are LLaMA-2-7B's (Sun et al., arXiv 2306.11695).
+the extra `torch`. The published rows are LLaMA-2-7B's (Sun et al., arXiv 2306.11695).
 """
 
 import argparse
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import ConfigError
-from experiments.zoo.torch_models import converted
 from sparsejax.errors import SparsejaxError
+from sparsejax.interop.torch import from_torch
 from sparsejax.patterns import NM
 from sparsejax.post_training import LayerResult, alps, magnitude, perplexity, sparsegpt, wanda
 from sparsejax.typing import Array, Params
@@ -111,18 +111,20 @@ def load(folder: str) -> tuple[Callable[[Params, Array], Array], Params]:
         import torch
         import transformers
     except ImportError as error:
-        raise ConfigError(f"{error}: pip install torch transformers torchax") from error
+        raise ConfigError(f"{error}: pip install 'sparsejax[torch]'") from error
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, attn_implementation="eager", local_files_only=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model={folder}: no causal language model can be read there: {error}") from error
-    fn, params, _ = converted(model, {"use_cache": False}, lambda results: results["logits"])
-    params = {name: jnp.asarray(value) for name, value in params.items()}
+    # Without a mask transformers looks at the positions, which are traced, for packed sequences.
+    tokens = jnp.ones((1, 8), jnp.int32)
+    params, fn = from_torch(
+        model, {"input_ids": tokens, "attention_mask": jnp.ones_like(tokens), "use_cache": False}, "logits"
+    )
 
     def logits(params: Params, tokens: Array) -> Array:
-        # Without a mask transformers looks at the positions, which are traced, for packed sequences.
         return fn(params, {"input_ids": tokens, "attention_mask": jnp.ones(tokens.shape, jnp.int32)})
 
     return logits, params

@@ -85,3 +85,7 @@ class CapacityError(SparsejaxError, ValueError):
 
 class SearchError(SparsejaxError, ValueError):
     """A search that cannot be run: nothing to choose, a budget out of reach, a cost that is no number."""
+
+
+class InstallError(SparsejaxError, ImportError):
+    """A package of an optional extra that is not installed; the error names the extra."""

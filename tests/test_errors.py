@@ -21,6 +21,7 @@ BUILTIN = {
     "CheckpointError": OSError,
     "Interrupted": RuntimeError,
     "HostError": RuntimeError,
+    "InstallError": ImportError,
 }
 
 

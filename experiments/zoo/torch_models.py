@@ -1,14 +1,13 @@
 """Architectures of Hugging Face's transformers, small and random, as JAX functions by torchax."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.zoo.model import Function, Model
+from sparsejax.interop.torch import from_torch
 
 _NEEDS = ("torch", "torchax", "transformers")
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -16,47 +15,6 @@ _TEXT = {"vocab_size": 50, "max_position_embeddings": 64}
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 _MIXTURE = {"num_experts_per_tok": 2, "experts_implementation": "batched_mm"}
 _IMAGE = {"image_size": 16, "patch_size": 4, "num_labels": 5}
-
-
-@contextlib.contextmanager
-def lenient_operators() -> Iterator[None]:
-    """Lets torchax name operators that this version of torch has dropped: they are never called."""
-    import torch
-
-    kind = torch._ops.OpOverloadPacket
-    original = kind.__getattr__
-
-    def found(packet: Any, name: str) -> Any:
-        try:
-            return original(packet, name)
-        except AttributeError:
-            if name.startswith("__"):
-                raise
-            return f"{packet}.{name} is not in this torch"
-
-    kind.__getattr__ = found
-    try:
-        yield
-    finally:
-        kind.__getattr__ = original
-
-
-def converted(model: Any, inputs: dict[str, np.ndarray], pick: Callable[[Any], Any]) -> Function:
-    """A torch module in evaluation as a function of its parameters; buffers are closed over."""
-    with lenient_operators():
-        import torchax
-
-        states, function = torchax.extract_jax(model.eval())
-    names = {name for name, _ in model.named_parameters()}
-    params = {name: value for name, value in states.items() if name in names}
-    buffers = {name: value for name, value in states.items() if name not in names}
-    arrays = {name: jnp.asarray(value) for name, value in inputs.items() if isinstance(value, np.ndarray)}
-    options = {name: value for name, value in inputs.items() if name not in arrays}
-
-    def fn(params: Any, arrays: Any) -> Any:
-        return pick(function({**buffers, **params}, (), {**arrays, **options}))
-
-    return fn, params, (arrays,)
 
 
 def _build(
@@ -70,7 +28,8 @@ def _build(
     made._attn_implementation = "eager"
     with torch.no_grad():
         model = getattr(transformers, kind)(made)
-    return converted(model, inputs(), lambda results: results[out])
+    params, fn = from_torch(model, inputs(), out)
+    return fn, params, fn.example
 
 
 def _tokens(**more: Any) -> dict[str, Any]:

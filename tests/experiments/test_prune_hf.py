@@ -8,7 +8,6 @@ import pytest
 
 from experiments import prune_hf
 from experiments.errors import ConfigError
-from experiments.zoo.torch_models import lenient_operators
 from sparsejax.post_training import perplexity
 from tests.tracing.functions import normal
 
@@ -46,13 +45,11 @@ def test_a_row_prunes_the_blocks_alone():
         prune_hf.measure(model, params, "wanda 50 %", tokens, tokens[:20], OPTIONS)
 
 
-@pytest.mark.oracle
+@pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 def test_a_small_llama_from_its_folder_to_the_table(tmp_path, capsys):
-    torch = pytest.importorskip("torch", reason="pip install torch transformers torchax")
-    transformers = pytest.importorskip("transformers", reason="pip install torch transformers torchax")
-    with lenient_operators():
-        pytest.importorskip("torchax", reason="pip install torch transformers torchax")
+    torch = pytest.importorskip("torch", reason="the extra torch")
+    transformers = pytest.importorskip("transformers", reason="the extra torch")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,

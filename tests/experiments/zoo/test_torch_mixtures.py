@@ -1,7 +1,6 @@
 """Mixtures of Hugging Face through torchax: the shrunk function is transformers' own model with fewer experts."""
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,11 @@ import pytest
 
 from experiments.zoo import torch_models
 from sparsejax import prunable_groups, shrink
+from sparsejax.interop.torch import from_torch, to_torch
 from sparsejax.tracing import shrink_tree
 from tests.tracing.equality import FAST
 
-pytestmark = pytest.mark.oracle
+pytestmark = pytest.mark.torch
 SETTINGS = {
     "MixtralForCausalLM": (
         "MixtralConfig",
@@ -29,8 +29,6 @@ SETTINGS = {
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_fewer_experts_are_the_model_with_fewer_experts(kind):
     torch = pytest.importorskip("torch")
-    if importlib.util.find_spec("torchax") is None:  # importing it needs lenient_operators
-        pytest.skip("pip install torch torchax transformers")
     transformers = pytest.importorskip("transformers")
     config, settings = SETTINGS[kind]
     shared = {**torch_models._SMALL, **torch_models._TEXT, **torch_models._MIXTURE, "pad_token_id": 0}
@@ -43,7 +41,8 @@ def test_fewer_experts_are_the_model_with_fewer_experts(kind):
 
     tokens = torch_models._causal()
     dense = build()
-    fn, params, inputs = torch_models.converted(dense, tokens, lambda out: out["logits"])
+    params, fn = from_torch(dense, tokens, "logits")
+    inputs = fn.example
     groups = prunable_groups(fn, params, inputs)
     experts = {name: group for name, group in groups.items() if group.kind == "expert"}
     assert len(experts) == 2
@@ -55,10 +54,7 @@ def test_fewer_experts_are_the_model_with_fewer_experts(kind):
     small_fn, small = shrink(fn, params, inputs, groups, keep)
     count = next(name for name in settings if name.endswith("experts"))
     by_hand = build(**{count: 4})
-    state = {name: torch.from_numpy(np.array(value)) for name, value in small.items()}
-    missing, unexpected = by_hand.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert not set(missing) & set(params)
+    by_hand.load_state_dict(to_torch(small, small_fn))
     with torch.no_grad():
         arrays = {
             name: torch.from_numpy(value) for name, value in tokens.items() if isinstance(value, np.ndarray)
