@@ -30,17 +30,31 @@ flags.FLAGS["config"].parser = SwitchingParser(flags.FLAGS["config"].parser, _AR
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory for the result, the arrays and the plots; made when absent"
 )
+EXTEND = flags.DEFINE_boolean(
+    "extend",
+    False,
+    "go on with the run in --workdir up to --config.steps, more than it had: the learning rate rises and falls anew "
+    "over the further steps (with decay_steps it stays at its last), masks stay on the times of the first end",
+)
+
+#: Why the other commands refuse `--extend`.
+ONE_RUN = (
+    "--extend is for one run, by experiments.train: the runs of {0} are named by their configurations and compared at "
+    "equal steps. Give {0} another --workdir with more steps, or extend one of its runs in place, which it then "
+    "refuses to take for its own."
+)
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None], *, extends: bool = False) -> None:
     """Parses the command line, runs `main`, and exits.
 
     Args:
       main: reads `CONFIG` and `WORKDIR`; a `SparsejaxError` that it raises is printed, not traced.
+      extends: whether it reads `EXTEND` too; otherwise that is refused.
     """
 
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
-        print(_help(main))
+        print(_help(main, extends))
         sys.exit(0)
 
     def guarded(argv: Sequence[str]) -> None:
@@ -56,6 +70,8 @@ def run_command(main: Callable[[], None]) -> None:
             for flag in (CONFIG, WORKDIR):
                 if flag.value is None:
                     raise ConfigError(f"--{flag.name}=… is missing. Example: {_EXAMPLE}")
+            if EXTEND.value and not extends:
+                raise ConfigError(ONE_RUN.format(".".join(main.__module__.split(".")[:2])))
             _check_loaded()
             main()
         except Interrupted as error:
@@ -106,10 +122,11 @@ def _own(error: BaseException | None) -> SparsejaxError | None:
     return found
 
 
-def _help(main: Callable[[], None]) -> str:
+def _help(main: Callable[[], None], extends: bool) -> str:
     """The command's own page: what it does, its flags, and the fields of a configuration."""
     module = main.__module__
     own = [*flags.FLAGS.get_key_flags_for_module(module), flags.FLAGS["config"], flags.FLAGS["workdir"]]
+    own += [flags.FLAGS["extend"]] if extends else []
     shown = {flag.name: f"  --{flag.name:<17} {flag.help}" for flag in own}
     return "\n\n".join([
         (sys.modules[module].__doc__ or "").strip(),

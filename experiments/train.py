@@ -1,6 +1,8 @@
 """Trains one network or a population of them, dense or sparse; leaves results, arrays and plots in a directory.
 
 python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98
+python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98 \
+    --config.steps=8000 --extend
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import json
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
+from experiments.config.extending import describe_extension, extend_config
 from experiments.config.validation import ignored_fields, validate_config
 from experiments.data.augment_recipes import build_augment
 from experiments.data.batches import batch_indices
@@ -32,7 +36,7 @@ from experiments.record.history import Record, is_text, record_chunk
 from experiments.record.log import RunLog, open_log
 from experiments.record.outcome import device_name, to_host
 from experiments.record.progress import ProgressBar
-from experiments.record.workdir import claim, stored_result
+from experiments.record.workdir import claim, stored_config, stored_result
 from experiments.run.batch_norm import make_reestimate
 from experiments.run.chunk import RunChunk, compile_chunk, stream_chunk
 from experiments.run.compute_dtype import in_dtype
@@ -48,7 +52,7 @@ from experiments.run.step import StepMetrics
 
 def main() -> None:
     """Runs the command line's configuration."""
-    run(command.CONFIG.value, command.WORKDIR.value)
+    run(command.CONFIG.value, command.WORKDIR.value, extend=command.EXTEND.value)
 
 
 def run(
@@ -58,6 +62,7 @@ def run(
     *,
     plots: bool = True,
     bar: Callable[[int], Any] | None = None,
+    extend: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint, unless that is done already.
 
@@ -67,6 +72,7 @@ def run(
       console: where to report; standard output by default.
       plots: whether to draw.
       bar: ``steps -> bar`` with the `update` of a `ProgressBar`, where the run is a part of a longer command.
+      extend: go on with the run in `workdir`, which had fewer steps, as `extend_config` says.
 
     Returns:
       The content of ``result.json``.
@@ -79,14 +85,20 @@ def run(
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     validate_config(config)
     join_hosts()
+    taken_over = None
+    if extend:
+        taken_over = stored_config(pathlib.Path(workdir))
+        config = extend_config(config, workdir)
+        validate_config(config)
     as_json = json.loads(json.dumps(config.to_dict()))
     leads = jax.process_index() == 0  # the others compute, are silent, and leave the directory alone
     console.quiet = not leads
     with contextlib.ExitStack() as stack:
         with together():
-            directory = stack.enter_context(claim(workdir, as_json)) if leads else pathlib.Path(workdir)
+            claimed = claim(workdir, as_json, instead_of=taken_over)
+            directory = stack.enter_context(claimed) if leads else pathlib.Path(workdir)
         with together():
-            result = stored_result(directory)
+            result = stored_result(directory, as_json)
         if result is not None:
             console.print(f"{directory} holds the finished run of this configuration; nothing to train.")
             if (directory / "summary.txt").exists():
@@ -127,12 +139,13 @@ def describe(config: ConfigDict, setup: Setup) -> str:
     if len(config.sparsities):
         target = f"{config.method} to sparsities {', '.join(map(str, config.sparsities))}"
     who = f"{len(setup.runs)} members" if config.population else f"seed {config.seed}"
-    ignored = "".join(f"\nmethod {config.method!r} does not read {name}" for name in ignored_fields(config))
+    told = "".join(f"\nmethod {config.method!r} does not read {name}" for name in ignored_fields(config))
+    told += f"\n{describe_extension(config)}" if config.extended else ""
     return (
         f"{config.dataset}: {setup.source.size} training and {setup.test.size} test examples\n"
         f"{config.model.name}: {sum(leaf.size for leaf in leaves):,} parameters, "
         f"{sum(setup.meter.sizes):,} of them prunable; {target}\n"
-        f"{who}, {config.steps} steps of {config.batch_size} on {device_name()}{ignored}"
+        f"{who}, {config.steps} steps of {config.batch_size} on {device_name()}{told}"
     )
 
 
@@ -146,7 +159,7 @@ def train(
 ) -> tuple[tuple[TrainState, ...], Record, float]:
     """Runs all steps that are left; returns the last states, the whole record, and steps a second."""
     evaluate = make_test(config, setup, final)
-    seconds, took = 0.0, 0
+    seconds, took, emptied = 0.0, 0, set()
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(
             open_log(directory, keep=config.keep_checkpoints, every=config.checkpoint_every)
@@ -160,6 +173,7 @@ def train(
             for chunk in chunks(config, setup, states, config.steps, final):
                 states, done = chunk.states, int(chunk.states[0].step)
                 kept = np.concatenate([np.atleast_2d(to_host(state.kept)) for state in states])
+                emptied |= warn_of_emptied(config, setup, kept, done, emptied)
                 rows = record_chunk(chunk.metrics, done, evaluate(states))
                 row = log.add(rows, setup.meter, kept, chunk.seconds, text=is_text(setup.test))
                 shown = {"loss": "loss", "accuracy": "test_accuracy", "sparsity": "sparsity"}
@@ -179,6 +193,21 @@ def train(
         except NotFinite as error:
             raise TrainingError(f"{error} Where: {explain(config, log, error)}.") from error
         return states, log.whole(), took / seconds if seconds else 0.0
+
+
+def warn_of_emptied(
+    config: ConfigDict, setup: Setup, kept: np.ndarray, step: int, known: set[str]
+) -> set[str]:
+    """Warns of layers that a method of masks has emptied; of gates on whole blocks, which may go, it says nothing."""
+    found = set(setup.meter.emptied(kept)) if "dense_layers" in METHODS[config.method].reads else set()
+    asked = max((config.sparsity, *config.sparsities)) < 1
+    if asked and (new := sorted(found - known)):
+        warnings.warn(
+            f"By step {step} nothing is left of {', '.join(new)}: what they read is cut off. Keep some weights with "
+            "config.min_kept=1, or leave them dense with config.dense_layers.",
+            stacklevel=2,
+        )
+    return found
 
 
 def chunks(
@@ -254,4 +283,4 @@ def explain(config: ConfigDict, log: RunLog, error: NotFinite) -> str:
 
 
 if __name__ == "__main__":
-    command.run_command(main)
+    command.run_command(main, extends=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.config.checks import Check, flag, grid, number, one_of, several, text, whole
+from experiments.config.checks import Check, flag, grid, is_whole, number, one_of, several, text, whole
 from experiments.config.model_fields import model_fields
 from experiments.data.augment_recipes import RECIPES
 from experiments.run.gates import GATES
@@ -57,6 +57,8 @@ TOPICS: dict[str, tuple[Field, ...]] = {
     "Run": (
         Field("seed", 0, _SEED),
         Field("steps", 5000, whole(1)),
+        Field("extended", (), several("a tuple of rising steps", lambda n: is_whole(n, 1)),
+              "where a run ended before; --extend sets it"),
         Field("batch_size", 64, whole(1)),
         Field("accumulate", 1, whole(1), "parts that a batch is cut into to save memory"),
         Field("eval_every", 100, whole(1), "steps of one compiled chunk: metrics and the bar move once a chunk"),
@@ -105,6 +107,7 @@ TOPICS: dict[str, tuple[Field, ...]] = {
         Field("rule", "", _FUNCTION, "that gives a MaskRule, for method 'rule'"),
         Field("init_from", "", text(), "a workdir whose parameters to begin with, and whose masks for method 'fixed'"),
         Field("dense_layers", (), _PATHS, "path patterns of layers that are not pruned"),
+        Field("min_kept", 0, whole(0), "weights, or units of the pattern, that every layer keeps at least"),
         Field("update_every", 100, whole(1), "steps between mask updates"),
         Field("drop_fraction", 0.3, _SHARE, "of the active weights, at step 0; rigl and set"),
         Field("second_moment", "zero", one_of(("zero", "mean")),

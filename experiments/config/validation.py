@@ -78,6 +78,9 @@ def ignored_fields(config: ConfigDict) -> list[str]:
 def _check_times(config: ConfigDict) -> None:
     steps, warmup, reads = config.steps, config.warmup_steps, METHODS[config.method].reads
     require(warmup < config.schedule_steps, "warmup_steps", warmup, f"less than steps = {steps}")
+    ends = [*config.extended, steps]
+    rising = f"() or rising steps below steps = {steps}: the earlier ends of a run that goes on with --extend"
+    require(ends == sorted(set(ends)), "extended", tuple(config.extended), rising)
     times = [config[name] for name in ("begin_step", "end_step") if name in reads]
     require(
         times == sorted(times) and all(time <= steps for time in times),

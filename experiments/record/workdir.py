@@ -17,7 +17,12 @@ _ABSENT = "absent"
 
 
 @contextlib.contextmanager
-def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+def claim(
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    instead_of: Mapping[str, Any] | None = None,
+) -> Iterator[pathlib.Path]:
     """Takes a directory for a run of `config`, before anything is computed.
 
     ``config.json`` in it says whose it is. An unfinished run of the same configuration may be taken up.
@@ -25,6 +30,7 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
     Args:
       directory: made when absent.
       config: the run's configuration, as JSON would hold it.
+      instead_of: the configuration whose run it takes over, where that is another (an extension).
 
     Yields:
       The directory, locked against other processes until the block ends.
@@ -59,7 +65,7 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
             raise WorkdirError(
                 f"Another process is running in {path}: wait for it or choose another --workdir."
             ) from error
-        _check_owner(path, config)
+        _check_owner(path, config, instead_of)
         files.remove_leftovers(path)
         is_new = not (path / "config.json").exists()
         try:
@@ -75,14 +81,15 @@ def claim(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
             release(path)
 
 
-def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:
+def stored_result(directory: pathlib.Path, config: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Reads the result of a finished run.
 
     Args:
       directory: a workdir that this process, or another host's, has claimed.
+      config: of the run; None for any. A run that is being extended still has the result of its earlier end.
 
     Returns:
-      What ``result.json`` holds; None where there is none.
+      What ``result.json`` holds; None where there is none of this configuration.
 
     Raises:
       WorkdirError: it is no JSON, or the directory is none that this host sees.
@@ -92,7 +99,29 @@ def stored_result(directory: pathlib.Path) -> dict[str, Any] | None:
             f"This host does not see {directory / 'config.json'}, which the first one wrote: give a --workdir that "
             "all hosts share."
         )
-    return _read_json(directory / "result.json")
+    result = _read_json(directory / "result.json")
+    if None in (result, config) or not differences(result.get("config", config), config):
+        return result
+    return None
+
+
+def stored_config(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Reads whose run a workdir holds.
+
+    Args:
+      directory: of the run.
+
+    Returns:
+      Its configuration; None where there is no run.
+
+    Raises:
+      WorkdirError: it is no JSON.
+    """
+    stored = _read_json(directory / "config.json")
+    if stored is None:
+        result = _read_json(directory / "result.json")
+        stored = None if result is None else result.get("config", {})
+    return stored
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -120,25 +149,42 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
     return found
 
 
-def _check_owner(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-    stored = _read_json(path / "config.json")
-    if stored is None:
-        result = _read_json(path / "result.json")
-        stored = None if result is None else result.get("config", {})
-    if stored is None:
+def _check_owner(path: pathlib.Path, config: Mapping[str, Any], instead_of: Mapping[str, Any] | None) -> None:
+    stored = stored_config(path)
+    if stored is None or (instead_of is not None and not differences(stored, instead_of)):
         return
     wanted = json.loads(json.dumps(config))
     if found := differences(stored, wanted):
-        followers = _followers(stored, wanted)
-        told = [line for line in found if line.split(":")[0] not in followers]
+        following = followers(stored, wanted)
+        told = [line for line in found if line.split(":")[0] not in following]
         raise WorkdirError(
             f"The workdir {path} belongs to another configuration; {'; '.join(told)}. "
-            f"Choose another --workdir, or remove {path}."
+            f"Choose another --workdir, or remove {path}.{_remedy(stored, wanted, told)}"
         )
 
 
-def _followers(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
-    """The times that are the same share of `steps` on both sides: they differ because `steps` does."""
+def _remedy(stored: Mapping[str, Any], wanted: Mapping[str, Any], told: list[str]) -> str:
+    """What else serves where more steps are all that is new."""
+    steps = [config.get("steps") for config in (stored, wanted)]
+    if all(line.startswith("steps:") for line in told) and steps[0] < steps[1]:
+        return " With --extend experiments.train goes on from where the run ended."
+    return ""
+
+
+def followers(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
+    """The times that are the same share of `steps` on both sides: they differ because `steps` does.
+
+    Args:
+      stored: the configuration that is there.
+      wanted: the one that came.
+
+    Returns:
+      Names of fields.
+
+    Example:
+      >>> followers({"steps": 100, "end_step": 75}, {"steps": 200, "end_step": 150})
+      {'end_step'}
+    """
     there, here = stored.get("steps"), wanted.get("steps")
     if not isinstance(there, int) or not isinstance(here, int) or there == here:
         return set()

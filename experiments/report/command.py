@@ -131,7 +131,7 @@ def _differing(runs: Sequence[Found]) -> list[str]:
 
 def _follows(config: Mapping[str, Any], name: str) -> bool:
     default = default_config(config["model.name"])
-    default.steps = config["steps"]
+    default.steps = (*(config.get("extended") or ()), config["steps"])[0]  # times follow a run's first end
     return config.get(name) == flatten(as_json(default))[name]
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.masks.mask_trees import is_prunable_mask
 from sparsejax.params.default_filter import select_prunable
@@ -64,6 +65,22 @@ class MaskMeter(NamedTuple):
           int32 (layers,).
         """
         return _counts(_full_masks(masks, self))
+
+    def emptied(self, kept: np.ndarray) -> list[str]:
+        """Names the layers of which some member has nothing left.
+
+        Args:
+          kept: (members, layers), counted weights.
+
+        Returns:
+          Their paths.
+
+        Example:
+          >>> meter = MaskMeter(("a/kernel", "b/kernel"), (8, 4), None)
+          >>> meter.emptied(np.array([[3, 1], [3, 0]]))
+          ['b/kernel']
+        """
+        return [path for path, least in zip(self.paths, np.min(kept, axis=0), strict=True) if not least]
 
 
 def dense_masks(params: Params) -> MaskTree:

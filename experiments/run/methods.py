@@ -168,6 +168,8 @@ def _options(config: ConfigDict, entry: "Entry", sparsity: ArrayLike | None) -> 
         options["distribution"] = own() if own else load_named("distribution", config.distribution)
     if "dense_layers" in entry.reads:
         options["overrides"] = dict.fromkeys(config.dense_layers, dense)
+    if "min_kept" in entry.reads:
+        options["min_kept"] = config.min_kept
     for name in ("score", "pattern"):
         if name in entry.reads and config[name]:
             options[name] = load_named(name, config[name])
@@ -192,7 +194,7 @@ class Entry(NamedTuple):
     blocks: bool = False
 
 
-_MASKS = ("sparsity", "distribution", "dense_layers", "pattern")
+_MASKS = ("sparsity", "distribution", "dense_layers", "pattern", "min_kept")
 _RAMP = ("begin_step", "end_step", "update_every")
 _GROWTH = ("end_step", "update_every", "drop_fraction", "second_moment")
 _GATES = ("gate_learning_rate", "drop_rate")

@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
         arguments.minutes, arguments.cluster, pathlib.Path(arguments.workdir).absolute(),
     )  # fmt: skip
     try:
+        if arguments.extend:
+            raise ConfigError(command.ONE_RUN.format("experiments.sweep"))
         with _stopped_by_sigterm():
             return sweep(arguments.sweep, arguments.engine, options)
     except SparsejaxError as error:
@@ -92,6 +94,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cluster", default="slurm", choices=("slurm", "local"), help="slurm: submitit's executor"
     )
+    parser.add_argument("--extend", action="store_true", help=argparse.SUPPRESS)  # refused, with the reason
     return parser.parse_args(argv)
 
 

@@ -60,7 +60,10 @@ def kept_units(
         last = host_values(schedule, UpdateTimes(times.end, times.end, 1))
         if last is not None:  # there were too many for a table: what training ends with is exact all the same
             check_sparsity(last, "the schedule's sparsity")
-            exact = [table_row(column, 0) for column in plan(last, np.ones_like(last))]
+            columns = plan(last, np.ones_like(last))
+            if distribution.resolve is None:
+                _floored(_in_order(layers, columns), np.max(last))  # for its warnings: floors are laid below
+            exact = [table_row(column, 0) for column in columns]
             planned = [_either(step >= times.end, *pair) for pair in zip(exact, planned, strict=True)]
     else:
         check_sparsity(values, "the schedule's sparsity")
@@ -71,10 +74,20 @@ def kept_units(
             columns = _floored(_in_order(layers, columns), np.max(values))
             return [table_row(column, times.index(step)) for column in columns]
         planned = [table_row(column, times.index(step)) for column in columns]
-    return [
+    resolved = [
         jnp.maximum(count, layer.min_kept) if layer.min_kept and not isinstance(count, tuple) else count
         for layer, count in zip(layers, _resolved(layers, shared, distribution, planned, scores), strict=True)
     ]
+    if distribution.resolve is not None and values is not None:
+        _warn_of_scores(layers, resolved, float(np.max(values)))
+    return resolved
+
+
+def _warn_of_scores(layers: tuple[Layer, ...], counts: Counts, highest: float) -> None:
+    """Warns of layers that lost the competition of scores; inside jit nothing is known of them."""
+    for layer, count in zip(layers, counts, strict=True):
+        if layer.sparsity is None and is_concrete(count) and not isinstance(count, tuple):
+            _floored([(layer, np.asarray(count))], highest)
 
 
 def constant_units(layers: tuple[Layer, ...], distribution: Distribution, sparsity: ArrayLike) -> Counts:
@@ -121,13 +134,30 @@ def _floored(pairs: Iterable[tuple[Layer, ArrayLike]], highest: float) -> Counts
         count = np.maximum(count, layer.min_kept)
         asked = highest if layer.sparsity is None else layer.sparsity
         if asked < 1 and layer.units and not np.all(count):
-            warnings.warn(
-                f"{layer.path!r} {layer.shape} keeps none of its {layer.units} {_units(layer)} at sparsity {asked:g}: "
-                "whatever it reads is cut off. Keep some with min_kept=1, or leave it dense with overrides=.",
-                stacklevel=2,
-            )
+            _warn(layer, f"at sparsity {asked:g}", "Keep some with min_kept=1")
         counts.append(count)
     return counts
+
+
+def warn_of_empty_masks(layers: tuple[Layer, ...], masks: Sequence[Array], remedy: str) -> None:
+    """Says which layers a penalty has emptied; of traced masks nothing is known.
+
+    Args:
+      layers: the prunable layers.
+      masks: one a layer, of weights or of units.
+      remedy: what to do, beside leaving the layer dense.
+    """
+    for layer, mask in zip(layers, masks, strict=True):
+        if is_concrete(mask) and layer.units and not np.any(mask):
+            _warn(layer, "as the penalty has it", remedy)
+
+
+def _warn(layer: Layer, where: str, remedy: str) -> None:
+    warnings.warn(
+        f"{layer.path!r} {layer.shape} keeps none of its {layer.units} {_units(layer)} {where}: whatever it reads is "
+        f"cut off. {remedy}, or leave it dense with overrides=.",
+        stacklevel=3,
+    )
 
 
 def _units(layer: Layer) -> str:

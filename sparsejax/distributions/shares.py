@@ -147,7 +147,9 @@ def global_threshold() -> Distribution:
 
     ``k = round((1 − s)·Σ n_l)`` weights over all layers, exactly; equal scores in the order of the layers.
     Units of several weights (blocks, channels) compete by their pooled score and count their weights; the
-    budget is then met from below, to within one unit.
+    budget is then met from below, to within one unit. A layer whose scores are all low may lose everything: outside
+    jit a warning names it, inside nothing is known and `summarize` says "empty"; ``min_kept=1`` prevents it, beyond
+    the budget.
 
     Returns:
       The distribution.

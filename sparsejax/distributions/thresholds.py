@@ -72,11 +72,11 @@ def _kept(layer: Layer, least: ArrayLike, scores: Array, threshold: ArrayLike) -
         raise SparsityError(
             f"'{layer.path}' {layer.shape} has 2**31 units or more in one layer: prune it by sparsity=."
         )
-    count = jnp.maximum(count, jnp.asarray(least, jnp.int32))
+    count = jnp.maximum(count, jnp.maximum(jnp.asarray(least, jnp.int32), layer.min_kept))
     if is_concrete(count) and bool(jnp.any(count == 0)):
         raise SparsityError(
             f"Every unit of '{layer.path}' {layer.shape} has a score below {float(threshold):g}: nothing of the layer "
-            "would be left. Give a lower threshold, a sparsity below 1 as a cap, or leave the layer out: "
+            "would be left. Give a lower threshold, a sparsity below 1 as a cap, min_kept=1, or leave the layer out: "
             "overrides={…: sparsejax.dense}."
         )
     return count

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sparsejax.distributions.kept_counts import warn_of_empty_masks
 from sparsejax.errors import RandomKeyError, SparsityError
-from sparsejax.masks.prunable import Override
+from sparsejax.masks.layer_masks import layer_leaves
+from sparsejax.masks.prunable import Override, prunable_layers
 from sparsejax.parametrizations.gates import Gates, GateSpec, by_leaf, expected_size, resolve
 from sparsejax.parametrizations.hard_concrete_distribution import (
     BOUND,
@@ -153,7 +155,16 @@ def hard_concrete(
         gates = resolved(params)
         return _mask_tree(params, by_leaf(gates, [value > 0 for value in evaluated(params, gates, aux)]))
 
-    return Parametrization(init, apply, penalty, advance, masks)
+    def settle(params: Params, aux: Aux) -> Aux:
+        if not isinstance(gates, Mapping):  # groups may stand for whole blocks, which are meant to go
+            layers = prunable_layers(
+                params, pattern=gates, prunable=prunable, overrides=overrides, roles=roles
+            )
+            remedy = "Lower sparsity=" if targeted else "Lower penalty_weight="
+            warn_of_empty_masks(layers, layer_leaves(masks(params, aux), layers), remedy)
+        return aux
+
+    return Parametrization(init, apply, penalty, advance, masks, settle)
 
 
 def expected_sparsity(

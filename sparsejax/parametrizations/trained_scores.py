@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.distributions.allocation import UNIFORM, Allocation
+from sparsejax.distributions.kept_counts import warn_of_empty_masks
 from sparsejax.masks.prunable import Layer
 from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k, unit_starts
 from sparsejax.parametrizations.within_masks import within
@@ -195,5 +196,9 @@ def soft_movement(
     def hard(params: Params, aux: Aux) -> MaskTree:
         return full_mask_tree(params, allocation.layers(params), kept(aux))
 
-    method = Parametrization(init, apply, penalty, advance, hard)
+    def settle(params: Params, aux: Aux) -> Aux:
+        warn_of_empty_masks(allocation.layers(params), kept(aux), "Lower penalty_weight=")
+        return aux
+
+    method = Parametrization(init, apply, penalty, advance, hard, settle)
     return method if masks is None else within(method, masks)

@@ -40,14 +40,51 @@ RECIPES = {
     "gmp": lambda **o: sparsejax.gmp(optax.sgd(0.1), sparsity=0.99, end_step=0, **o),
     "static_random": lambda **o: sparsejax.static_random(optax.sgd(0.1), sparsity=0.99, key=KEY, **o),
     "rigl": lambda **o: sparsejax.rigl(
-        optax.sgd(0.1), sparsity=0.99, total_steps=9, update_every=2, key=KEY,
-        distribution=sparsejax.distributions.uniform(), **o,
+        optax.sgd(0.1),
+        sparsity=0.99,
+        total_steps=9,
+        update_every=2,
+        key=KEY,
+        distribution=sparsejax.distributions.uniform(),
+        **o,
     ),
-    "movement": lambda **o: sparsejax.movement(optax.sgd(0.1), sparsity=0.99, end_step=0, update_every=1, **o),
+    "movement": lambda **o: sparsejax.movement(
+        optax.sgd(0.1), sparsity=0.99, end_step=0, update_every=1, **o
+    ),
+    "set": lambda **o: sparsejax.set_(
+        optax.sgd(0.1),
+        sparsity=0.99,
+        total_steps=9,
+        update_every=2,
+        key=KEY,
+        distribution=sparsejax.distributions.uniform(),
+        **o,
+    ),
+    "ac_dc": lambda **o: sparsejax.ac_dc(
+        optax.sgd(0.1), sparsity=0.99, total_steps=9, phase_steps=3, warmup_steps=0, final_steps=3, **o
+    ),
+    "straight_through": lambda **o: sparsejax.straight_through(
+        optax.sgd(0.1), sparsity=0.99, update_every=1, **o
+    ),
     "global": lambda **o: sparsejax.gmp(
-        optax.sgd(0.1), sparsity=0.99, end_step=0, distribution=sparsejax.distributions.global_threshold(), **o
+        optax.sgd(0.1),
+        sparsity=0.99,
+        end_step=0,
+        distribution=sparsejax.distributions.global_threshold(),
+        **o,
     ),
-}  # fmt: skip
+    "one_shot": lambda **o: sparsejax.one_shot(optax.sgd(0.1), sparsity=0.99, **o),
+    "snip": lambda **o: sparsejax.snip(optax.sgd(0.1), sparsity=0.99, **o),
+    "global straight_through": lambda **o: sparsejax.straight_through(
+        optax.sgd(0.1),
+        sparsity=0.99,
+        update_every=1,
+        distribution=sparsejax.distributions.global_threshold(),
+        **o,
+    ),
+}
+#: Those in which all layers compete.
+BY_SCORES = ("global", "ac_dc", "one_shot", "snip", "global straight_through")  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -60,12 +97,55 @@ def test_recipes_warn_and_take_a_floor(recipe):
         masks = sparsejax.get_masks(state)
         return [int(mask["kernel"].sum()) for mask in masks.values()]
 
-    if recipe == "global":  # by scores, which no plan knows: `summarize` says "empty"
+    with pytest.warns(UserWarning, match=r"'head/kernel'.*keeps none of its 10 weights at sparsity 0.99"):
         assert kept(RECIPES[recipe]())[1] == 0
-    else:
-        with pytest.warns(UserWarning, match=r"'head/kernel'.*keeps none of its 10 weights at sparsity 0.99"):
-            assert kept(RECIPES[recipe]())[1] == 0
-    assert kept(RECIPES[recipe](min_kept=2)) == [7 if recipe == "global" else 6, 2]
+    assert kept(RECIPES[recipe](min_kept=2)) == [7 if recipe in BY_SCORES else 6, 2]
+
+
+def test_inside_jit_a_count_by_scores_is_not_known_and_the_summary_says_empty():
+    params = {"a": {"kernel": 5 * _normal(64, 10)}, "head": {"kernel": _normal(10, 1) / 99}}
+    tx = RECIPES["global"]()
+    p, state = sparsejax.init(tx, params)
+    _, state = jax.jit(tx.update)(p, state, p)
+    assert "empty" in str(sparsejax.summarize(p, sparsejax.get_masks(state)))
+    tx = RECIPES["global"](min_kept=1)
+    p, state = sparsejax.init(tx, params)
+    _, state = jax.jit(tx.update)(p, state, p)
+    assert int(sparsejax.get_masks(state)["head"]["kernel"].sum()) == 1
+
+
+PENALISED = {
+    "soft_movement": lambda: sparsejax.soft_movement(
+        optax.sgd(0.1), end_step=1, threshold=0.6, penalty_weight=1.0, overrides={"a/*": sparsejax.dense}
+    ),
+    "l0": lambda: sparsejax.l0(
+        optax.sgd(0.1), penalty_weight=1e-3, drop_rate={"head/*": 0.999, "*": 0.1}, key=KEY
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", PENALISED)
+def test_what_a_penalty_empties_is_named_at_the_end(recipe):
+    tx = PENALISED[recipe]()
+    params = {"a": {"kernel": _normal(64, 10)}, "head": {"kernel": _normal(10, 1)}}
+    p, state = sparsejax.init(tx, params)
+    for _ in range(2):
+        _, state = tx.update(jax.tree.map(jnp.zeros_like, p), state, p)
+    with pytest.warns(
+        UserWarning, match=r"'head/kernel'.*keeps none of its 10 (weights|units).*Lower penalty_weight="
+    ):
+        _, masks = sparsejax.finalize(state)
+    assert not masks["head"]["kernel"].any()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 5.0])
+def test_a_threshold_leaves_what_the_floor_asks_for(threshold):
+    params = {"w": jnp.array([[3.0, -4.0], [2.0, 1.0]]), "small": jnp.array([[0.1, 0.4], [0.3, 0.2]])}
+    with pytest.raises(SparsityError, match=r"'small'|'w'"):
+        sparsejax.prune_params(params, threshold=threshold)
+    _, masks = sparsejax.prune_params(params, threshold=threshold, min_kept=1)
+    assert masks["small"].tolist() == [[False, True], [False, False]]
+    assert int(masks["w"].sum()) == (4 if threshold == 0.5 else 1)
 
 
 def test_what_is_asked_for_is_not_warned_of():

@@ -40,22 +40,23 @@ def make_config(data_dir, method="rigl", **changes):
     return config
 
 
-def run(config, workdir):
+def run(config, workdir, **options):
     """Trains in this process; returns the result and what was said."""
     from experiments import train
 
     out = io.StringIO()
-    return train.run(config, str(workdir), Console(file=out, width=200), plots=False), out.getvalue()
+    console = Console(file=out, width=200)
+    return train.run(config, str(workdir), console, plots=False, **options), out.getvalue()
 
 
-def start(config, workdir):
+def start(config, workdir, **options):
     """Trains in a process of its own."""
-    return _process(_train, config, str(workdir))
+    return _process(_train, config, str(workdir), options)
 
 
-def _train(config, workdir):
+def _train(config, workdir, options):
     with _logged(workdir), contextlib.suppress(Interrupted):
-        run(config, workdir)
+        run(config, workdir, **options)
 
 
 def start_lottery(study, workdir):
@@ -83,18 +84,19 @@ def _logged(workdir):
         yield log
 
 
-def command(arguments, output):
-    """Gives the command line to `experiments.train` in a process of its own, which writes to a file."""
-    return _process(_command, list(arguments), str(output))
+def command(arguments, output, module="experiments.train"):
+    """Gives the command line to `experiments.train`, or another, in a process of its own, which writes to a file."""
+    return _process(_command, list(arguments), str(output), module)
 
 
-def _command(arguments, output):
+def _command(arguments, output, module):
     with open(output, "w") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    sys.argv = ["train", *arguments]
-    sys.modules.pop("experiments.train", None)  # it was imported ahead, under its other name
-    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+    sys.argv = [module, *arguments]
+    if module == "experiments.train":
+        del sys.modules[module]  # it was imported ahead, under its other name
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def wait_until(condition, process):

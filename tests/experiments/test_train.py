@@ -283,3 +283,16 @@ def test_what_is_evaluated_and_saved_is_one_program(tmp_path, data_dir, monkeypa
     monkeypatch.setattr(finish, "final_params", counted)
     _run(_config(data_dir, "gmp", steps=40), tmp_path / "run")
     assert len(traced) == 1
+
+
+def test_a_layer_that_lost_all_its_weights_is_named_and_a_floor_keeps_some(tmp_path, data_dir):
+    # One weight for two layers: inside the compiled program nobody could say which of them gets none.
+    config = _config(data_dir, "gmp", steps=40, sparsity=1 - 1 / 1776, distribution="global")
+    with pytest.warns(
+        UserWarning, match=r"By step 40 nothing is left of dense_\d/kernel: .*config.min_kept=1"
+    ):
+        result, _ = _run(config, tmp_path / "emptied")
+    assert sorted(density > 0 for density in result["density_by_layer"].values()) == [False, True]
+    config.min_kept = 1
+    result, _ = _run(config, tmp_path / "floor")
+    assert all(result["density_by_layer"].values())

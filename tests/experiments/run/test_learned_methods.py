@@ -40,6 +40,9 @@ def test_members_have_exact_counts_of_their_own_sparsity_and_are_their_own_runs(
     np.testing.assert_allclose(metrics.loss[:, 1], said.loss[:, 0], rtol=1e-4)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*keeps none of its"
+)  # the heavy one leaves nothing of a layer, and says so
 def test_a_heavier_penalty_leaves_fewer_weights():
     config = tiny.make_config(
         method="soft_movement", sparsity=0.0, population=1, penalty_weights=(0.01, 1000.0), begin_step=0,
