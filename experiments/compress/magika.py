@@ -268,14 +268,16 @@ def _quantize(
     task: Task, calibration: np.ndarray, params: Params, masks: MaskTree
 ) -> tuple[Params, MaskTree]:
     options = task.options
-    found = post_training.gptq(
-        magika_logits,
-        params,
-        _batches(calibration),
-        options.bits,
-        options.group_size or "channel",
-        masks=masks,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", post_training.CalibrationWarning)  # as above
+        found = post_training.gptq(
+            magika_logits,
+            params,
+            _batches(calibration),
+            options.bits,
+            options.group_size or "channel",
+            masks=masks,
+        )
     embedding = {"embed/embedding": IntegerFormat(options.embedding_bits)}
     quantized = post_training.quantize(
         found.params, quantizable=lambda path, leaf: False, overrides=embedding

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
-from sparsejax.masks.prunable import Layer
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.post_training.layer_solving import LayerSolver, layer_output_error, relative, solve_layer
+from sparsejax.post_training.layer_solving import relative
 from sparsejax.post_training.matrices import without_axes
+from sparsejax.post_training.piece_solving import PieceSolver
 from sparsejax.post_training.results import LayerResult, PrunedModel
 from sparsejax.post_training.sequential.flat_program import Piece, nbytes
 from sparsejax.post_training.sequential.moments import Totals, ordered
@@ -28,16 +28,12 @@ class Options(NamedTuple):
     """What holds for all layers.
 
     Attributes:
-      solve: the layer solver.
-      sparsity: of layers that have none of their own.
-      damping: λ.
+      solver: solves them.
       sequential: whether the pruned model's inputs are calibrated on.
       masks: earlier masks, or None.
     """
 
-    solve: LayerSolver
-    sparsity: float | None
-    damping: float
+    solver: PieceSolver
     sequential: bool
     masks: MaskTree | None
 
@@ -47,6 +43,7 @@ class CalibrationRun:
 
     Attributes:
       results: what is done, by path.
+      also: for each layer's leaf what its solver gave beside weights and mask, by name.
     """
 
     def __init__(
@@ -54,7 +51,7 @@ class CalibrationRun:
         walk: Walk,
         params: Params,
         start: Params | None,
-        layers: Sequence[Layer],
+        layers: Sequence[Any],
         options: Options,
         solved_on: int,
         store: Store | None,
@@ -65,7 +62,7 @@ class CalibrationRun:
           walk: all batches, those to solve on first.
           params: dense.
           start: the pruned model's before anything is solved; None: `params`.
-          layers: to prune.
+          layers: to solve: `Layer`s, or whatever else with index, path, shape and axes the solver takes.
           options: for all of them.
           solved_on: how many batches to solve on; the others measure the error.
           store: what a killed run left, or None.
@@ -79,6 +76,8 @@ class CalibrationRun:
         earlier = None if options.masks is None else layer_leaves(options.masks, tuple(layers))
         self._earlier = dict(zip(self._layers, earlier or [None] * len(layers), strict=True))
         self._masks: dict[int, Array] = {}
+        self.also: dict[int, dict[str, Array]] = {}
+        self._touched: set[int] = set()
         self._notes: dict[int, list[dict[str, Any]]] = {index: [] for index in self._layers}
         self._left = {index: sum(p[0] == index for s in walk.stages for p in s) for index in self._layers}
         self._batches = range(solved_on), range(solved_on, len(walk.weights))
@@ -101,7 +100,12 @@ class CalibrationRun:
                 self._store.save_stage(number, *found)
         arrays, notes = found
         for i, (piece, about) in enumerate(zip(self._walk.stages[number], notes, strict=True)):
-            self._put(piece, jnp.asarray(arrays[f"weights_{i}"]), jnp.asarray(arrays[f"mask_{i}"]), about)
+            own = {
+                name.split(" ", 1)[1]: jnp.asarray(a)
+                for name, a in arrays.items()
+                if name.split()[0] == str(i)
+            }
+            self._put(piece, own, about)
         self._walk.advance(self._leaves if self._options.sequential else self._dense, self._dense)
         return self._done(piece[0] for piece in self._walk.stages[number])
 
@@ -109,32 +113,27 @@ class CalibrationRun:
         begin = time.perf_counter()
         sums = self._sums(number, self._batches[0], self._store)
         kept, peak = self._walk.nbytes + nbytes(jax.tree.leaves(sums.moments)), _peak_bytes()
-        arrays: dict[str, Array] = {}
-        notes = []
-        for i, piece in enumerate(self._walk.stages[number]):
+        stage, solver = self._walk.stages[number], self._options.solver
+        made = []
+        for piece in stage:
             leaf, layer, earlier = self._piece(piece)
-            solved = solve_layer(
-                leaf,
-                layer,
-                ordered(sums.moments[piece], sums.stacked[piece]),
-                self._options.solve,
-                sparsity=self._options.sparsity if layer.sparsity is None else layer.sparsity,
-                earlier=earlier,
-                damping=self._options.damping,
-            )
-            arrays |= {f"weights_{i}": solved.weights, f"mask_{i}": solved.mask}
-            about = {key: getattr(solved, key) for key in ("error", "size", "rows", "damping", "converged")}
-            notes.append({**about, "kept_bytes": kept, "peak_bytes": max(peak, _peak_bytes())})
-        seconds = time.perf_counter() - begin
+            own = ordered(sums.moments[piece], sums.stacked[piece])
+            made.append((solver.solve(piece, leaf, layer, own, earlier), max(peak, _peak_bytes())))
+        seconds = (time.perf_counter() - begin) / len(stage)
         del sums
         unseen = self._sums(number, self._batches[1], None)
-        for i, piece in enumerate(self._walk.stages[number]):
+        arrays: dict[str, Array] = {}
+        notes = []
+        for i, (piece, (solved, peak)) in enumerate(zip(stage, made, strict=True)):
             leaf, layer, _ = self._piece(piece)
-            error = layer_output_error(
-                leaf, arrays[f"weights_{i}"], layer, ordered(unseen.moments[piece], unseen.stacked[piece])
-            )
-            share = seconds / len(notes)
-            notes[i] |= {"held_out_error": error[0], "held_out_size": error[1], "seconds": share}
+            own = ordered(unseen.moments[piece], unseen.stacked[piece])
+            error, size = solver.error(piece, leaf, solved, layer, own)
+            about = {key: getattr(solved, key) for key in ("error", "size", "rows", "damping", "converged")}
+            about |= {"held_out_error": error, "held_out_size": size, "seconds": seconds}
+            notes.append({**about, "kept_bytes": kept, "peak_bytes": peak, "others": list(solved.others)})
+            named = {"weights": solved.weights, "mask": solved.mask, **solved.also}
+            named |= {f"other {j}": array for j, array in enumerate(solved.others.values())}
+            arrays |= {f"{i} {name}": array for name, array in named.items()}
         return arrays, notes
 
     def _sums(self, number: int, batches: Sequence[int], store: Store | None) -> Totals:
@@ -153,7 +152,7 @@ class CalibrationRun:
                 saved = time.monotonic()
         return totals
 
-    def _piece(self, piece: Piece) -> tuple[Array, Layer, Array | None]:
+    def _piece(self, piece: Piece) -> tuple[Array, Any, Array | None]:
         """The dense weights, the layer and the earlier mask of a piece."""
         index, taken = piece
         layer, earlier = self._layers[index], self._earlier[index]
@@ -162,17 +161,24 @@ class CalibrationRun:
             earlier = jnp.broadcast_to(earlier, layer.shape)[place]
         return self._dense[index][place], without_axes(layer, tuple(axis for axis, _ in taken)), earlier
 
-    def _put(self, piece: Piece, weights: Array, mask: Array, about: dict[str, Any]) -> None:
-        index, taken = piece
-        if taken:
-            place = _place(piece, len(self._layers[index].shape))
-            weights = self._leaves[index].at[place].set(weights)
-            before = self._masks.get(index)
-            whole = jnp.ones(weights.shape, bool) if before is None else before
-            mask = whole.at[place].set(mask)
-        self._leaves[index], self._masks[index] = weights, mask
+    def _put(self, piece: Piece, arrays: dict[str, Array], about: dict[str, Any]) -> None:
+        index = piece[0]
+        others = [arrays.pop(f"other {j}") for j in range(len(about["others"]))]
+        self._set(piece, arrays.pop("weights"))
+        for (other, taken), array in zip(about["others"], others, strict=True):
+            self._set((other, tuple(map(tuple, taken))), array)
+        ones = jnp.ones(self._layers[index].shape, bool)
+        self._masks[index] = _placed(piece, self._masks.get(index, ones), arrays.pop("mask"))
+        before = self.also.setdefault(index, {})
+        for name, array in arrays.items():
+            whole = before.get(name, jnp.zeros(self._layers[index].shape, array.dtype))
+            before[name] = _placed(piece, whole, array)
         self._notes[index].append(about)
         self._left[index] -= 1
+
+    def _set(self, piece: Piece, array: Array) -> None:
+        self._leaves[piece[0]] = _placed(piece, self._leaves[piece[0]], array)
+        self._touched.add(piece[0])
 
     def _done(self, indices: Iterable[int]) -> list[LayerResult]:
         """The results of the parameters that are finished with this stage."""
@@ -195,8 +201,8 @@ class CalibrationRun:
         layers = tuple(self._layers.values())
         tree = mask_tree(params, layers, [self._masks[layer.index] for layer in layers])
         leaves = list(flatten_with_paths(params)[1])
-        for layer in layers:
-            leaves[layer.index] = self._leaves[layer.index]
+        for index in self._touched:
+            leaves[index] = self._leaves[index]
         done = jax.tree.unflatten(flatten_with_paths(params)[2], leaves)
         return PrunedModel(done, tree, self.results)
 
@@ -204,6 +210,11 @@ class CalibrationRun:
 def _place(piece: Piece, rank: int) -> tuple[Any, ...]:
     taken = dict(piece[1])
     return tuple(taken.get(axis, slice(None)) for axis in range(rank))
+
+
+def _placed(piece: Piece, whole: Array, array: Array) -> Array:
+    """An array with a piece of it replaced."""
+    return whole.at[_place(piece, whole.ndim)].set(array) if piece[1] else array
 
 
 def _result(path: str, mask: Array, notes: Sequence[Mapping[str, Any]]) -> LayerResult:

@@ -1,32 +1,26 @@
 """GPTQ on a whole model: layer by layer in the order in which the function runs them, with or without pruning."""
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from sparsejax.errors import PathError, SparsejaxError
-from sparsejax.masks.layer_masks import layer_leaves, mask_tree
+from sparsejax.errors import PathError
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.parametrizations.integer_format import FormattedLayer, IntegerFormat, formatted_layers
-from sparsejax.parametrizations.integer_grid import (
-    QuantizedTensor,
-    choose_scales,
-    dequantize,
-    require_finite,
-)
-from sparsejax.params.axis_roles import sizes
-from sparsejax.params.paths import flatten_with_paths, literal
+from sparsejax.parametrizations.integer_grid import QuantizedTensor, choose_scales, require_finite
+from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.post_training.calibrating import Calibration, run_calibration
+from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out, ops_in_order
-from sparsejax.post_training.gram import squared_errors
-from sparsejax.post_training.matrices import from_matrices, to_matrices
+from sparsejax.post_training.quantizing import Grid, Quantizing
+from sparsejax.post_training.results import LayerResult
+from sparsejax.post_training.sequential.row_weights import RowWeights
 from sparsejax.post_training.solvers.gptq import solve_gptq
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.calibration.statistics import InputStatistics, calibrate
 from sparsejax.typing import Array, MaskTree, Params, Prunable
 
 
@@ -37,9 +31,9 @@ class QuantizedLayer(NamedTuple):
       path: its path.
       bits: of its integers.
       sparsity: fraction of zeros of its mask.
-      error: relative squared error of its outputs on the calibration rows it was solved on.
-      held_out_error: the same on held-out batches run through the quantized model; what to trust. None until the
-        last layer is done.
+      error: relative squared error of its outputs on the calibration rows it was solved on, against the target it was
+        solved for.
+      held_out_error: the same on the batches held out; what to trust.
       rows: calibration rows of the layer (of a stack: the fewest).
       damping: the λ that was used (the most).
     """
@@ -48,7 +42,7 @@ class QuantizedLayer(NamedTuple):
     bits: int
     sparsity: float
     error: float
-    held_out_error: float | None
+    held_out_error: float
     rows: int
     damping: float
 
@@ -83,17 +77,22 @@ def gptq(
     quantizable: Prunable | None = None,
     overrides: Mapping[str, IntegerFormat | None] | None = None,
     damping: float = 0.01,
+    targets: str = "symmetric",
+    row_weights: RowWeights = None,
+    workdir: str | os.PathLike[str] | None = None,
     progress: Callable[[QuantizedLayer], None] | None = None,
 ) -> QuantizedModel:
     """Quantizes every matrix product and convolution of a function by `solve_gptq`; jointly with pruning if asked.
 
-    Layers are taken in the order in which the function first uses them, each on the inputs that it will have: those of
-    the model quantized so far. The grids are those of `quantize` on the parameters as given.
+    Layers are taken stage by stage as in `prune_model`, each on the inputs that it will have: those of the model
+    quantized so far. The grids are those of `quantize` on the parameters as given. With asymmetric targets a layer aims
+    at the outputs that it has in the model as it was given (GPTAQ).
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters, floating.
-      batches: tuples of inputs (what is not a tuple is the only input); run once a layer.
+      batches: tuples of inputs (what is not a tuple is the only input); kept in memory. Batches that are sharded over
+        devices stay so.
       bits: 2 to 8.
       granularity: "channel", "tensor" or the size of a group of inputs.
       symmetric: whether there is no zero point.
@@ -106,18 +105,21 @@ def gptq(
         is looked at.
       overrides: another format by path pattern, None to leave a parameter as it is.
       damping: λ in units of the mean diagonal of a Gram matrix, ≥ 0.
-      progress: called with each `QuantizedLayer` as soon as the layer is done, its held-out error not yet known.
+      targets: "symmetric" or "asymmetric", as `prune_model` takes it.
+      row_weights: likewise.
+      workdir: likewise.
+      progress: called with each `QuantizedLayer` as soon as the layer is done.
 
     Returns:
       The quantized model.
 
     Raises:
       QuantizationError: bits or groups that do not fit, weights that are not finite.
-      CalibrationError: no batch is left to hold out; statistics that are not finite.
+      CalibrationError: as `prune_model`.
       TracingError, PathError, MaskError, SparsityError, PatternError: as each says.
 
     Warns:
-      CalibrationWarning: damping that was raised.
+      CalibrationWarning: fewer than five rows an input, damping that was raised; with the path.
 
     Example:
       >>> import jax
@@ -127,7 +129,7 @@ def gptq(
       >>> found.params["w"].bits, found.layers["w"].held_out_error < 0.02
       (4, True)
 
-    Source: Frantar et al., "GPTQ", arXiv 2210.17323.
+    Source: Frantar et al., "GPTQ", arXiv 2210.17323; Li et al., "GPTAQ", arXiv 2504.02692 (asymmetric targets).
     """
     batches, unseen = hold_out(batches, held_out)
     if masks is not None:
@@ -135,28 +137,38 @@ def gptq(
         params = apply_masks(params, masks)
     format = IntegerFormat(bits, granularity, symmetric, clip)
     layers = _in_order(fn, params, batches[0], format, quantizable, overrides)
-    _, leaves, treedef = flatten_with_paths(params)
-    dense = list(leaves)
-    solve = partial(solve_gptq, sparsity=sparsity, pattern=pattern, damping=damping)
-    found, results = {}, {}
-    for layer in layers:
-        now = dequantize(jax.tree.unflatten(treedef, leaves))
-        statistics = calibrate(fn, now, batches, layers=[literal(layer.path)])[layer.path]
-        earlier = None if masks is None else layer_leaves(masks, (layer,))[0]
-        tensor, mask, result = _quantize_layer(leaves[layer.index], layer, statistics, solve, earlier)
-        leaves[layer.index], found[layer.path], results[layer.path] = tensor, mask, result
-        if progress is not None:
-            progress(result)
-    done = jax.tree.unflatten(treedef, leaves)
-    measured = calibrate(fn, dequantize(done), unseen, layers=[literal(x.path) for x in layers])
-    for layer in layers:
-        grams = _grams(layer, measured[layer.path])
-        error = _error(layer, dense[layer.index], leaves[layer.index], grams)
-        results[layer.path] = results[layer.path]._replace(held_out_error=error)
-    chosen = mask_tree(params, layers, [found[layer.path] for layer in layers])
+    leaves = flatten_with_paths(params)[1]
+    grids = {layer.index: _grid(leaves[layer.index], layer) for layer in layers}
+    said = None if progress is None else lambda result: progress(_quantized(result, layers))
+    calibration = Calibration(fn, params, None, batches, unseen, targets, row_weights, workdir, said)
+    solver = Quantizing(grids, sparsity, pattern, damping)
+    settings = [solve_gptq, sparsity, pattern, damping]
+    run = run_calibration(calibration, layers, Options(solver, True, masks), settings)
+    found = run.finished(params)
     return QuantizedModel(
-        done, _put_together(masks, chosen, layers, sparsity is not None or pattern is not None), results
+        _with_integers(params, layers, grids, run.also),
+        _put_together(masks, found.masks, layers, sparsity is not None or pattern is not None),
+        {path: _quantized(result, layers) for path, result in found.layers.items()},
     )
+
+
+def _quantized(result: LayerResult, layers: Sequence[FormattedLayer]) -> QuantizedLayer:
+    (bits,) = (layer.format.bits for layer in layers if layer.path == result.path)
+    return QuantizedLayer(
+        result.path, bits, result.sparsity, result.error, result.held_out_error, result.rows, result.damping
+    )
+
+
+def _with_integers(
+    params: Params, layers: Sequence[FormattedLayer], grids: Mapping[int, Grid], also: Mapping[int, Any]
+) -> Params:
+    _, leaves, treedef = flatten_with_paths(params)
+    for layer in layers:
+        scale, zero_point = grids[layer.index]
+        dtype = jnp.dtype(leaves[layer.index].dtype).name
+        values = also[layer.index]["values"]
+        leaves[layer.index] = QuantizedTensor(values, scale, zero_point, layer.format.bits, dtype)
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def _put_together(
@@ -195,67 +207,6 @@ def _in_order(
     return tuple(sorted(layers, key=lambda layer: first[layer.path]))
 
 
-def _grams(layer: FormattedLayer, stats: InputStatistics) -> Array:
-    """The Gram matrix of each problem, its inputs in the order of `to_matrices`: window first, channels last."""
-    inputs = stats.gram.shape[-1]
-    grams = stats.gram.reshape(-1, inputs, inputs)
-    own = sorted((*layer.axes.input, *layer.axes.spatial))
-    places = np.arange(inputs).reshape(sizes(layer.shape, tuple(own)))
-    places = places.transpose([own.index(axis) for axis in (*layer.axes.spatial, *layer.axes.input)]).ravel()
-    return grams[:, places][:, :, places]
-
-
-def _quantize_layer(
-    leaf: Array,
-    layer: FormattedLayer,
-    stats: InputStatistics,
-    solve: Callable[..., Any],
-    earlier: Array | None,
-) -> tuple[QuantizedTensor, Array, QuantizedLayer]:
+def _grid(leaf: Array, layer: FormattedLayer) -> Grid:
     require_finite(layer.path, leaf)
-    grams = _grams(layer, stats)
-    scale, zero_point = choose_scales(leaf, layer.scale_shape, layer.format)
-    matrices = lambda array: to_matrices(array, layer, len(grams))  # noqa: E731
-    scales = matrices(_expanded(scale, layer.shape))
-    zeros: Any = [None] * len(grams)
-    if zero_point is not None:
-        zeros = matrices(_expanded(zero_point, layer.shape))
-    alive: Any = [None] * len(grams)
-    if earlier is not None and np.ndim(earlier):
-        alive = matrices(jnp.broadcast_to(earlier, layer.shape))
-    try:
-        solutions = [
-            solve(weights, gram, s, z, bits=layer.format.bits, mask=m)
-            for weights, gram, s, z, m in zip(matrices(leaf), grams, scales, zeros, alive, strict=True)
-        ]
-    except SparsejaxError as error:
-        raise type(error)(f"{layer.path!r} {layer.shape}: {error}") from error
-    values = from_matrices(jnp.stack([x.values for x in solutions]), layer)
-    mask = from_matrices(jnp.stack([x.mask for x in solutions]), layer)
-    tensor = QuantizedTensor(values, scale, zero_point, layer.format.bits, jnp.dtype(leaf.dtype).name)
-    result = QuantizedLayer(
-        path=layer.path,
-        bits=layer.format.bits,
-        sparsity=1 - float(jnp.mean(mask)),
-        error=_error(layer, leaf, tensor, grams),
-        held_out_error=None,
-        rows=int(np.min(stats.count)),
-        damping=max(solution.damping for solution in solutions),
-    )
-    return tensor, mask, result
-
-
-def _expanded(scale: Array, shape: tuple[int, ...]) -> Array:
-    for axis, size in enumerate(shape):
-        scale = jnp.repeat(scale, size // scale.shape[axis], axis=axis)
-    return scale
-
-
-def _error(layer: FormattedLayer, dense: Array, tensor: QuantizedTensor, grams: Array) -> float:
-    """The relative squared error of the outputs of all problems of a layer together."""
-    old, new = (
-        to_matrices(array, layer, len(grams)).astype(grams.dtype) for array in (dense, tensor.dequantize())
-    )
-    squared = jax.vmap(squared_errors)
-    error, size = float(jnp.sum(squared(old - new, grams))), float(jnp.sum(squared(old, grams)))
-    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
+    return Grid(*choose_scales(leaf, layer.scale_shape, layer.format))

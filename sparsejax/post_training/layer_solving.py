@@ -1,8 +1,9 @@
 """Solving one layer from its sums: the target, the solver's answer, the error it makes, the warnings with its path."""
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from sparsejax.errors import SparsejaxError
 from sparsejax.masks.prunable import Layer
 from sparsejax.post_training.gram import ROWS_PER_INPUT, CalibrationWarning, check_problem, squared_errors
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
+from sparsejax.post_training.sequential.flat_program import Piece
 from sparsejax.post_training.solution import Solution
 from sparsejax.post_training.solvers.asymmetric import asymmetric_target
 from sparsejax.typing import Array
@@ -31,6 +33,8 @@ class Solved(NamedTuple):
       rows: calibration rows.
       damping: the most λ that was used.
       converged: whether the solver said so for every matrix.
+      also: more arrays like the parameter, by name: the integers of quantized weights.
+      others: what becomes of other pieces with it, by piece: a bias.
     """
 
     weights: Array
@@ -40,6 +44,8 @@ class Solved(NamedTuple):
     rows: int
     damping: float
     converged: bool
+    also: Mapping[str, Array] = {}
+    others: Mapping[Piece, Array] = {}
 
 
 def solve_layer(
@@ -74,7 +80,7 @@ def solve_layer(
     """
     problems = split(leaf, layer, sums)
     rows = min(problem.count for problem in problems)
-    _warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
+    warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
     alive: Sequence[Array | None] = [None] * len(problems)
     if earlier is not None and np.ndim(earlier):
         alive = list(to_matrices(jnp.broadcast_to(earlier, layer.shape), layer, len(problems)))
@@ -167,29 +173,49 @@ def _solutions(
 ) -> list[Solution]:
     """Solves the problems of a layer; what the solver says names the layer."""
     solutions = []
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with said_of(layer):
         for problem, mask in zip(problems, alive, strict=True):
-            try:
-                target = _target(problem, damping)
-                solution = solve(
-                    target,
-                    problem.gram,
-                    sparsity=sparsity,
-                    pattern=layer.pattern,
-                    mask=mask,
-                    damping=damping,
-                )
-            except SparsejaxError as error:
-                raise type(error)(f"{layer.path!r} {layer.shape}: {error}") from error
+            target = target_of(problem, damping)
+            solution = solve(
+                target, problem.gram, sparsity=sparsity, pattern=layer.pattern, mask=mask, damping=damping
+            )
             solutions.append(solution)
-    for text, category in dict.fromkeys((str(w.message), w.category) for w in said):
-        warnings.warn(f"{layer.path!r}: {text}", category, stacklevel=5)
     return solutions
 
 
-def _target(problem: Problem, damping: float) -> Array:
-    """The weights that the solver should come close to."""
+@contextlib.contextmanager
+def said_of(layer: Any) -> Iterator[None]:
+    """Names the layer in what its solver warns of and in the errors it raises.
+
+    Args:
+      layer: with path and shape.
+
+    Raises:
+      SparsejaxError: what was raised, with the path.
+
+    Warns:
+      CalibrationWarning: what was warned of, with the path, each text once.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except SparsejaxError as error:
+            raise type(error)(f"{layer.path!r} {layer.shape}: {error}") from error
+    for text, category in dict.fromkeys((str(w.message), w.category) for w in said):
+        warnings.warn(f"{layer.path!r}: {text}", category, stacklevel=6)
+
+
+def target_of(problem: Problem, damping: float) -> Array:
+    """The weights that a solver should come close to: W, or `asymmetric_target` where the dense inputs differ.
+
+    Args:
+      problem: one matrix and its sums.
+      damping: λ.
+
+    Returns:
+      Like the weights.
+    """
     if problem.cross is None:
         return problem.weights
     check_problem(problem.weights, problem.gram)
@@ -198,7 +224,17 @@ def _target(problem: Problem, damping: float) -> Array:
     ).astype(problem.weights.dtype)
 
 
-def _warn_of_few_rows(path: str, rows: int, inputs: int) -> None:
+def warn_of_few_rows(path: str, rows: int, inputs: int) -> None:
+    """Warns where a layer has fewer than five calibration rows an input.
+
+    Args:
+      path: the layer's.
+      rows: it has.
+      inputs: it has.
+
+    Warns:
+      CalibrationWarning: too few.
+    """
     if rows < ROWS_PER_INPUT * inputs:
         _warn(
             f"{path!r}: {rows} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an input "

@@ -1,27 +1,21 @@
 """Pruning a whole model after training: stage by stage in the order in which the function runs its layers."""
 
-import functools
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
-
-from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import validate
-from sparsejax.masks.prunable import Layer, Override
+from sparsejax.masks.prunable import Override
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
-from sparsejax.post_training.calibration_run import CalibrationRun, Options
+from sparsejax.post_training.calibrating import Calibration, run_calibration
+from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
 from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
 from sparsejax.post_training.layer_solving import LayerSolver
+from sparsejax.post_training.piece_solving import Pruning
 from sparsejax.post_training.results import LayerResult, PrunedModel
-from sparsejax.post_training.sequential.flat_program import FlatProgram
-from sparsejax.post_training.sequential.row_weights import RowWeights, row_weights_of
-from sparsejax.post_training.sequential.store import Store, fingerprint
-from sparsejax.post_training.sequential.walk import Walk
+from sparsejax.post_training.sequential.row_weights import RowWeights
 from sparsejax.typing import MaskTree, Params, Prunable
 
 
@@ -57,7 +51,8 @@ def prune_model(
 
     With asymmetric targets a layer that reads X, where the dense model reads X_d, is solved for the dense model's
     own outputs, ``min ‖X_d Wᵀ − X Ŵᵀ‖²`` (see `asymmetric_target`), so that it also makes good what the layers before
-    it did. Layers inside a loop or a branch that is not such a stack are solved for ``X Wᵀ``.
+    it did. Through a loop that is no such stack, and through a branch, both models go round by round, its layers solved
+    one after another; rows of a round or a branch that the dense model does not take aim at ``X Wᵀ``.
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
@@ -99,8 +94,6 @@ def prune_model(
     Warns:
       CalibrationWarning: fewer than five rows an input, damping that was raised, no convergence; with the path.
     """
-    if targets not in ("asymmetric", "symmetric"):
-        raise CalibrationError(f"targets={targets!r}: choose 'asymmetric' or 'symmetric'.")
     to_solve, unseen = part_batches(batches, held_out)
     if masks is not None:
         validate(masks, params)
@@ -109,44 +102,7 @@ def prune_model(
         layers, sparsity = with_sparsities(layers, sparsity), None
     if max_bytes is not None:
         sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity)
-    paired = sequential and targets == "asymmetric"
-    walk = Walk(fn, params, [*to_solve, *unseen], frozenset(layer.index for layer in layers), paired=paired)
-    options = Options(solve, sparsity, damping, sequential, masks)
-    store = None
-    if workdir is not None:
-        described = _description(walk, layers, options, paired, row_weights)
-        store = Store(workdir, fingerprint(described, params, masks, start, to_solve, unseen))
-    walk.weights = row_weights_of(row_weights, walk, params, [*to_solve, *unseen])
-    run = CalibrationRun(walk, params, start, layers, options, len(to_solve), store)
-    for number in range(len(walk.stages)):
-        for result in run.stage(number):
-            if progress is not None:
-                progress(result)
+    calibration = Calibration(fn, params, start, to_solve, unseen, targets, row_weights, workdir, progress)
+    options = Options(Pruning(solve, sparsity, damping), sequential, masks)
+    run = run_calibration(calibration, layers, options, [solve, sparsity, damping])
     return run.finished(params if start is None else start)
-
-
-def _description(
-    walk: Walk, layers: Sequence[Layer], options: Options, paired: bool, row_weights: RowWeights
-) -> str:
-    """All that the result depends on beside arrays, in words."""
-    programs: list[FlatProgram] = list(walk.programs.values())
-    lines = [i.text for program in programs for i in program.instructions]
-    constants = fingerprint([list(program.constants.values()) for program in programs])
-    text = "\n".join(
-        [
-            *lines,
-            constants,
-            *(str(layer) for layer in layers),
-            _name(options.solve),
-            f"{options.sparsity!r} {options.damping!r} {options.sequential} {paired}",
-            row_weights if isinstance(row_weights, str) else _name(row_weights),
-            f"jax {jax.__version__} on {jax.default_backend()}",
-        ]
-    )
-    return re.sub(r"0x[0-9a-f]+", "", text)
-
-
-def _name(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        return f"{_name(function.func)} {function.args} {sorted(function.keywords.items())}"
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"

@@ -329,7 +329,7 @@ def test_experts_that_are_gathered_token_by_token_are_named_and_may_be_left_out(
         chosen = jnp.argmax(x @ p["router"]["kernel"], -1)
         return jnp.einsum("ni,nio->no", x, p["experts"]["kernel"][chosen])
 
-    batches = [normal(12, 6, seed=seed) for seed in range(3)]
+    batches = [normal(20, 6, seed=seed) for seed in range(3)]
     with pytest.raises(PathError, match="'experts/kernel' has no inputs of its own"):
         gptq(fn, params, batches, 8)
     found = gptq(fn, params, batches, 8, overrides={"experts/*": None})

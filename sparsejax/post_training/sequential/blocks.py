@@ -42,12 +42,13 @@ def find_blocks(program: FlatProgram) -> list[Block]:
     """
     stages = find_stages(program)
     mixed = _mixed(program)
-    ranges = [stage_range(program, stage) for stage in stages]
+    # The layers of one loop are stages of one range.
+    ranges = list(dict.fromkeys(stage_range(program, stage) for stage in stages))
     cuts = []
     for (_, end), (begin, _) in itertools.pairwise(ranges):
         found = [p for p in range(end, begin + 1) if len(mixed & set(program.live(p))) == 1]
         cuts.append(found[-1] if found else None)
-    if len(stages) > 1 and all(cut is None for cut in cuts):
+    if len(ranges) > 1 and all(cut is None for cut in cuts):
         cuts = [begin for begin, _ in ranges[1:]]
     places = [0, *(cut for cut in cuts if cut is not None), len(program.instructions)]
     return [_block(program, begin, end) for begin, end in itertools.pairwise(places)]

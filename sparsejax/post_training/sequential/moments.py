@@ -25,7 +25,8 @@ class Totals(NamedTuple):
 
     Attributes:
       moments: by piece ``count``, ``gram`` H = XᵀX and, where the dense model's inputs X_d were given,
-        ``cross`` K = (X_d − X)ᵀX and ``shift`` (X_d − X)ᵀ(X_d − X); leading axes as `stacked` says.
+        ``cross`` K = (X_d − X)ᵀX and ``shift`` (X_d − X)ᵀ(X_d − X); more as `row_sums` says. Leading axes as
+        `stacked` says.
       stacked: by piece the parameter's axis of each leading axis; None for the groups of a convolution.
     """
 
@@ -42,6 +43,7 @@ class Probe(NamedTuple):
       places: numbers of the instructions with layers, and the run of operands that is each one's own.
       order: the pieces, in the order of the sums.
       text: all that the sums depend on; probes of equal text share a compiled function.
+      means: whether rows are added up too.
     """
 
     program: FlatProgram
@@ -49,14 +51,16 @@ class Probe(NamedTuple):
     places: tuple[tuple[int, int, int], ...]
     order: tuple[Piece, ...]
     text: str
+    means: bool = False
 
 
-def make_probe(program: FlatProgram, stage: tuple[Piece, ...]) -> Probe:
+def make_probe(program: FlatProgram, stage: tuple[Piece, ...], means: bool = False) -> Probe:
     """Finds where the layers of a stage read.
 
     Args:
       program: a flat program.
       stage: pieces.
+      means: whether to add up rows too.
 
     Returns:
       The probe.
@@ -76,7 +80,8 @@ def make_probe(program: FlatProgram, stage: tuple[Piece, ...]) -> Probe:
         how = [(order[p], u.side, u.origin.axes, u.origin.layers, u.site[below:]) for p, u in layers]
         lines.append(f"{instruction.text} {instruction.depth} {sides} {how}")
     segment = cut(program, begin, end, wanted)
-    return Probe(program, segment, tuple(places), tuple(order), "\n".join([segment.text, *lines]))
+    text = "\n".join([segment.text, *lines, *(["means"] if means else [])])
+    return Probe(program, segment, tuple(places), tuple(order), text, means)
 
 
 def _sides(instruction: Instruction, uses: Sequence[Use]) -> list[int]:
@@ -144,12 +149,12 @@ class _Collector:
         found: dict[Piece, tuple[Moments, tuple[int | None, ...]]] = {}
         for (place, first, last), weight in zip(self._probe.places, weights, strict=True):
             instruction = self._probe.program.instructions[place]
-            apart = None if others is None else others[first:last]
+            second = None if others is None else others[first:last]
             layers = [(piece, use) for piece, use in instruction.uses if piece in self._probe.order]
             if instruction.opaque:
-                made = self._inside(instruction, layers, operands[first:last])
+                made = self._inside(instruction, layers, operands[first:last], second)
             else:
-                made = self._direct(instruction, layers, operands[first:last], apart, weight)
+                made = self._direct(instruction, layers, operands[first:last], second, weight)
             for piece, (moments, stacked) in made.items():
                 before = found.get(piece)
                 found[piece] = (moments if before is None else merge(before[0], moments), stacked)
@@ -170,7 +175,7 @@ class _Collector:
             place = sides.index(1 - use.side)
             rows = self._rows(use, operands[place])
             apart = None if dense is None else self._rows(use, dense[place]).array - rows.array
-            found[piece] = (row_sums(rows.array, apart, weight), rows.stacked)
+            found[piece] = (row_sums(rows.array, apart, weight, self._probe.means), rows.stacked)
         return found
 
     def _rows(self, use: Use, operand: Array) -> Any:
@@ -179,11 +184,17 @@ class _Collector:
         return input_rows(use, shape, traced.paths[use.leaf], [operand, operand])
 
     def _inside(
-        self, instruction: Instruction, layers: list[tuple[Piece, Use]], operands: Sequence[Array]
+        self,
+        instruction: Instruction,
+        layers: list[tuple[Piece, Use]],
+        operands: Sequence[Array],
+        dense: Sequence[Array] | None,
     ) -> dict[Piece, Any]:
-        """Sums of the layers inside a loop or a branch; the dense model may take another turn there."""
-        taps = Taps([use for _, use in layers], self._probe.program.traced, frozenset({"gram"}))
-        _, found = taps.inside(instruction.eqn, list(operands), instruction.site, instruction.depth)
+        """Sums of the layers inside a loop or a branch, the dense model going through it beside."""
+        uses, means = [use for _, use in layers], self._probe.means
+        taps = Taps(uses, self._probe.program.traced, lambda rows, apart: row_sums(rows, apart, None, means))
+        runs = [list(operands), *([] if dense is None else [list(dense)])]
+        _, found = taps.inside(instruction.eqn, runs, instruction.site, instruction.depth)
         made = {}
         for piece, use in layers:
             taken = {axis for axis, _ in piece[1]}
@@ -192,26 +203,35 @@ class _Collector:
         return made
 
 
-@partial(jax.jit, inline=True)
-def row_sums(rows: Array, apart: Array | None, weight: Array | None) -> Moments:
+@partial(jax.jit, inline=True, static_argnames="means")
+def row_sums(rows: Array, apart: Array | None, weight: Array | None, means: bool = False) -> Moments:
     """The sums of one batch at one layer.
 
     Args:
       rows: X, (stacked…, rows, features).
       apart: X_d − X, or None.
       weight: of each row, (rows,) or (stacked…, rows), or None.
+      means: whether to add up rows too.
 
     Returns:
-      ``count`` (of rows whose weight is not zero), ``gram``, and with `apart` ``cross`` and ``shift``.
+      ``count`` (of rows whose weight is not zero), ``gram``, and with `apart` ``cross`` and ``shift``; with `means`
+      ``mass`` (the sum of weights), ``total`` Σx and with `apart` ``moved`` Σ(x_d − x).
     """
     product = partial(jnp.einsum, "...ri,...rj->...ij", precision=_HIGHEST)
     count = jnp.full(rows.shape[:-2], rows.shape[-2], rows.dtype)
+    sums: Moments = {"count": count}
+    if means:
+        own = jnp.ones((), rows.dtype) if weight is None else weight.astype(rows.dtype)
+        own = jnp.broadcast_to(own, rows.shape[:-1])
+        add = partial(jnp.einsum, "...r,...ri->...i", precision=_HIGHEST)
+        sums |= {"mass": jnp.sum(own, -1), "total": add(own, rows)}
+        sums |= {} if apart is None else {"moved": add(own, apart)}
     if weight is not None:
         count = jnp.broadcast_to(jnp.sum(weight > 0, -1), rows.shape[:-2]).astype(rows.dtype)
         root = jnp.sqrt(weight)[..., None].astype(rows.dtype)
         rows = rows * root
         apart = None if apart is None else apart * root
-    sums: Moments = {"count": count, "gram": product(rows, rows)}
+    sums |= {"count": count, "gram": product(rows, rows)}
     if apart is not None:
         sums |= {"cross": product(apart, rows), "shift": product(apart, apart)}
     return sums
@@ -225,7 +245,7 @@ def ordered(moments: Moments, stacked: tuple[int | None, ...]) -> dict[str, np.n
       stacked: what the leading axes are.
 
     Returns:
-      ``count`` (problems,) and matrices (problems, features, features).
+      ``count`` and ``mass`` (problems,), vectors (problems, features) and matrices (problems, features, features).
     """
     order = sorted(range(len(stacked)), key=lambda i: (stacked[i] is None, stacked[i] or 0))
     lead = len(stacked)

@@ -10,7 +10,8 @@ def find_stages(program: FlatProgram) -> list[tuple[Piece, ...]]:
 
     A stage takes the next layer as long as what that layer reads does not depend on a layer of the stage: query, key
     and value are one stage, the projection after them the next. A parameter that is used in several places, and
-    all layers between its first and its last use, are one stage.
+    all layers between its first and its last use, are one stage. Layers inside one loop or branch that is not unrolled
+    are a stage each, in the order of the body: round after round each reads what the others make.
 
     Args:
       program: a flat program.
@@ -26,7 +27,9 @@ def find_stages(program: FlatProgram) -> list[tuple[Piece, ...]]:
             _spread(program.instructions[place], set(stages[-1]) if stages else set(), tainted)
             place += 1
         # Read before the layer's own instruction spread anything: only what lies before counts.
-        if stages and (first <= end or not _reads(program.instructions[first], tainted)):
+        if _same_loop(program, stages, place=(first, last), end=end):
+            stages.append([piece])
+        elif stages and (first <= end or not _reads(program.instructions[first], tainted)):
             stages[-1].append(piece)
             _spread(program.instructions[first], set(stages[-1]), tainted)
         else:
@@ -36,6 +39,14 @@ def find_stages(program: FlatProgram) -> list[tuple[Piece, ...]]:
             end = -1
         end = max(end, last)
     return [tuple(stage) for stage in stages]
+
+
+def _same_loop(program: FlatProgram, stages: list[list[Piece]], place: tuple[int, int], end: int) -> bool:
+    """Whether a layer and the last stage lie in one loop or branch, and nowhere else."""
+    first, last = place
+    if not (stages and program.instructions[first].opaque and first == last == end):
+        return False
+    return stage_range(program, tuple(stages[-1]))[0] == first
 
 
 def stage_range(program: FlatProgram, stage: tuple[Piece, ...]) -> tuple[int, int]:

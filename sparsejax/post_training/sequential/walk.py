@@ -39,6 +39,7 @@ class Walk:
         leaves: frozenset[int],
         *,
         paired: bool,
+        means: bool = False,
     ) -> None:
         """Traces the function for every shape of batch and puts all batches at the beginning.
 
@@ -48,6 +49,7 @@ class Walk:
           batches: all of them, kept.
           leaves: numbers of the leaves whose layers are tapped.
           paired: whether the dense model runs beside the pruned one.
+          means: whether inputs are added up too.
 
         Raises:
           CalibrationError: a batch that the function does not take, or in whose shape it has other layers.
@@ -68,7 +70,7 @@ class Walk:
             for shape, batch in zip(self._shapes, inputs, strict=True)
         ]
         self._dense = list(self._pruned) if paired else None
-        self._apart = False
+        self._apart, self._means = False, means
         self.at = -1
         self.weights: list[dict[int, Array]] = [{} for _ in batches]
 
@@ -99,7 +101,7 @@ class Walk:
             if number + 1 < len(self.stages):
                 onward = make_passage(program, here, stage_range(program, self.stages[number + 1])[0])
             self._stops = {key: stop for key, stop in self._stops.items() if key[1] == number}
-            self._stops[shape, number] = _Stop(make_probe(program, self.stages[number]), onward)
+            self._stops[shape, number] = _Stop(make_probe(program, self.stages[number], self._means), onward)
         return self._stops[shape, number]
 
     def start(self, leaves: Sequence[Array], dense: Sequence[Array]) -> None:

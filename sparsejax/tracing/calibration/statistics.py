@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sparsejax.errors import TracingError
 from sparsejax.params.paths import match_paths, require_arrays
 from sparsejax.tracing import jaxpr as jaxprs
-from sparsejax.tracing.calibration.sums import Moments, merge, zeros_like
+from sparsejax.tracing.calibration.sums import Moments, merge, row_moments, zeros_like
 from sparsejax.tracing.calibration.taps import Taps
 from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Params
@@ -132,9 +132,10 @@ def _batch_moments(
     if patterns is not None:
         paths = list(match_paths(patterns, paths, "layers"))
     chosen = [use for use in uses if traced.paths[use.leaf] in paths]
-    taps = Taps(chosen, traced, wanted - ({"norm"} if "gram" in wanted else set()))
+    asked = wanted - ({"norm"} if "gram" in wanted else set())
+    taps = Taps(chosen, traced, lambda rows, _: row_moments(rows, asked))
     args = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
-    _, found = taps.run(traced.closed.jaxpr, traced.closed.consts, args)
+    _, found = taps.run(traced.closed.jaxpr, traced.closed.consts, [args])
     stacked.update({traced.paths[leaf]: axes for leaf, axes in taps.stacked.items()})
     return {traced.paths[leaf]: found[leaf] for leaf in sorted(found)}
 
