@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint docs gpu aot aot-quick clean
+.PHONY: help demo test test-slow lint docs gpu aot aot-quick aot-pods clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -53,6 +53,11 @@ aot: $(VENV)/.installed-test  ## compile the kernels for TPUs and GPUs that are 
 aot-quick: $(VENV)/.installed-test  ## three of these kernels; says so where the compilers cannot be had
 	@$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR); status=$$?; \
 	if [ $$status -eq 3 ]; then exit 0; elif [ $$status -ne 0 ]; then exit $$status; fi; $(AOT_RUN) --quick
+
+aot-pods: $(VENV)/.installed-test  ## compile the full-size configurations for TPU slices that are not here
+	$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR)
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) \
+		$(RUN) -m experiments.benchmark.pod_programs --out experiments/benchmark/pod_programs.json
 
 clean:  ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) $(AOT_DIR) build *.egg-info .pytest_cache .ruff_cache .hypothesis

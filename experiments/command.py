@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from experiments.config.help import fields_help
 from experiments.config.switching import SwitchingParser, spell_out
-from experiments.errors import ConfigError, Interrupted
+from experiments.errors import ConfigError, Interrupted, error_text
 from sparsejax.errors import SparsejaxError
 
 #: Exit status of a command that could not do what was asked.
@@ -93,7 +93,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(_ARGUMENTS)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if own := _own(error):
+        if own := own_error(error):
             _fail(own)  # what a configuration's file raised; ml_collections would show its traceback
         # ml_collections raises these for a mistyped field, with its "did you mean".
         _fail(ConfigError(f"The command line cannot be read: {_told(error)}"))
@@ -113,7 +113,7 @@ def _told(error: BaseException) -> str:
     return text
 
 
-def _own(error: BaseException | None) -> SparsejaxError | None:
+def own_error(error: BaseException | None) -> SparsejaxError | None:
     """Finds the first error of ours that an error came from; those on the way repeat its traceback as their text."""
     found = None
     while error is not None:
@@ -145,5 +145,5 @@ def _check_loaded() -> None:
 
 
 def _fail(error: SparsejaxError) -> None:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    print(error_text(error), file=sys.stderr)
     sys.exit(FAILED)

@@ -26,6 +26,7 @@ from experiments.config.validation import ignored_fields, validate_config
 from experiments.data.augment_recipes import build_augment
 from experiments.data.batches import batch_indices
 from experiments.data.streaming import Stream
+from experiments.devices.agreement import check_hosts_agree
 from experiments.devices.hosts import join_hosts, together
 from experiments.devices.preemption import stop_requests
 from experiments.errors import Interrupted, TrainingError
@@ -78,7 +79,7 @@ def run(
       The content of ``result.json``.
 
     Raises:
-      ConfigError, DatasetError, WorkdirError, CheckpointError, TrainingError: see their texts.
+      ConfigError, DatasetError, WorkdirError, CheckpointError, TrainingError, HostError: see their texts.
       Interrupted: SIGTERM came; a checkpoint was written.
     """
     started = time.perf_counter()
@@ -91,6 +92,7 @@ def run(
         config = extend_config(config, workdir)
         validate_config(config)
     as_json = json.loads(json.dumps(config.to_dict()))
+    check_hosts_agree(as_json)
     leads = jax.process_index() == 0  # the others compute, are silent, and leave the directory alone
     console.quiet = not leads
     with contextlib.ExitStack() as stack:

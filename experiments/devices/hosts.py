@@ -23,7 +23,8 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 def join_hosts() -> bool:
     """Joins the other hosts of this launch, if there are any; call it before anything else touches JAX.
 
-    JAX itself detects SLURM, OpenMPI, Kubernetes and Cloud TPUs. Elsewhere set, for each process,
+    JAX itself detects SLURM, OpenMPI, Kubernetes and Cloud TPUs; on a TPU VM reached over ssh, whose environment
+    names no other, ``SPARSEJAX_HOSTS=detect`` has it ask. Elsewhere set, for each process,
     ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. A process that dies without a
     word ends the others after `HEARTBEAT` seconds, one that fails with an error after `SHUTDOWN` seconds.
 
@@ -31,7 +32,8 @@ def join_hosts() -> bool:
       Whether this is one of several processes.
 
     Raises:
-      ConfigError: a part of the three variables is missing, or is not a number.
+      ConfigError: a part of the three variables is missing, or is not a number; or hosts that were to be detected are
+        none that JAX knows.
 
     Example:
       >>> join_hosts()
@@ -41,6 +43,8 @@ def join_hosts() -> bool:
         limits = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": SHUTDOWN}
         if place := _given_place():
             jax.distributed.initialize(*place, **limits)
+        elif _asked_to_detect():
+            _detect(limits)
         elif _launched_on_several_hosts():
             jax.distributed.initialize(**limits)
     return jax.distributed.is_initialized() and jax.process_count() > 1
@@ -58,6 +62,23 @@ def _given_place() -> tuple[str, int, int] | None:
     if not int(number) < int(count):
         raise ConfigError(f"JAX_PROCESS_ID={number} must be below JAX_NUM_PROCESSES={count}.")
     return address, int(count), int(number)
+
+
+def _asked_to_detect() -> bool:
+    asked = os.environ.get("SPARSEJAX_HOSTS", "")
+    if asked not in ("", "detect"):
+        raise ConfigError(f"SPARSEJAX_HOSTS is {asked!r}: it is 'detect', or not set.")
+    return bool(asked)
+
+
+def _detect(limits: dict[str, int]) -> None:
+    try:
+        jax.distributed.initialize(**limits)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"SPARSEJAX_HOSTS=detect, but JAX detects no other hosts here ({error}): set {', '.join(_VARIABLES)} for "
+            "each process instead."
+        ) from error
 
 
 def _launched_on_several_hosts() -> bool:

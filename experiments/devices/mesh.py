@@ -35,20 +35,44 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh | None:
       >>> make_mesh({"data": 1, "fsdp": 1, "tensor": 1}) is None
       True
     """
-    names, wanted = tuple(sizes), list(sizes.values())
-    total = jax.device_count()
+    shape = mesh_shape(sizes, jax.device_count())
+    names = tuple(sizes)
+    if np.prod(shape) == 1 and jax.process_count() == 1:
+        return None
+    if np.prod(shape) != jax.device_count():
+        raise ConfigError(
+            f"config.mesh is {dict(sizes)}, one device, on {jax.process_count()} processes: let one axis be -1."
+        )
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def mesh_shape(sizes: Mapping[str, int], total: int) -> tuple[int, ...]:
+    """Says how many devices each axis of a mesh gets.
+
+    Args:
+      sizes: devices along each axis; -1, at most once, takes what the others leave.
+      total: devices that there are, on all hosts.
+
+    Returns:
+      The sizes, without a -1.
+
+    Raises:
+      ConfigError: the sizes do not use exactly the devices that there are (one device may be used of many).
+
+    Example:
+      >>> mesh_shape({"data": -1, "fsdp": 4, "tensor": 2}, 16)
+      (2, 4, 2)
+    """
+    wanted = list(sizes.values())
     fixed = int(np.prod([size for size in wanted if size != -1]))
     if wanted.count(-1) > 1 or (-1 in wanted and total % fixed):
         raise ConfigError(f"config.mesh is {dict(sizes)} with {total} devices: one -1, that divides evenly.")
-    shape = [total // fixed if size == -1 else size for size in wanted]
-    used = int(np.prod(shape))
-    if used == 1 and jax.process_count() == 1:
-        return None
-    if used != total:
+    shape = tuple(total // fixed if size == -1 else size for size in wanted)
+    if (used := int(np.prod(shape))) not in (1, total):
         raise ConfigError(
             f"config.mesh is {dict(sizes)}, {used} devices, but there are {total}: let one axis be -1."
         )
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
+    return shape
 
 
 def param_specs(params: Params, mesh: Mesh) -> dict[str, P]:
