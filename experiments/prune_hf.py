@@ -111,7 +111,7 @@ def load(folder: str) -> tuple[Callable[[Params, Array], Array], Params]:
         import torch
         import transformers
     except ImportError as error:
-        raise ConfigError(f"{error}: pip install 'sparsejax[torch]'") from error
+        raise ConfigError(f"{error}: pip install -e '.[torch]'") from error
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, attn_implementation="eager", local_files_only=True, dtype=torch.float32

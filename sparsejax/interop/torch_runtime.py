@@ -9,7 +9,7 @@ import jax
 
 from sparsejax.errors import InstallError, TracingError
 
-_REMEDY = "pip install 'sparsejax[torch]'"
+_REMEDY = "pip install -e '.[torch]'"
 
 
 def libraries() -> tuple[Any, Any]:
