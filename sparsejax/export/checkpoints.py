@@ -57,24 +57,63 @@ def compressed_tensors(
 
     Source: the package compressed-tensors 0.20.0 (Neural Magic, Apache-2.0), whose loader is the oracle of our tests.
     """
-    _check(format)
+    config = quantization_config(weights, format, ignore)
     arrays: dict[str, np.ndarray] = {}
+    for name, leaf in weights.items():
+        arrays |= stored(name, leaf, format)
+    return arrays, config
+
+
+def stored(name: str, leaf: Any, format: str = "pack-quantized") -> dict[str, np.ndarray]:
+    """What stands in the file for one parameter.
+
+    Args:
+      name: of the parameter.
+      leaf: an array, or a `QuantizedTensor`.
+      format: "pack-quantized" or "int-quantized".
+
+    Returns:
+      The arrays by name: the array itself, or the parts of a quantized weight.
+
+    Raises:
+      QuantizationError: scales that the weights' dtype does not hold.
+    """
+    if not is_quantized(leaf):
+        return {name: np.asarray(leaf)}
+    module = name.removesuffix(".weight")
+    packed = _packed(leaf) if format == "pack-quantized" else {"weight": np.asarray(leaf.values)}
+    return {f"{module}.{part}": array for part, array in packed.items()} | {
+        f"{module}.weight_scale": _scale(name, leaf)
+    }
+
+
+def quantization_config(
+    weights: Mapping[str, Any], format: str = "pack-quantized", ignore: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What ``config.json`` says of quantized weights; nothing is packed.
+
+    Args:
+      weights: as `compressed_tensors` takes them.
+      format: as there.
+      ignore: as there.
+
+    Returns:
+      The value of ``quantization_config``.
+
+    Raises:
+      FileError, QuantizationError: as there.
+    """
+    _check(format)
     schemes: dict[_Scheme, list[str]] = {}
     for name, leaf in weights.items():
-        if not is_quantized(leaf):
-            arrays[name] = np.asarray(leaf)
-            continue
-        module = name.removesuffix(".weight")
-        if module == name:
-            raise FileError(f"{name!r} is quantized; only weights of linear layers can be, M.weight.")
-        scheme = _scheme(name, leaf, format)
-        schemes.setdefault(scheme, []).append(module)
-        packed = _packed(leaf) if format == "pack-quantized" else {"weight": np.asarray(leaf.values)}
-        arrays |= {f"{module}.{part}": array for part, array in packed.items()}
-        arrays[f"{module}.weight_scale"] = _scale(name, leaf)
+        if is_quantized(leaf):
+            module = name.removesuffix(".weight")
+            if module == name:
+                raise FileError(f"{name!r} is quantized; only weights of linear layers can be, M.weight.")
+            schemes.setdefault(_scheme(name, leaf, format), []).append(module)
     if not schemes:
         raise QuantizationError("No weight is quantized; quantize some first, or save the folder as it is.")
-    return arrays, _configuration(schemes, format, ignore)
+    return _configuration(schemes, format, ignore)
 
 
 def _check(format: str) -> None:

@@ -164,9 +164,9 @@ class Reader:
       metadata: the texts of the header.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens a file and checks its header."""
-        self.path = pathlib.Path(path)
+    def __init__(self, path: str | os.PathLike[str], ours: bool = True) -> None:
+        """Opens a file and checks its header; without `ours` also a file of others, which has no checksum."""
+        self.path, self._ours = pathlib.Path(path), ours
         try:
             self._file: IO[bytes] = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
@@ -196,15 +196,19 @@ class Reader:
             raise damaged(self.path, f"its header does not read ({error})") from error
 
     def _check(self, header: bytes, size: int) -> None:
-        if _CRC not in self.metadata:
+        if _CRC in self.metadata:
+            self._check_sum(header)
+        elif self._ours:
             raise damaged(self.path, f"its header has no {_CRC}: it was not written by sparsejax.export.save")
-        digits = f'"{_CRC}":"{self.metadata[_CRC]}"'.encode()
-        if f"{zlib.crc32(header.replace(digits, _NO_CRC, 1)):08x}" != self.metadata[_CRC]:
-            raise damaged(self.path, "the checksum of its header is wrong")
         if max((part.end for part in self.parts.values()), default=0) != size:
             raise damaged(
                 self.path, f"it has {size} bytes of data, and its header says otherwise: it is cut off"
             )
+
+    def _check_sum(self, header: bytes) -> None:
+        digits = f'"{_CRC}":"{self.metadata[_CRC]}"'.encode()
+        if f"{zlib.crc32(header.replace(digits, _NO_CRC, 1)):08x}" != self.metadata[_CRC]:
+            raise damaged(self.path, "the checksum of its header is wrong")
 
     def read(self, name: str) -> np.ndarray:
         """Reads one array.

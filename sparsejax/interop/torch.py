@@ -161,17 +161,23 @@ def state_arrays(params: Params, fn: Any) -> dict[str, Array]:
     Raises:
       ParamsError: `fn` comes from elsewhere.
     """
-    source = _source(fn)
-    if source is None:
+    if _source(fn) is None:
         raise ParamsError(
             f"fn is a {type(fn).__name__}; give what from_torch returned, or what shrink made of it."
         )
+    return {**params, **persistent_buffers(fn)}
+
+
+def persistent_buffers(fn: Any) -> dict[str, Array]:
+    """The buffers that a checkpoint holds, cut as `fn` was; none for functions from elsewhere."""
+    source = _source(fn)
+    if source is None or not source.persistent:
+        return {}
     buffers = {name: source.buffers[name] for name in source.buffers if name in source.persistent}
-    if isinstance(fn, ShrunkFunction) and buffers:
-        variables = {**fn.params, **source.buffers}
-        groups = prunable_groups(source.with_buffers, variables, fn.inputs)
-        buffers = shrink_tree(buffers, groups, fn.keep)
-    return {**params, **buffers}
+    if not isinstance(fn, ShrunkFunction):
+        return buffers
+    groups = prunable_groups(source.with_buffers, {**fn.params, **source.buffers}, fn.inputs)
+    return shrink_tree(buffers, groups, fn.keep)
 
 
 def _source(fn: Any) -> "TorchFunction | None":
