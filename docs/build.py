@@ -62,7 +62,8 @@ def stage(source: pathlib.Path) -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     (source / "changelog.md").write_text(changes.replace("```renames", "```text"), encoding="utf-8")
     for notebook in sorted((ROOT / "colab").glob("*.ipynb")):
-        shutil.copy(notebook, source / "tutorials" / notebook.name)
+        text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        (source / "tutorials" / notebook.name).write_text(text, encoding="utf-8")
     (source / "api").mkdir()
     for name, page in api_pages().items():
         (source / "api" / f"{name}.md").write_text(page, encoding="utf-8")

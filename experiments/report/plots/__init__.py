@@ -24,6 +24,7 @@ from experiments.report.plots.curves import (
     trade_off,
 )
 from experiments.report.plots.groups import group_graph, importances, sensitivity
+from experiments.report.plots.maps import heat_maps
 from experiments.report.plots.masks import connectivity, mask_overlap
 from experiments.report.plots.roofline import Kernel, roofline
 
@@ -37,6 +38,7 @@ __all__ = [
     "density_by_layer",
     "draw_panels",
     "group_graph",
+    "heat_maps",
     "importances",
     "inline_svg",
     "interval_rows",
