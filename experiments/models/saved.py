@@ -61,6 +61,23 @@ def is_saved(directory: str) -> bool:
     return bool(directory) and (pathlib.Path(directory) / "model.json").exists()
 
 
+def model_sizes(sizes: Mapping[str, Any], init_from: str) -> Mapping[str, Any]:
+    """The sizes before any width was pruned: of the saved model that a run begins from, or its own.
+
+    Args:
+      sizes: `config.model`.
+      init_from: `config.init_from`.
+
+    Returns:
+      What `whole_model` takes.
+    """
+    return (
+        json.loads((pathlib.Path(init_from) / "model.json").read_text())["model"]
+        if is_saved(init_from)
+        else sizes
+    )
+
+
 def model_of_run(
     sizes: Mapping[str, Any], init_from: str, input_shape: Sequence[int], classes: int
 ) -> nnx.Module:

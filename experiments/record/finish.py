@@ -24,6 +24,9 @@ from experiments.run.population import Run
 from experiments.run.prepare import Setup
 from experiments.run.state import STATE_AXES, TrainState, member_of, over_members
 
+#: Of what a workdir holds; a reader of another one refuses it.
+LAYOUT = 1
+
 _PER_MEMBER = ("metrics", "sparsity", "density_by_layer", "nonzero", "training_flops", "inference_flops")
 
 
@@ -75,10 +78,21 @@ def finish(
         **joined,
         "parameters": sum(leaf.size for leaf in leaves),
         "examples": {"train": setup.source.size, "test": setup.test.size},
+        "network": _network(setup),
         "steps": config.steps,
         "device": device_name(),
         "versions": versions(),
         **({"members": [run._asdict() for run, _ in members]} if config.population else {}),
+    }
+
+
+def _network(setup: Setup) -> dict[str, Any]:
+    """What the model was built for, so that it is read back without its data."""
+    return {
+        "layout": LAYOUT,
+        "inputs": "tokens" if setup.test.window else "images",
+        "input_shape": list(setup.test.input_shape),
+        "classes": setup.test.classes,
     }
 
 

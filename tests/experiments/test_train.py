@@ -32,7 +32,17 @@ SMALL = [
     "--config.model.widths=(24,)",
 ]
 FIELDS = {
-    *("config", "metrics", "sparsity", "density_by_layer", "parameters", "nonzero", "examples", "steps"),
+    *(
+        "config",
+        "metrics",
+        "sparsity",
+        "density_by_layer",
+        "parameters",
+        "nonzero",
+        "examples",
+        "network",
+        "steps",
+    ),
     *("steps_per_second", "training_flops", "inference_flops", "wall_seconds", "device", "versions"),
 }
 
