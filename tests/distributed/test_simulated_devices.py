@@ -11,21 +11,43 @@ from tests.distributed.launch import Run, finish
 
 MESH = {"data": 4, "model": 2}
 MOVES = ("all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
-RECIPES = tuple(layouts.recipes())
+#: Run by default: every pattern and layout, exchanged masks, a population. Elsewhere it is the same code that compiles.
+FIRST = ("gmp", "rigl")
+REST = tuple(name for name in layouts.recipes() if name not in FIRST)
+RECIPES = [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
+
+
+def _side_by_side(*jobs: str) -> list[tuple[dict, dict]]:
+    """Facts and arrays of these jobs on one device and on a simulated mesh of 4 × 2, run side by side."""
+    shapes = (("1", "1"), ("4", "2"))
+    return finish([Run("run_recipes", "--mesh", *shape, "--recipes", *jobs) for shape in shapes], patience=200)
 
 
 @pytest.fixture(scope="module")
-def runs():
-    """Facts and arrays of every recipe on one device and on a simulated mesh of 4 × 2, run side by side."""
-    return finish([Run("run_recipes", "--mesh", *shape) for shape in (("1", "1"), ("4", "2"))], patience=200)
+def first():
+    """What the default run looks at."""
+    return _side_by_side(*FIRST, "population", "canary", "repeated")
 
 
 @pytest.fixture(scope="module")
+def rest():
+    """What the slow tests look at."""
+    return _side_by_side(*REST, "training")
+
+
+@pytest.fixture
+def runs(request):
+    """One device and eight, of the recipe that a test names, or of the default run."""
+    recipe = getattr(request.node, "callspec", None) and request.node.callspec.params.get("recipe")
+    return request.getfixturevalue("rest" if recipe in (*REST, "training") else "first")
+
+
+@pytest.fixture
 def one(runs):
     return runs[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def eight(runs):
     return runs[1]
 
@@ -72,13 +94,13 @@ def test_every_mask_is_sparse_and_the_parameters_are_on_it(eight, recipe):
             assert not param[~np.broadcast_to(mask, param.shape)].any(), name
 
 
-@pytest.mark.parametrize("recipe", ["rigl", "set"])
+@pytest.mark.parametrize("recipe", ["rigl", pytest.param("set", marks=pytest.mark.slow)])
 def test_exchanged_masks_have_changed_and_kept_their_counts(eight, recipe):
-    for name, first in eight[1].items():
+    for name, before in eight[1].items():
         if name.startswith(f"{recipe}/init/mask/"):
-            last = eight[1][name.replace("/init/", "/end/")]
-            assert (first != last).any(), name
-            assert first.sum() == last.sum(), name
+            after = eight[1][name.replace("/init/", "/end/")]
+            assert (before != after).any(), name
+            assert before.sum() == after.sum(), name
 
 
 def test_the_reader_of_programs_sees_a_gather_and_a_sort(eight):
@@ -101,8 +123,10 @@ def test_the_step_compiles_once(eight):
     assert eight[0]["repeated"]["programs"] == [1, 0, 0]
 
 
-def test_training_moves_what_plain_training_moves(eight):
-    facts = eight[0]["training"]
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["training"])
+def test_training_moves_what_plain_training_moves(eight, recipe):
+    facts = eight[0][recipe]
     assert named(facts["plain_operations"], "all-gather") != []
     for name in MOVES:
         assert named(facts["operations"], name) == named(facts["plain_operations"], name)
@@ -114,9 +138,11 @@ def test_training_moves_what_plain_training_moves(eight):
     assert facts["moved"] == []
 
 
-def test_training_agrees_to_reduction_order(one, eight):
-    losses = eight[0]["training"]["losses"]
-    np.testing.assert_allclose(losses, one[0]["training"]["losses"], rtol=1e-4)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["training"])
+def test_training_agrees_to_reduction_order(one, eight, recipe):
+    losses = eight[0][recipe]["losses"]
+    np.testing.assert_allclose(losses, one[0][recipe]["losses"], rtol=1e-4)
     assert losses[-1] < 0.6 * losses[0]
     for name, mask in one[1].items():
         if name.startswith("training/mask/"):
