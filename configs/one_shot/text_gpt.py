@@ -2,6 +2,7 @@
 
 python -m experiments.one_shot --config=configs/one_shot/text_gpt.py --workdir=runs/one_shot_gpt
 
+`:hour` is the same network, trained half as long, with fewer methods, levels and windows: an hour of one core.
 `:prose`, `:few` change the calibration data: docstrings in place of code; 16 windows in place of 256. `:small` is a
 GPT of 116 k parameters for a look; `:large` one of 85 M for a GPU.
 """
@@ -18,6 +19,12 @@ SIZES = {
 }
 VARIANTS = {
     "full": {},
+    "hour": {
+        "methods": ("magnitude", "wanda", "ria", "wanda+swaps", "wanda+swaps+resolve", "sparsegpt", "alps"),
+        "levels": ("50 %", "70 %", "2:4"),
+        "test_items": 300,
+        "calibration_items": 128,
+    },
     "prose": {"part": "prose"},
     "few": {"calibration_items": 16, "batch_size": 4},
     "small": {
@@ -41,6 +48,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     base.update({"method": "dense", "dataset": "python_text", "window": 128, "batch_size": 16, "steps": 2000})
     base.update({"eval_every": 250, "clip_norm": 1.0, "test_split": "test[:5%]"})
     base.model.update(SIZES[variant if variant in SIZES else "medium"])
+    if variant == "hour":
+        base.steps = 1000
     if variant == "small":
         base.update({"steps": 500, "window": 64})
     return config

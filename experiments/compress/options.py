@@ -46,7 +46,10 @@ def default_compression(base: ConfigDict) -> ConfigDict:
     options.most = 1.0  # largest share of one group that may go
     options.round_to = 1  # widths are multiples of it
     options.rounds = 1  # of pruning and fine-tuning, each taking the same fraction of what is left
-    options.batches = 8  # training batches for the importances that look at data
+    options.batches = 8  # training batches for the importances that look at data, and for the repair
+    options.repair = (
+        ""  # before fine-tuning: "weights and bias", "weights" or "bias", as `post_training.repair`
+    )
 
     options.bits = (
         0  # of the shrunk network's weights in ``small/model.safetensors``; 0: nothing is quantized or saved
@@ -88,6 +91,7 @@ def validate_compression(options: ConfigDict) -> None:
         require(_holds(holds, options[name]), name, options[name], text)
     choice(options.budget, BUDGETS, "budget")
     choice(options.across, ("uniform", "global"), "across")
+    choice(options.repair, ("", "weights and bias", "weights", "bias"), "repair")
     choice(options.quantizer, ("gptq", "nearest"), "quantizer")
     choice(options.compression, ("", "zlib", "zstd"), "compression")
     for field, known in (("importances", UNIT_IMPORTANCES), ("kinds", _KINDS)):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import sparsejax
 from experiments.compress import small_model as small
 from experiments.compress.unit_choices import (
+    on_masks,
     sensitivity,
     side_by_side,
     still_gone,
@@ -184,7 +185,7 @@ def prune_run(
         importance = still_gone(importance, load_keep(before))
     found = choose(task, source, importance, ratio)
     masks = whole_masks(source, found.groups, found.keep)
-    pruned = task.refresh(sparsejax.apply_masks(source, masks))
+    pruned = task.refresh(on_masks(task.fn, source, masks, task.batches, task.options.repair))
     batch = len(task.inputs)
     result = {
         "metrics": task.evaluate(pruned),

@@ -16,6 +16,7 @@ from sparsejax.importances.pooling import producer_only
 from sparsejax.importances.weights import geometric_median, l1, l2, taylor
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.paths import map_with_path
+from sparsejax.post_training import repair
 from sparsejax.structured.choose.removal_order import keep_best
 from sparsejax.structured.latency import measure_latency
 from sparsejax.tracing.groups import Group
@@ -135,6 +136,26 @@ def whole_masks(variables: Params, groups: Mapping[str, Group], keep: Mapping[st
         return np.array(np.broadcast_to(mask, np.shape(leaf))) if path in held else np.asarray(mask)
 
     return map_with_path(whole, variables, group_masks(variables, groups, keep))
+
+
+def on_masks(
+    fn: Function, variables: Params, masks: MaskTree, batches: Sequence[Batch], update: str
+) -> Params:
+    """A network on the masks of its units, what stays as it was or repaired.
+
+    Args:
+      fn: ``fn(variables, inputs) -> logits``.
+      variables: the dense parameters.
+      masks: of its units.
+      batches: of training data, to repair on.
+      update: as `sparsejax.post_training.repair` takes it; empty: nothing is repaired.
+
+    Returns:
+      The parameters, zero off the masks.
+    """
+    if not update:
+        return apply_masks(variables, masks)
+    return repair(fn, variables, masks, [batch.inputs for batch in batches], update=update).params
 
 
 def sensitivity(

@@ -22,6 +22,9 @@ class Problem(NamedTuple):
       count: number of rows.
       cross: (X_d − X)ᵀX; None where the dense model's inputs are not asked for, or are the same.
       shift: (X_d − X)ᵀ(X_d − X), or None.
+      mass: sum of the rows' weights; None where rows were not added up.
+      total: Σx, (inputs,), likewise.
+      moved: Σ(x_d − x), (inputs,); None where `cross` is.
     """
 
     weights: Array
@@ -29,6 +32,9 @@ class Problem(NamedTuple):
     count: int
     cross: Array | None = None
     shift: Array | None = None
+    mass: Array | None = None
+    total: Array | None = None
+    moved: Array | None = None
 
 
 def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]:
@@ -38,7 +44,8 @@ def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]
       leaf: the parameter.
       layer: the roles of its axes.
       sums: ``count`` (problems,) and matrices (problems, features, features) in the parameter's own order of axes:
-        ``gram``, and ``cross`` with ``shift`` or neither.
+        ``gram``, and ``cross`` with ``shift`` or neither. Where rows were added up ``mass`` (problems,), and vectors
+        (problems, features) ``total`` and, with ``cross``, ``moved``.
 
     Returns:
       The problems: stacked axes row-major, groups of a convolution last.
@@ -49,12 +56,15 @@ def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]
     places = np.arange(inputs).reshape(sizes(layer.shape, tuple(own)))
     # Solvers count N:M groups and blocks along the channels: those go last, whatever the kernel's layout.
     places = places.transpose([own.index(axis) for axis in (*layer.axes.spatial, *layer.axes.input)]).ravel()
-    moved = {name: sums[name] for name in ("gram", "cross", "shift") if name in sums}
+    names = ("gram", "cross", "shift", "mass", "total", "moved")
+    arranged = {name: sums[name] for name in names if name in sums}
     if not np.array_equal(places, np.arange(inputs)):
-        moved = {name: array[:, places][:, :, places] for name, array in moved.items()}
+        for name, array in arranged.items():
+            array = array[:, places] if array.ndim > 1 else array
+            arranged[name] = array[:, :, places] if array.ndim > 2 else array
     counts = np.asarray(sums["count"])
     return [
-        Problem(w, count=int(n), **{name: array[i] for name, array in moved.items()})
+        Problem(w, count=int(n), **{name: array[i] for name, array in arranged.items()})
         for i, (w, n) in enumerate(zip(matrices, counts, strict=True))
     ]
 

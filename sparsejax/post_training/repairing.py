@@ -1,4 +1,4 @@
-"""Repair of structured cuts: the weights that read removed units are re-solved for the dense model's outputs."""
+"""Repair of structured cuts: weights that read removed units are re-solved, biases make good what was removed."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,16 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import MaskError
+from sparsejax.errors import CalibrationError, MaskError
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns.pattern import Pattern
-from sparsejax.post_training.model import prune_model
+from sparsejax.post_training.calibrating import Calibration, run_calibration
+from sparsejax.post_training.calibration_run import Options
+from sparsejax.post_training.chosen_layers import hold_out, layers_in_order
+from sparsejax.post_training.repairing_pieces import Repairing
 from sparsejax.post_training.results import LayerResult, PrunedModel
+from sparsejax.post_training.sequential.biases import Bias, find_biases
+from sparsejax.post_training.sequential.flat_program import Piece
 from sparsejax.post_training.sequential.row_weights import RowWeights
-from sparsejax.post_training.solution import Solution
-from sparsejax.post_training.solvers.resolving import resolve_weights
-from sparsejax.typing import Array, MaskTree, Params
+from sparsejax.post_training.sequential.walk import Walk
+from sparsejax.typing import MaskTree, Params
+
+_UPDATES = ("weights and bias", "weights", "bias")
 
 
 def repair(
@@ -26,6 +31,7 @@ def repair(
     masks: MaskTree,
     batches: Iterable[Any],
     *,
+    update: str = "weights and bias",
     held_out: Iterable[Any] | None = None,
     damping: float = 0.01,
     row_weights: RowWeights = None,
@@ -35,20 +41,25 @@ def repair(
     """Gives a model that lost whole units the weights with which its layers come closest to the dense outputs.
 
     With S the inputs that are left of a layer, X_S what they are behind the repaired layers before, and X_d the dense
-    model's inputs, the kept weights become
+    model's inputs, kept weights and bias become
 
-        Ŵ_S = argmin ‖X_d Wᵀ − X_S Ŵ_Sᵀ‖² + λ‖Ŵ_S − W_S‖²
+        Ŵ_S, b̂ = argmin ‖X_d Wᵀ + b − X_S Ŵ_Sᵀ − b̂‖² + λ‖Ŵ_S − W_S‖²
 
-    by conjugate gradients: ZipLM's update ``W_S + W_R H_RS H_SS⁻¹`` of removed inputs R where the layers before are
-    dense. Removed outputs stay removed. Any mask will do; those of units come from `group_masks`. Biases stay.
+    by conjugate gradients on sums from which the means are taken: ``b̂ = b + W μ(X_d) − Ŵ_S μ(X_S)``. "weights"
+    leaves biases: ZipLM's update ``W_S + W_R H_RS H_SS⁻¹`` of removed inputs R where the layers before are dense.
+    "bias" leaves weights: FLAP's ``b + W_R μ(X_R)`` there. A layer without a bias of its own (one that is added to its
+    product, and read nowhere else) keeps none; of "weights and bias" its weights are solved. Removed outputs stay
+    removed.
 
     Args:
       fn: ``fn(params, *inputs)`` at its full size; shrink it afterwards.
       params: dense.
-      masks: the mask tree, of all leaves that lost something (biases and norms too).
+      masks: the mask tree, of all leaves that lost something (biases and norms too): `StructuredPruning.masks`, or of
+        `group_masks`. Any other mask will do.
       batches: tuples of inputs.
+      update: "weights and bias", "weights" or "bias".
       held_out: as `prune_model` takes it.
-      damping: likewise.
+      damping: likewise; λ in units of the mean diagonal.
       row_weights: likewise.
       workdir: likewise.
       progress: likewise.
@@ -58,13 +69,54 @@ def repair(
 
     Raises:
       MaskError: masks that do not fit, or that remove nothing of any layer.
-      CalibrationError, TracingError: as `prune_model`.
+      CalibrationError: an unknown update; "bias" where no layer that was cut has one; as `prune_model`.
+      TracingError: as `prune_model`.
+
+    Warns:
+      CalibrationWarning: as `prune_model`.
+
+    Example:
+      >>> params = {"a": jnp.eye(2), "c": jnp.ones((2, 1)), "b": jnp.zeros(1)}
+      >>> fn = lambda p, x: (x @ p["a"]) @ p["c"] + p["b"]
+      >>> masks = {"a": jnp.array([[True, False]]), "c": jnp.array([[True], [False]]), "b": jnp.asarray(True)}
+      >>> x = jax.random.normal(jax.random.key(0), (40, 1))
+      >>> twice = jnp.concatenate([x, 2 * x + 5], 1)  # the second input can be told from the first
+      >>> found = repair(fn, params, masks, [twice[:20], twice[20:]], damping=0.0)
+      >>> found.params["c"].round(2).tolist(), found.params["b"].round(2).tolist()
+      ([[3.0], [0.0]], [5.0])
 
     Source: Kurtic, Frantar and Alistarh, "ZipLM: Inference-Aware Structured Pruning of Language Models",
-    arXiv 2302.04089, section 3.1, equation 2. Theirs removes one unit after another by its cost; here the choice is
-    given, and all are removed at once.
+    arXiv 2302.04089, section 3.1, equation 2; An et al., "Fluctuation-based Adaptive Structured Pruning for Large
+    Language Models" (FLAP), arXiv 2312.11983, section 3.3. ZipLM removes one unit after another by its cost; here the
+    choice is given, and all are removed at once. FLAP adds a bias where there is none, which no function takes.
     """
     validate(masks, params)
+    if update not in _UPDATES:
+        raise CalibrationError(f"update={update!r}: choose one of {', '.join(map(repr, _UPDATES))}.")
+    to_solve, unseen = hold_out(batches, held_out)
+    cut = _cut(params, masks)
+    layers = layers_in_order(fn, params, to_solve[0], None, lambda path, leaf: path in cut, None)
+    start = apply_masks(params, masks)
+    calibration = Calibration(
+        fn, params, start, to_solve, unseen, "asymmetric", row_weights, workdir, progress, means=True
+    )
+
+    def solver(walk: Walk) -> Repairing:
+        biases = _biases(walk, {layer.index: layer for layer in layers}) if update != "weights" else {}
+        if update == "bias" and not biases:
+            raise CalibrationError(
+                "update='bias': none of the layers that were cut has a bias of its own "
+                f"({', '.join(sorted(cut))}). Take update='weights'."
+            )
+        return Repairing(biases, flatten_with_paths(start)[1], flatten_with_paths(masks)[1], update, damping)
+
+    run = run_calibration(calibration, layers, Options(None, True, masks), [repair, update, damping], solver)
+    whole = jax.tree.map(lambda mask: jnp.asarray(mask), masks)
+    return run.finished(start)._replace(masks=whole)
+
+
+def _cut(params: Params, masks: MaskTree) -> set[str]:
+    """The paths of the matrices that lost something."""
     found = zip(*(flatten_with_paths(tree)[1] for tree in (params, masks)), strict=True)
     cut = {
         path
@@ -73,34 +125,14 @@ def repair(
     }
     if not cut:
         raise MaskError("The masks remove nothing of any layer, so there is nothing to repair.")
-    found = prune_model(
-        fn,
-        params,
-        batches,
-        solve=_resolve,
-        sparsity=0.0,
-        prunable=lambda path, leaf: path in cut,
-        masks=masks,
-        start=apply_masks(params, masks),
-        held_out=held_out,
-        damping=damping,
-        row_weights=row_weights,
-        workdir=workdir,
-        progress=progress,
-    )
-    whole = jax.tree.map(lambda mask: jnp.asarray(mask), masks)
-    return found._replace(masks=whole)
+    return cut
 
 
-def _resolve(
-    weights: Array,
-    gram: Array,
-    *,
-    sparsity: float | None,
-    pattern: Pattern | None,
-    mask: Array | None,
-    damping: float,
-) -> Solution:
-    del sparsity, pattern
-    mask = jnp.ones(np.shape(weights), bool) if mask is None else mask
-    return resolve_weights(weights, gram, mask, damping=damping, tolerance=1e-4, iterations=500)
+def _biases(walk: Walk, layers: dict[int, Any]) -> dict[Piece, Bias]:
+    """The biases that the function has for batches of every shape."""
+    first, *others = (find_biases(program, layers) for program in walk.programs.values())
+    return {
+        piece: bias
+        for piece, bias in first.items()
+        if all(piece in other and other[piece].piece == bias.piece for other in others)
+    }

@@ -15,6 +15,7 @@ from sparsejax.importances.importance import (
 from sparsejax.importances.weights import l2
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.params.paths import require_arrays
+from sparsejax.post_training.repairing import repair
 from sparsejax.structured.choose.budgets import (
     Budget,
     Counts,
@@ -51,6 +52,7 @@ class StructuredPruning(NamedTuple):
       importances: name -> what the units were ranked by.
       dense: parameters and multiply-adds of the whole function.
       small: those of the shrunk one.
+      params: repaired parameters at full size, on the masks; None where no repair was asked for.
     """
 
     groups: dict[str, Group]
@@ -59,6 +61,7 @@ class StructuredPruning(NamedTuple):
     importances: Importances
     dense: Sizes
     small: Sizes
+    params: Params | None = None
 
     def __str__(self) -> str:
         """A table: what stays of each group, then what the whole function costs before and after."""
@@ -89,6 +92,7 @@ def prune_structured(
     limits: Limits | None = None,
     round_to: RoundTo | None = None,
     measure: Measure = measure_latency,
+    repair_on: Iterable[Any] | None = None,
 ) -> StructuredPruning:
     """Chooses which channels, neurons and heads stay, so that a budget is met.
 
@@ -114,6 +118,8 @@ def prune_structured(
       limits: (least, most) removed share by group name pattern or kind.
       round_to: widths are rounded to a multiple of it: the nearest, and at least one multiple or the whole.
       measure: ``measure(fn, params, inputs) -> seconds``, for `latency_ratio`.
+      repair_on: batches, two or more, on which `post_training.repair` gives what stays the weights and biases with
+        which the layers come closest to the dense outputs; they are `StructuredPruning.params`.
 
     Returns:
       A `StructuredPruning`; hand its `groups` and `keep` to `shrink` and `shrink_tree`, its `masks` to
@@ -126,6 +132,7 @@ def prune_structured(
       PathError: a pattern matches no group.
       ScoreError: an importance is NaN or infinite.
       ParamsError: the importance, or a latency, needs numbers and got shapes; or the parameters are empty.
+      CalibrationError, MaskError: as `post_training.repair`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -148,7 +155,10 @@ def prune_structured(
         require_arrays(params, "The importance of units is read from the parameters")
     task = _task(fn, params, inputs, kinds, only, normalized, limits, round_to)
     importances = unit_importances(importance or l2(), params, task.groups)
-    return _choose(task, params, importances, budget, across, measure)
+    found = _choose(task, params, importances, budget, across, measure)
+    if repair_on is None:
+        return found
+    return found._replace(params=repair(fn, params, found.masks, repair_on).params)
 
 
 def prune_iteratively(

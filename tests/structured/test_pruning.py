@@ -34,6 +34,22 @@ def network():
     return fn, params, x, lambda p: jnp.mean((fn(p, x) - y) ** 2)
 
 
+def test_the_cut_is_repaired_on_batches(network):
+    fn, params, x, _ = network
+    batches = [normal(80, 5, seed=i) for i in range(3)]
+    plain = sparsejax.prune_structured(fn, params, x, channel_ratio=0.5)
+    found = sparsejax.prune_structured(fn, params, x, channel_ratio=0.5, repair_on=batches)
+    assert plain.params is None
+    for name, keep in plain.keep.items():
+        np.testing.assert_array_equal(keep, found.keep[name])
+    aim = fn(params, batches[-1])
+    masked = sparsejax.apply_masks(params, found.masks)
+    before, after = (jnp.mean((fn(p, batches[-1]) - aim) ** 2) for p in (masked, found.params))
+    assert after < 0.7 * before
+    small_fn, small = sparsejax.shrink(fn, found.params, x, found.groups, found.keep)
+    np.testing.assert_allclose(small_fn(small, x), fn(found.params, x), rtol=1e-4, atol=1e-5)
+
+
 def test_optimizer_state_and_masks_shrink_along(network):
     fn, params, x, loss = network
     found = sparsejax.prune_structured(fn, params, x, channel_ratio=0.5)
