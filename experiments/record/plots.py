@@ -49,31 +49,34 @@ def draw_all(
     return list(figures)
 
 
-def training(title: str, history: History) -> Any:
+def training(title: str, history: History, *, width: float = 7.0, points: int = _POINTS) -> Any:
     """Draws loss, accuracy and sparsity over the steps of a run.
 
     Args:
       title: says which run this is.
       history: what it measured.
+      width: in inches.
+      points: of a line, at most.
 
     Returns:
       The figure.
     """
-    figure = new_figure(7, 7.5)
+    figure = new_figure(width, 7.5)
     loss, accuracy, sparsity = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 0.6))
     for axes, train, test, name in (
         (loss, history.loss, history.test_loss, "loss (nats)"),
         (accuracy, history.accuracy, history.test_accuracy, "accuracy"),
     ):
-        axes.plot(*_thinned(train), color=BLUE, alpha=0.2, linewidth=0.6)
-        axes.plot(*_thinned(_smooth(train)), color=BLUE, label="training batch (running mean)")
+        axes.plot(*_thinned(train, points), color=BLUE, alpha=0.2, linewidth=0.6)
+        axes.plot(*_thinned(_smooth(train), points), color=BLUE, label="training batch (running mean)")
         axes.plot(history.test_steps, test, "o-", color=ORANGE, markersize=3, label="test split")
         axes.set_ylabel(name)
         axes.legend()
     loss.set_yscale("log")
     low = min(0.8, float(np.min(history.test_accuracy)))
     accuracy.set_ylim(low - 0.02, 1.01)
-    sparsity.plot(np.arange(1, len(history.loss) + 1), history.sparsity, color=GREEN)
+    at = np.append(np.flatnonzero(np.diff(history.sparsity, prepend=np.nan)), len(history.sparsity) - 1)
+    sparsity.plot(1 + at, history.sparsity[at], color=GREEN, drawstyle="steps-post")
     sparsity.set(ylim=(-0.02, 1.02), ylabel="sparsity", xlabel="step")
     sparsity.annotate(
         f"{history.sparsity[-1]:.4f}",
@@ -86,18 +89,19 @@ def training(title: str, history: History) -> Any:
     return finish(figure, title)
 
 
-def density_by_layer(title: str, runs: Mapping[str, Mapping[str, float]]) -> Any:
+def density_by_layer(title: str, runs: Mapping[str, Mapping[str, float]], *, width: float = 7.0) -> Any:
     """Draws the share of weights that each layer keeps: bars of one run, points of several.
 
     Args:
       title: says what is drawn.
       runs: name of a run (or method) -> path of each prunable layer -> its density in [0, 1].
+      width: in inches.
 
     Returns:
       The figure.
     """
     layers = list(dict.fromkeys(layer for densities in runs.values() for layer in densities))
-    figure = new_figure(7, 1.3 + 0.42 * len(layers) + (0.2 * len(runs) if len(runs) > 1 else 0))
+    figure = new_figure(width, 1.3 + 0.42 * len(layers) + (0.2 * len(runs) if len(runs) > 1 else 0))
     axes = figure.subplots()
     for index, (name, densities) in enumerate(runs.items()):
         rows = [layers.index(layer) for layer in densities]
@@ -113,21 +117,24 @@ def density_by_layer(title: str, runs: Mapping[str, Mapping[str, float]]) -> Any
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("share of weights kept")
     if len(runs) > 1:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+        figure.legend(
+            loc="outside lower center", ncols=int(width / 2.2), frameon=False, fontsize=8, labelcolor=INK
+        )
     return finish(figure, title)
 
 
-def mask_changes(title: str, runs: Mapping[str, np.ndarray]) -> Any:
+def mask_changes(title: str, runs: Mapping[str, np.ndarray], *, width: float = 7.0) -> Any:
     """Draws the share of mask entries that each step flipped.
 
     Args:
       title: says what is drawn.
       runs: name of a run (or method) -> (steps,) shares in [0, 1]; steps without a change are not drawn.
+      width: in inches.
 
     Returns:
       The figure.
     """
-    figure = new_figure(7, 3.2)
+    figure = new_figure(width, 3.2)
     axes = figure.subplots()
     many, highest = len(runs) > 1, max(float(np.max(changed)) for changed in runs.values())
     for index, (name, changed) in enumerate(runs.items()):
@@ -149,10 +156,10 @@ def mask_changes(title: str, runs: Mapping[str, np.ndarray]) -> Any:
     return finish(figure, title)
 
 
-def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, from 1, and at most `_POINTS` values: means over stretches of equal length."""
+def _thinned(values: np.ndarray, points: int = _POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, from 1, and at most `points` values: means over stretches of equal length."""
     values = np.asarray(values, np.float64)
-    stretch = -(-len(values) // _POINTS)
+    stretch = -(-len(values) // points)
     whole = len(values) // stretch * stretch
     steps = np.arange(1, whole + 1).reshape(-1, stretch).mean(1)
     return steps, values[:whole].reshape(-1, stretch).mean(1)

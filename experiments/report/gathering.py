@@ -31,6 +31,7 @@ class Found(NamedTuple):
       step: steps that its metrics tell of.
       steps: steps of the whole run.
       metrics: name to value; of an unfinished run those of its last evaluation.
+      workdir: that of the run; of a member its population's.
     """
 
     path: pathlib.Path
@@ -39,6 +40,7 @@ class Found(NamedTuple):
     step: int
     steps: int
     metrics: Mapping[str, float]
+    workdir: pathlib.Path
 
 
 def gather(directories: Iterable[pathlib.Path]) -> list[Found]:
@@ -78,13 +80,13 @@ def read(path: pathlib.Path, *, ask: bool = True) -> list[Found]:
         config = _json(path / "config.json") or _json(path.parent / SWEEP / f"{path.name}.json") or {}
         result = _json(path / "result.json")
     except (OSError, ValueError):
-        return [Found(path, {}, "unreadable", 0, 0, {})]
+        return [Found(path, {}, "unreadable", 0, 0, {}, path)]
     if "method" not in config or "steps" not in config:  # that of a study, whose runs are below
         return []
     if result is not None and not (
         isinstance(result, dict) and {"steps", "metrics", "sparsity"} <= set(result)
     ):
-        return [Found(path, {}, "unreadable", 0, 0, {})]
+        return [Found(path, {}, "unreadable", 0, 0, {}, path)]
     runs = runs_of(ConfigDict(config))
     row = _last_row(path / "metrics.jsonl")
     if result is not None:
@@ -98,6 +100,7 @@ def read(path: pathlib.Path, *, ask: bool = True) -> list[Found]:
         Found(
             path / run.name if config["population"] else path, flat | run._asdict(), status, step, config["steps"],
             {name: value[i] if isinstance(value, list) else value for name, value in metrics.items()},
+            path,
         )
         for i, run in enumerate(runs)
     ]  # fmt: skip

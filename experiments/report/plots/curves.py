@@ -103,12 +103,13 @@ class Panel(NamedTuple):
     bands: bool = False
 
 
-def draw_panels(title: str, panels: Sequence[Panel]) -> Any:
+def draw_panels(title: str, panels: Sequence[Panel], *, legend: str = "right") -> Any:
     """Draws panels side by side; a curve of the same name looks the same in all of them.
 
     Args:
       title: above them.
       panels: at least one.
+      legend: "right" of the panels, or "below" them, which a narrow page has room for.
 
     Returns:
       The figure.
@@ -120,7 +121,8 @@ def draw_panels(title: str, panels: Sequence[Panel]) -> Any:
         raise ConfigError(f"Give at least one panel; scales are {', '.join(_SCALES)}.")
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
     shared = len({panel.ylabel for panel in panels}) == 1
-    figure = new_figure(4.6 * len(panels) + 1.6, 4.3)
+    below = legend == "below"
+    figure = new_figure(4.6 * len(panels) + (0.2 if below else 1.6), 4.3 + 0.1 * len(names) * below)
     places = np.atleast_1d(figure.subplots(1, len(panels), sharey=shared))
     for axes, panel in zip(places, panels, strict=True):
         for curve in panel.curves:
@@ -133,9 +135,10 @@ def draw_panels(title: str, panels: Sequence[Panel]) -> Any:
         label: line for axes in places for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
+        place = "outside lower center" if below else "outside right center"
         figure.legend(
-            handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8,
-            labelcolor=INK,
+            handles.values(), handles.keys(), loc=place, frameon=False, fontsize=8, labelcolor=INK,
+            ncols=2 * len(panels) if below else 1,
         )  # fmt: skip
     return finish(figure, title)
 
@@ -198,26 +201,29 @@ def ticket_curves(title: str, arms: Mapping[str, Sequence[Curve]]) -> Any:
     return draw_panels(title, panels)
 
 
-def interval_rows(title: str, rows: Mapping[str, Sequence[float]], *, metric: str) -> Any:
+def interval_rows(
+    title: str, rows: Mapping[str, Sequence[float]], *, metric: str, width: float = 10.0
+) -> Any:
     """Draws for each row its mean with the 95 % interval, and each seed; a row without values stays empty.
 
     Args:
       title: above.
       rows: name (of one or more lines) -> a value for each seed.
       metric: its name.
+      width: in inches.
 
     Returns:
       The figure.
     """
     lines = sum(1 + name.count("\n") for name in rows)
-    figure = new_figure(10, 1.2 + 0.2 * len(rows) + 0.2 * lines)
+    figure = new_figure(width, 1.2 + 0.2 * len(rows) + 0.2 * lines)
     axes = figure.subplots()
     for row, values in enumerate(rows.values()):
         if len(values):
             mean = interval(values)
-            width = 0.0 if math.isinf(mean.half_width) else mean.half_width
+            reach = 0.0 if math.isinf(mean.half_width) else mean.half_width
             axes.plot(values, [row] * len(values), "|", color=GREY)
-            axes.errorbar(mean.mean, row, xerr=width, fmt="o", color=series(0)["color"], capsize=3)
+            axes.errorbar(mean.mean, row, xerr=reach, fmt="o", color=series(0)["color"], capsize=3)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(f"{metric}\n(mean, 95 % interval, each seed)")

@@ -11,6 +11,7 @@ from experiments.errors import ConfigError
 from experiments.record.outcome import as_json
 from experiments.report import command as report
 from experiments.report import gathering
+from experiments.report.grouping import _label
 from experiments.report.tables import terminal_text
 
 
@@ -149,7 +150,7 @@ def test_labels_leave_the_plot_its_room():
         "skip_steps": 10,
         "steps": 20,
     }
-    lines = report._label(report.SeedGroup(label, (None,), ())).splitlines()
+    lines = _label(report.SeedGroup(label, (None,), ())).splitlines()
     assert max(map(len, lines)) <= 45
     assert lines[0].startswith("init_from=…")
     assert lines[0].endswith("level_01/ticket/start,")

@@ -1,0 +1,1 @@
+"""One HTML page of a set of runs, which needs nothing beside itself."""
