@@ -148,6 +148,7 @@ def test_a_finished_study_runs_nothing_and_says_the_same(finished, monkeypatch):
     assert again["barriers"] == result["barriers"]
 
 
+@pytest.mark.slow  # of what a disk damaged, the default run sees more
 def test_a_level_that_is_lost_is_trained_to_the_same_bytes(finished, tmp_path):
     workdir, study, result, _ = finished
     moved = pathlib.Path(shutil.copytree(workdir, tmp_path / "study"))
