@@ -17,16 +17,16 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
+from experiments.one_shot.comparisons import compare_errors
+from experiments.one_shot.layer_errors import compared, held_out_errors, read_matrices
 from experiments.one_shot.methods import METHODS
 from experiments.one_shot.options import check, level
+from experiments.one_shot.report import Row, difference, tables
 from experiments.one_shot.tasks import Task, build
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
-from experiments.report.bootstrap import paired_bootstrap
 from experiments.report.tables import terminal_text
 from sparsejax.post_training import CalibrationWarning, agreement, prune_model, reconstruct
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -53,26 +53,34 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
     started, directory = time.perf_counter(), pathlib.Path(workdir)
     task = build(config, directory, console)
     about = json.loads(json.dumps(task.about))
+    task = task._replace(about=about)
     dense = _once(directory, {"dense": about}, lambda: {"items": task.measure(task.params).tolist()})
     console.print(f"dense: {task.metric} {np.mean(dense['items']) * task.scale:.2f}")
-    rows = []
-    for name in config.methods:
-        for text in config.levels:
-            for draw in range(config.draws):
+    rows: list[Row] = []
+    errors: dict[str, dict[str, list[Any]]] = {}
+    for draw in range(config.draws):  # a draw is whole before the next begins: its tables can be read
+        _layers(task, config, directory, draw, errors)
+        for name in config.methods:
+            for text in config.levels:
                 key = {"method": name, "level": text, "draw": draw, "about": about, **_numbers(config)}
                 row = _once(directory, key, lambda n=name, t=text, d=draw: _measure(task, config, n, t, d))
                 rows.append({"method": name, "level": text, "draw": draw, **row})
-            console.print(_line(rows, name, text, dense["items"], task))
-    report = _tables(rows, dense["items"], task, config)
+                change = (np.mean(row["items"]) - np.mean(dense["items"])) * task.scale
+                console.print(f"draw {draw}, {name}, {text}: {change:+.2f} to dense ({row['seconds']:.0f} s)")
+            jax.clear_caches()  # a study compiles some hundred programs
+        arrays = {n: {t: np.array(e) for t, e in by.items()} for n, by in errors.items()}
+        report = tables(rows, arrays, dense["items"], task, config)
+        files.write_bytes(directory / "table.md", f"{report}\n".encode())
     console.print(terminal_text(report))
-    files.write_bytes(directory / "table.md", f"{report}\n".encode())
     result = {
         "config": json.loads(config.to_json()),
         "data": about,
         "dense": float(np.mean(dense["items"])) * task.scale,
         "rows": [{key: value for key, value in row.items() if "items" not in key} for row in rows],
+        "layer_errors": errors,
+        "comparisons": [c._asdict() for c in compare_errors(arrays, config.levels)],
         "differences": [
-            {"method": n, "level": t, **_difference(rows, n, t, dense["items"], task)._asdict()}
+            {"method": n, "level": t, **difference(rows, n, t, dense["items"], task)._asdict()}
             for n in config.methods
             for t in config.levels
         ],
@@ -82,6 +90,28 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
     }
     files.write_bytes(directory / "result.json", json.dumps(result, indent=2).encode())
     return result
+
+
+def _layers(
+    task: Task,
+    config: ConfigDict,
+    directory: pathlib.Path,
+    draw: int,
+    errors: dict[str, dict[str, list[Any]]],
+) -> None:
+    """Adds a draw's layer errors on the dense network's inputs, a method and level at a time."""
+    matrices: list[Any] = []
+
+    def solve(name: str, text: str) -> Row:
+        if not matrices:
+            matrices.extend(read_matrices(task, config, draw))
+        return {"errors": held_out_errors(matrices, name, text, config.damping)}
+
+    for name in compared(config.methods):
+        for text in config.levels:
+            key = {"layers": name, "level": text, "draw": draw, "about": task.about, **_numbers(config)}
+            row = _once(directory, key, lambda n=name, t=text: solve(n, t))
+            errors.setdefault(name, {}).setdefault(text, []).append(row["errors"])
 
 
 def _numbers(config: ConfigDict) -> dict[str, Any]:
@@ -131,7 +161,6 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
             )
         after = {"reconstructed_items": task.measure(better.params).tolist()}
     close = agreement(task.fn, task.params, found.params, task.calibration(draw)[-1:])
-    jax.clear_caches()  # a study compiles some hundred programs
     return {
         "items": task.measure(found.params).tolist(),
         **after,
@@ -143,51 +172,3 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
         "seconds": seconds,
         "warnings": sorted({str(w.message) for w in said if issubclass(w.category, CalibrationWarning)}),
     }
-
-
-def _of(rows: list[Row], name: str, text: str, key: str = "items") -> list[Any]:
-    return [row[key] for row in rows if (row["method"], row["level"]) == (name, text)]
-
-
-def _difference(rows: list[Row], name: str, text: str, dense: Any, task: Task, key: str = "items") -> Any:
-    items = np.array(_of(rows, name, text, key)) * task.scale
-    return paired_bootstrap(items, np.array(dense) * task.scale)
-
-
-def _line(rows: list[Row], name: str, text: str, dense: Any, task: Task) -> str:
-    gap = _difference(rows, name, text, dense, task)
-    seconds = np.mean(_of(rows, name, text, "seconds"))
-    return f"{name}, {text}: {gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}] to dense ({seconds:.0f} s)"
-
-
-def _tables(rows: list[Row], dense: Any, task: Task, config: ConfigDict) -> str:
-    head = ["method", *config.levels]
-    parts = [
-        f"{task.metric}: dense {np.mean(dense) * task.scale:.2f}; differences to it with a paired 95 % bootstrap over "
-        f"{len(dense)} items × {config.draws} draws",
-        _markdown(head, [_cells(rows, name, dense, task, config, "items") for name in config.methods]),
-    ]
-    if config.reconstruct_steps:
-        parts += [
-            f"after {config.reconstruct_steps} steps without labels",
-            _markdown(
-                head, [_cells(rows, n, dense, task, config, "reconstructed_items") for n in config.methods]
-            ),
-        ]
-    errors = [[name, *(_error(rows, name, text) for text in config.levels)] for name in config.methods]
-    parts += ["mean relative squared error of the layers, held out", _markdown(head, errors)]
-    return "\n\n".join(parts)
-
-
-def _cells(rows: list[Row], name: str, dense: Any, task: Task, config: ConfigDict, key: str) -> list[str]:
-    gaps = [_difference(rows, name, text, dense, task, key) for text in config.levels]
-    return [name, *(f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]" for gap in gaps)]
-
-
-def _error(rows: list[Row], name: str, text: str) -> str:
-    return f"{np.mean([np.mean(list(errors.values())) for errors in _of(rows, name, text, 'errors')]):.4f}"
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,6 +8,7 @@ from sparsejax.masks.prunable import Layer, Override, dense, prunable_layers
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.paths import flatten_with_paths, literal, match_paths
 from sparsejax.patterns.pattern import Pattern
+from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.operations import LinearOp, linear_ops
 from sparsejax.tracing.uses.find import find_uses
@@ -109,8 +110,11 @@ def ops_in_order(
 
     Returns:
       ``(path -> LinearOp, path -> place)``; places are ordered as the function runs.
+
+    Raises:
+      CalibrationError: a batch that the function does not take.
     """
-    traced = jaxprs.trace(fn, params, inputs)
+    traced = trace_batch(fn, params, inputs)
     first: dict[str, Any] = {}
     # Experts that are gathered token by token have no inputs of their own to calibrate on.
     for use in find_uses(traced, gathered=False):

@@ -20,7 +20,9 @@ RECIPES = [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in REST
 def _side_by_side(*jobs: str) -> list[tuple[dict, dict]]:
     """Facts and arrays of these jobs on one device and on a simulated mesh of 4 × 2, run side by side."""
     shapes = (("1", "1"), ("4", "2"))
-    return finish([Run("run_recipes", "--mesh", *shape, "--recipes", *jobs) for shape in shapes], patience=200)
+    return finish(
+        [Run("run_recipes", "--mesh", *shape, "--recipes", *jobs) for shape in shapes], patience=200
+    )
 
 
 @pytest.fixture(scope="module")

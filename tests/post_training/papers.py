@@ -40,6 +40,15 @@ def wanda(weights, gram, sparsity):
     return np.stack([lowest_removed(row, int(len(row) * sparsity)) for row in scores])
 
 
+def wanda_of_groups(weights, gram, n, m):
+    scores = np.abs(weights) * np.sqrt(np.diag(gram))
+    mask = np.zeros(weights.shape, bool)
+    for row in range(len(weights)):
+        for first in range(0, weights.shape[1], m):
+            mask[row, first + np.argsort(-scores[row, first : first + m])[:n]] = True
+    return mask
+
+
 def sparsegpt(weights, gram, removed, block=128, n_of_m=None):
     """Algorithm 1: `removed(weights of a block)` counts what goes; the inverse's rows by explicit elimination."""
     w, d = weights.astype(np.float64).copy(), weights.shape[1]

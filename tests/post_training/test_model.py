@@ -11,7 +11,7 @@ from flax import nnx
 import sparsejax
 from experiments.models.gpt import GPT
 from sparsejax import Override
-from sparsejax.errors import CalibrationError, MaskError, PathError, PatternError
+from sparsejax.errors import CalibrationError, MaskError, PathError, PatternError, TracingError
 from sparsejax.patterns import NM
 from sparsejax.post_training import (
     CalibrationWarning,
@@ -218,6 +218,36 @@ def test_bad_input_is_refused_with_the_layer(network):
         sparsegpt(fn, params, batches, sparsity=0.5, masks={"z": jnp.ones(3, bool)})
     with pytest.warns(CalibrationWarning, match="'z/kernel': 40 calibration rows for 16 inputs"):
         sparsegpt(fn, params, [b[:40] for b in batches[:2]], sparsity=0.5, overrides={"b/*": sparsejax.dense})
+
+
+def test_batches_that_do_not_fit_are_refused(network):
+    fn, params, batches = network
+    narrow = normal(100, 15)
+    for wrong in ([narrow, narrow], [*batches[:2], narrow]):
+        with pytest.raises(CalibrationError, match=r"does not take a batch of shapes .*100, 15"):
+            sparsegpt(fn, params, wrong, sparsity=0.5)
+    with pytest.raises(TracingError, match="inputs"):
+        sparsegpt(fn, params, [(batches[0], batches[0])] * 2, sparsity=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::sparsejax.post_training.CalibrationWarning")
+def test_nothing_everything_and_a_single_row():
+    params = {"w": normal(8, 6)}
+    batches = [normal(50, 8, seed=i) for i in range(2)]
+
+    def prune(method, sparsity, batches):
+        return method(lambda p, x: x @ p["w"], params, batches, sparsity=sparsity)
+
+    for method in METHODS:
+        whole, nothing = (prune(method, sparsity, batches) for sparsity in (0.0, 1.0))
+        np.testing.assert_allclose(whole.params["w"], params["w"], atol=1e-4)
+        assert np.asarray(whole.masks["w"]).all()
+        assert not np.asarray(nothing.masks["w"]).any()
+        assert not np.asarray(nothing.params["w"]).any()
+        assert nothing.layers["w"].held_out_error == pytest.approx(1.0)
+        single = prune(method, 0.5, [batches[0][:1], batches[1]])  # a Gram matrix of rank one
+        assert int(np.sum(single.masks["w"])) == 24
+        assert np.all(np.isfinite(np.asarray(single.params["w"])))
 
 
 @pytest.mark.parametrize(

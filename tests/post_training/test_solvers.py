@@ -19,6 +19,7 @@ from sparsejax.post_training import (
     update_weights,
     wanda_mask,
 )
+from sparsejax.post_training.gram import upper_inverse_factor
 from sparsejax.post_training.solvers import alps, sparsegpt
 from tests.post_training import papers
 
@@ -50,6 +51,14 @@ def test_wanda_keeps_what_the_paper_keeps(sparsity):
     )
 
 
+@pytest.mark.parametrize("n_of_m", [(2, 4), (4, 8)])
+def test_wanda_keeps_the_highest_scores_of_every_group(n_of_m):
+    w, gram = papers.problem()
+    with jax.enable_x64(True):
+        found = wanda_mask(w, norms(gram), pattern=NM(*n_of_m))
+    np.testing.assert_array_equal(found, papers.wanda_of_groups(w, gram, *n_of_m))
+
+
 def test_ria_keeps_what_the_paper_keeps():
     w, gram = papers.problem()
     size = np.abs(w)
@@ -79,6 +88,23 @@ def test_sparsegpt_of_one_weight_is_the_optimal_brain_surgeon():
     np.testing.assert_allclose(
         found.weights, papers.least_squares(w, papers.ridge(gram), mask), rtol=1e-9, atol=1e-12
     )
+
+
+def test_the_optimal_brain_surgeon_by_brute_force():
+    """Each weight removed alone: ``w²/[H⁻¹]_jj`` is the error that the best other weights leave."""
+    w, gram = papers.problem(outputs=1, inputs=9)
+    full = papers.ridge(gram)
+    with jax.enable_x64(True):
+        factor = np.asarray(upper_inverse_factor(jnp.asarray(full)))
+        inverse = factor.T @ factor
+        for j in range(9):
+            mask = np.arange(9)[None] != j
+            best = papers.least_squares(w, full, mask)
+            np.testing.assert_allclose(papers.error(w, best, full), w[0, j] ** 2 / inverse[j, j], rtol=1e-8)
+            surgeon = w[0] - w[0, j] / inverse[j, j] * inverse[j]
+            np.testing.assert_allclose(surgeon, best[0], atol=1e-9)
+            found = resolve_weights(w, jnp.asarray(gram), mask, tolerance=1e-12)
+            np.testing.assert_allclose(found.weights[0], surgeon, atol=1e-8)
 
 
 def test_resolving_is_least_squares():

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from sparsejax.errors import CalibrationError
 from sparsejax.params.paths import require_arrays
+from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.uses.find import Site, Use, find_uses
 from sparsejax.typing import Params
@@ -100,13 +100,7 @@ def flatten(
       CalibrationError: a batch that the function does not take.
     """
     require_arrays(inputs, "calibration runs the function on its batches")
-    try:
-        traced = jaxprs.trace(fn, params, inputs)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, jax.errors.JAXTypeError):
-            raise
-        shapes = jax.tree.map(np.shape, inputs)
-        raise CalibrationError(f"The function does not take a batch of shapes {shapes}: {error}") from error
+    traced = trace_batch(fn, params, inputs)
     found = find_uses(traced, every_branch=True, gathered=False)
     uses = [use for use in found if leaves is None or use.leaf in leaves]
     return _Flattener(traced, uses).program()
