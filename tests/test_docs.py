@@ -51,7 +51,10 @@ def context():
     }
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+TORCH = ROOT / "docs" / "guides" / "torch.md"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p != TORCH], ids=name)
 def test_the_python_of_a_page_runs(page):
     space = context()
     for code in blocks(page):
@@ -62,6 +65,18 @@ def test_the_python_of_a_page_runs(page):
         for layer in ("first", "second"):
             off = ~masks[layer]["kernel"]
             assert not jnp.any(jnp.where(off, space["params"][layer]["kernel"], 0.0))
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_the_python_of_the_page_on_torch_runs(tmp_path):
+    # torchax is imported by the library alone, which makes up for operators that torch has dropped.
+    if not all(map(importlib.util.find_spec, ("torch", "torchax", "transformers"))):
+        pytest.skip("the extra torch")
+    space = {"folder": tmp_path}
+    for code in blocks(TORCH):
+        exec(compile(code, name(TORCH), "exec"), space)
+    assert space["loaded"].config.intermediate_size == 24
 
 
 def test_the_score_and_the_rule_of_the_page_prune():

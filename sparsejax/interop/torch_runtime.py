@@ -32,26 +32,43 @@ def libraries() -> tuple[Any, Any]:
 def lenient_operators() -> Iterator[None]:
     """Lets torchax, while it is imported, name operators that this version of torch has dropped.
 
-    torchax 0.0.13 names ``aten.prod.dim_Dimname``, which torch 2.13 has no longer; nobody calls it.
+    torchax 0.0.13 names ``aten.prod.dim_Dimname``, which torch 2.13 has no longer, and ``aten.cholesky``, which
+    torch 2.14 has no longer; nobody calls them.
     """
     import torch
 
-    kind = torch._ops.OpOverloadPacket
-    original = kind.__getattr__
-
-    def found(packet: Any, name: str) -> Any:
-        try:
-            return original(packet, name)
-        except AttributeError:
-            if name.startswith("__"):
-                raise
-            return f"{packet}.{name} is not in this torch"
-
-    kind.__getattr__ = found
+    kinds = (torch._ops.OpOverloadPacket, torch._ops._OpNamespace)
+    originals = [kind.__getattr__ for kind in kinds]
+    for kind, original in zip(kinds, originals, strict=True):
+        kind.__getattr__ = _or_a_name(original)
     try:
         yield
     finally:
-        kind.__getattr__ = original
+        for kind, original in zip(kinds, originals, strict=True):
+            kind.__getattr__ = original
+
+
+def _or_a_name(original: Any) -> Any:
+    """An attribute where there is one, else a `_Dropped`; what Python asks for by itself is not invented."""
+
+    def found(owner: Any, name: str) -> Any:
+        try:
+            return original(owner, name)
+        except AttributeError:
+            if name.startswith("__"):
+                raise
+            return _Dropped(f"{owner}.{name} is not in this torch")
+
+    return found
+
+
+class _Dropped(str):
+    """An operator that is not there, whose overloads are not there either."""
+
+    def __getattr__(self, name: str) -> "_Dropped":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
 
 
 @contextlib.contextmanager

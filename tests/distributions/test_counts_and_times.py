@@ -192,3 +192,23 @@ def test_an_exchange_over_ten_million_updates_keeps_its_count():
     after = sparsejax.get_masks(state)["kernel"]
     assert int(after.sum()) == int(before.sum()) == 211
     assert bool((before != after).any())
+
+
+def test_a_traced_sparsity_lets_a_layer_of_its_own_progress_with_the_schedule():
+    params = {"a": jnp.arange(1.0, 33.0).reshape(4, 8), "c": jnp.arange(1.0, 17.0).reshape(4, 4)}
+    times = sparsejax.schedules.update_every(2, begin=0, end=4)
+
+    def kept(sparsity):
+        rule = sparsejax.rules.prune(
+            sparsejax.scores.magnitude(),
+            sparsejax.schedules.cubic(sparsity, begin=0, end=4),
+            times,
+            sparsejax.distributions.Allocation(overrides={"c": sparsejax.Override(sparsity=0.5)}),
+        )
+        masks, state = rule.init(params, None)
+        masks, _ = rule.update(None, state, masks, params, 2, None)
+        return {name: mask.sum() for name, mask in masks.items()}
+
+    # Half way the cubic has gone 7/8: 32·(1 − 0.75·7/8) = 11 and 16·(1 − 0.5·7/8) = 9.
+    assert jax.tree.map(int, kept(0.75)) == {"a": 11, "c": 9}
+    assert jax.tree.map(int, jax.jit(kept)(jnp.float32(0.75))) == {"a": 11, "c": 9}

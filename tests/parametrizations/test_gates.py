@@ -296,3 +296,27 @@ def test_the_target_is_met_with_gates_of_all_sizes_multiplied():
     assert float(sparsejax.masks.sparsity(masks, wide)) == pytest.approx(
         0.6, abs=0.02
     )  # half a width unit is 1.6 %
+
+
+def test_groups_of_one_size_have_noise_of_their_own():
+    """E[z₁z₂] = E z₁·E z₂: the same stream for both would make them one."""
+    layers = {name: {"kernel": jnp.ones((50, 40))} for name in ("first", "second")}
+    method = sparsejax.parametrizations.hard_concrete(sparsejax.patterns.Unstructured(), penalty_weight=0.0)
+    drawn = method.apply(layers, method.init(layers, KEY), jax.random.key(5))
+    first, second = (np.ravel(drawn[name]["kernel"]) for name in layers)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.1  # 4.5 standard errors of 2,000 gates
+    assert np.std(first) > 0.2
+
+
+def test_gates_with_a_target_can_be_shut_beyond_19_in_20():
+    layers = {"w": {"kernel": jnp.ones((10, 10))}}
+    for options, open_at_most in (({"sparsity": 0.97}, 0.01), ({"penalty_weight": 1.0}, 0.06)):
+        method = sparsejax.parametrizations.hard_concrete(sparsejax.patterns.Unstructured(), **options)
+        aux = method.init(layers, KEY)
+        shut = aux.trained._replace(log_alpha=tuple(a - 100.0 for a in aux.trained.log_alpha))
+        aux = method.advance(layers, aux._replace(trained=shut), 0)
+        found = sparsejax.parametrizations.expected_sparsity(
+            layers, sparsejax.patterns.Unstructured(), aux.trained.log_alpha
+        )
+        # Clipped at ∓ln 1000 the paper's chance is σ(−6.908 + 1.599) = 0.5 %, at ∓ln 100 it is 4.7 %.
+        assert open_at_most / 2 - 1e-3 < 1 - float(found) < open_at_most

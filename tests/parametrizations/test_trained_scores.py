@@ -99,6 +99,17 @@ def test_straight_through_is_the_loop():
     assert drifted > 0
 
 
+def test_masks_stay_while_the_scores_do():
+    method = sparsejax.parametrizations.straight_through(0.5, update_every=4)
+    tx = sparsejax.reparametrize(optax.sgd(RATE), method)
+    params, state = sparsejax.init(tx, mlp_params())
+    for _ in range(3):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        # The lowest of those that are kept reaches the threshold, which it is itself.
+        assert {n: int((leaf["kernel"] != 0).sum()) for n, leaf in params.items()} == {"body": 96, "head": 48}
+
+
 def test_ties_are_exact_when_selecting():
     method = sparsejax.parametrizations.straight_through(0.75)
     params = {"w": jnp.ones((4, 4))}

@@ -172,6 +172,12 @@ def test_shuffled_masks_keep_the_count_of_every_layer_and_of_stacked_ones():
         sparsejax.recipes.shuffle_masks(masks, None)
 
 
+def test_layers_that_are_alike_are_shuffled_each_in_its_own_way():
+    mask = jnp.zeros((8, 8), bool).at[:, :4].set(True)
+    shuffled = sparsejax.recipes.shuffle_masks({"a": mask, "b": mask}, jax.random.key(0))
+    assert not bool((shuffled["a"] == shuffled["b"]).all())
+
+
 def test_jaccard_by_hand():
     first = {"a": jnp.array([True, True, False, False]), "b": jnp.array([False, False]), "c": jnp.array(True)}
     second = {

@@ -153,6 +153,82 @@ def test_units_grow_by_the_gradient_of_what_reads_them(network):
     )
 
 
+@pytest.fixture
+def two_layers():
+    """Units of two products: 6 of small weights, 8 of large ones."""
+    params = {"a": normal(5, 6), "b": normal(6, 8) * 20.0, "c": normal(8, 3) * 400.0}
+    fn = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
+    groups = sparsejax.prunable_groups(fn, params, normal(4, 5))
+    return params, {name: groups[name] for name in ("a:1", "b:1")}
+
+
+def now(rule, network, grads=None, observed=()):
+    """What a rule keeps at an update at step 0, after some gradients."""
+    params, groups = network
+    masks, state = rule.init(params, jax.random.key(0))
+    for each in observed:
+        state = rule.observe(each, state, params)
+    masks, _ = rule.update(grads, state, masks, params, 0, jax.random.key(1))
+    return sparsejax.tracing.keep_from_masks(masks, groups)
+
+
+AT_ONCE = sparsejax.schedules.update_every(1, begin=0, end=0)
+
+
+def test_groups_compete_by_what_they_are_to_their_own_mean(two_layers):
+    params, groups = two_layers
+    rule = sparsejax.rules.prune_units(
+        groups,
+        sparsejax.schedules.constant(0.5),
+        AT_ONCE,
+        distribution=sparsejax.distributions.global_threshold(),
+    )
+    kept = now(rule, two_layers)
+    units = sparsejax.importances.pool_units(jax.tree.map(jnp.abs, params), groups)
+    relative = {name: np.asarray(value) / np.mean(value) for name, value in units.items()}
+    best = keep_best(np.concatenate([relative["a:1"], relative["b:1"]]), 7)
+    np.testing.assert_array_equal(kept["a:1"], best[:6])
+    np.testing.assert_array_equal(kept["b:1"], best[6:])
+    assert 1 < kept["a:1"].sum() < 6  # by the weights themselves all of b would stay, and one of a
+
+
+def test_units_are_ranked_by_what_a_score_gathered(two_layers):
+    params, groups = two_layers
+    gathered = sparsejax.scores.Score(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda grads, state, params: jax.tree.map(lambda a, g: a + jnp.abs(g), state, grads),
+        value=lambda state, params, grads, key: state,
+    )
+    shown = [jax.tree.map(lambda w: normal(*w.shape), params) for _ in range(3)]
+    total = jax.tree.map(lambda *g: sum(map(jnp.abs, g)), *shown)
+    units = sparsejax.importances.pool_units(total, groups)
+    pruned = sparsejax.rules.prune_units(groups, sparsejax.schedules.constant(0.5), AT_ONCE, score=gathered)
+    kept = now(pruned, two_layers, observed=shown)
+    for name, size in (("a:1", 3), ("b:1", 4)):
+        np.testing.assert_array_equal(kept[name], keep_best(np.asarray(units[name]), size))
+    grown = sparsejax.rules.drop_and_grow_units(groups, 0.5, lambda step: 1.0, AT_ONCE, grow=gathered)
+    kept = now(grown, two_layers, observed=shown)
+    readers = {"a:1": np.asarray(total["b"]).sum(1), "b:1": np.asarray(total["c"]).sum(1)}
+    for name, size in (("a:1", 3), ("b:1", 4)):
+        np.testing.assert_array_equal(kept[name], keep_best(readers[name], size))
+
+
+def test_a_unit_that_is_out_comes_by_the_gradient_of_its_readers_alone(two_layers):
+    params, groups = two_layers
+    rule = sparsejax.rules.drop_and_grow_units(groups, 0.5, lambda step: 1.0, AT_ONCE)
+    masks, _ = rule.init(params, jax.random.key(0))
+    begin = sparsejax.tracing.keep_from_masks(masks, groups)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    out = {name: ~np.asarray(keep) for name, keep in begin.items()}
+    # What makes the active units has a large gradient; what would read the others a small one.
+    grads["a"] = grads["a"] + jnp.where(begin["a:1"], 100.0, 0.0)
+    grads["b"] = grads["b"] + jnp.where(out["a:1"], 1.0, 0.1)[:, None]
+    grads["c"] = grads["c"] + jnp.where(out["b:1"], 1.0, 0.1)[:, None]
+    kept = now(rule, two_layers, grads)
+    for name in groups:
+        np.testing.assert_array_equal(kept[name], out[name])
+
+
 def test_scanned_layers_keep_their_own_units():
     fn, params, inputs = CASES["gqa_scan"]()
     groups = sparsejax.structured.select_groups(

@@ -101,6 +101,19 @@ def test_one_program_serves_all_whole_chunks():
     assert counts == [traced // 2] * 3 + [traced]
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_each_step_is_augmented_by_noise_of_its_own(fixed):
+    def augment(key, batch):
+        noise = jax.random.normal(jax.random.key(0) if fixed else key, batch.inputs.shape)
+        return batch._replace(inputs=noise, targets=jnp.zeros_like(batch.targets))
+
+    config = tiny.make_config(method="dense", sparsity=0.0, learning_rate=1e-9)
+    (group,) = groups_of(config, stepwise=False)
+    recipe, state = tiny.begin(config, group, augment=augment)
+    _, metrics = compile_chunk(recipe, state, group.members, SPLIT, 4)(state, group.members)
+    assert len(set(np.round(metrics.loss, 4).tolist())) == (1 if fixed else 4)
+
+
 def test_the_state_is_donated():
     config = tiny.make_config(method="dense", sparsity=0.0)
     (group,) = groups_of(config, stepwise=False)
