@@ -1,6 +1,7 @@
 """Errors: one family, each also the builtin that a caller would expect to catch."""
 
 import inspect
+import pathlib
 
 import pytest
 
@@ -37,3 +38,9 @@ def test_every_error_is_documented_and_of_the_family(error):
 def test_every_error_is_a_builtin_too_and_reads_as_its_sentence(error):
     assert issubclass(error, BUILTIN.get(error.__name__, ValueError))
     assert str(error("'a/b' is wrong: do this.")) == "'a/b' is wrong: do this."
+
+
+@pytest.mark.parametrize("error", TYPES, ids=lambda t: t.__name__)
+def test_the_page_that_an_error_names_exists(error):
+    page = experiments.errors.error_text(error("It is wrong.")).rpartition("More: ")[2]
+    assert (pathlib.Path(__file__).parents[1] / page).is_file()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.compile_cache import WITHOUT
@@ -24,9 +24,16 @@ SIZES = (
 
 
 class Launch:
-    """One run of several processes; leaving the block ends all of them."""
+    """One run of several processes, `own` variables of some by number; leaving the block ends all of them."""
 
-    def __init__(self, workdir: Path, *fields: str, processes: int = 2, devices: int = 2) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *fields: str,
+        processes: int = 2,
+        devices: int = 2,
+        own: Mapping[int, Mapping[str, str]] | None = None,
+    ) -> None:
         workdir.parent.mkdir(exist_ok=True, parents=True)
         self.workdir, port = workdir, free_port()
         self._logs = [workdir.parent / f"{workdir.name}.{i}.log" for i in range(processes)]
@@ -46,6 +53,7 @@ class Launch:
                     "JAX_NUM_PROCESSES": str(processes),
                     "JAX_PROCESS_ID": str(number),
                 }
+            environment |= (own or {}).get(number, {})
             with log.open("w") as out:
                 self.processes.append(
                     subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
