@@ -1,6 +1,8 @@
 """The shell around a command: flags in, a sentence instead of a traceback when the user can mend it."""
 
+import difflib
 import logging as python_logging
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.config.help import fields_help
+from experiments.config.help import fields_help, flag_help, wrapped
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.errors import ConfigError, Interrupted, error_text
 from sparsejax.errors import SparsejaxError
@@ -127,11 +129,11 @@ def _help(main: Callable[[], None], extends: bool) -> str:
     module = main.__module__
     own = [*flags.FLAGS.get_key_flags_for_module(module), flags.FLAGS["config"], flags.FLAGS["workdir"]]
     own += [flags.FLAGS["extend"]] if extends else []
-    shown = {flag.name: f"  --{flag.name:<17} {flag.help}" for flag in own}
+    shown = {flag.name: flag_help(flag.name, flag.help) for flag in own}
     return "\n\n".join([
-        (sys.modules[module].__doc__ or "").strip(),
+        wrapped((sys.modules[module].__doc__ or "").strip()),
         "\n".join(["Flags", *shown.values()]),
-        "Fields: --config.NAME=VALUE; where a study or a compression has its runs, --config.base.NAME=VALUE",
+        wrapped("Fields: --config.NAME=VALUE; where a study or a compression has its runs, --config.base.NAME=VALUE"),
         fields_help(),
     ])  # fmt: skip
 
@@ -141,7 +143,18 @@ def _check_loaded() -> None:
     try:
         list(CONFIG.value)
     except OSError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(_absent(str(error))) from error
+
+
+def _absent(told: str) -> str:
+    """Says that a configuration file is not there, and which one nearly has its name."""
+    found = re.search(r"No such file or directory: '([^']+)'", told)
+    if not found:
+        return " ".join(told.split())
+    path = pathlib.Path(found[1])
+    near = difflib.get_close_matches(path.name, [one.name for one in path.parent.glob("*.py")], n=1)
+    meant = f" (did you mean {path.parent / near[0]}?)" if near else ""
+    return f"--config={path}{meant}: there is no such file. Paths start at the current directory, {pathlib.Path.cwd()}."
 
 
 def _fail(error: SparsejaxError) -> None:

@@ -1,7 +1,7 @@
 """Trains one network or a population of them, dense or sparse; leaves results, arrays and plots in a directory.
 
 python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98
-python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98 \
+python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo --config.sparsity=0.98 \\
     --config.steps=8000 --extend
 """
 

@@ -33,6 +33,39 @@ def fields_help() -> str:
     return "\n\n".join(parts)
 
 
+def flag_help(name: str, says: str) -> str:
+    """Renders a flag as a field is rendered.
+
+    Args:
+      name: of the flag.
+      says: what it is for.
+
+    Returns:
+      Lines of at most 80 columns.
+
+    Example:
+      >>> print(flag_help("workdir", "directory for the result"))
+        --workdir           directory for the result
+    """
+    return _lines([(f"--{name}", "", " ".join(says.split()))])
+
+
+def wrapped(text: str) -> str:
+    """Wraps prose to 80 columns, line by line; commands stay as they are, so that they can be copied.
+
+    Example:
+      >>> print(wrapped("a sentence\\npython -m experiments.train"))
+      a sentence
+      python -m experiments.train
+    """
+    lines = text.splitlines()
+    commands = [line.startswith(("python", " ")) for line in lines]
+    return "\n".join(
+        line if is_command else textwrap.fill(line, _WIDTH)
+        for line, is_command in zip(lines, commands, strict=True)
+    )
+
+
 def _row(field: Field) -> tuple[str, str, str]:
     default = str(field.default) if isinstance(field.default, Share) else repr(field.default)
     if field.name in ("model", "mesh"):

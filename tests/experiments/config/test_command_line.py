@@ -4,7 +4,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.config.fields import FIELDS
+from experiments import train
+from experiments.command import _absent, _help
+from experiments.config.fields import FIELDS, TOPICS
 from experiments.config.help import fields_help
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.config.validation import ignored_fields, validate_config
@@ -31,6 +33,26 @@ def test_help_names_everything_at_eighty_columns():
     for name in (*FIELDS, *METHODS, *MODELS):
         assert any(line.startswith(f"  {name} ") for line in text.splitlines()), name
     assert "3·steps/4" in text
+
+
+def test_the_help_of_a_command_is_read_at_eighty_columns_and_its_commands_can_be_copied():
+    lines = _help(train.main, True).splitlines()
+    wide = [line for line in lines if len(line) > 80]
+    assert len(wide) == 2
+    assert all(line.startswith("python -m experiments.train ") for line in wide)
+    assert wide[1].endswith(" \\")
+    assert lines[lines.index(wide[1]) + 1].strip() == "--config.steps=8000 --extend"
+    assert all(topic in lines for topic in TOPICS)
+    assert any(line.startswith("  --extend ") for line in lines)
+
+
+def test_a_file_that_is_not_there_is_told_with_its_neighbour():
+    told = _absent("Failed loading config file\n[Errno 2] No such file or directory: 'configs/digit_mlp.py'")
+    assert told.startswith(
+        "--config=configs/digit_mlp.py (did you mean configs/digits_mlp.py?): there is no such file"
+    )
+    assert "did you mean" not in _absent("No such file or directory: 'nowhere/at_all.py'")
+    assert _absent("Is a\ndirectory") == "Is a directory"
 
 
 @pytest.mark.parametrize("flag", ["--config.model.name=lenet", "--config.model=lenet"])
