@@ -12,7 +12,7 @@ from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 
 BUDGETS = ("channel_ratio", "global_channel_ratio", "parameter_ratio", "flops_ratio", "latency_ratio")
-_KINDS = ("channel", "neuron", "head", "head_dim", "residual")
+_KINDS = ("channel", "neuron", "head", "head_dim", "residual", "expert")
 _FINE_TUNE = ("steps", "learning_rate", "warmup_steps")
 
 

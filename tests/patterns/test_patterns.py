@@ -330,3 +330,19 @@ def test_strided_groups_hold_members_a_stride_apart():
         pattern.check("kernel", (12, 3), axes)
     with pytest.raises(PatternError, match="stride=0"):
         NM(1, 2, stride=0)
+
+
+def test_an_exchange_in_groups_takes_the_best_free_places():
+    """2 of 4: each group keeps its best and fills up by growth; what is no number comes last."""
+    roles = AxisRoles(input=(0,), output=(1,))
+    active = jnp.array([[1, 1, 0, 0, 1, 1, 0, 0]], bool).T
+    drop = jnp.array([[5.0, 1.0, 0, 0, 4.0, 3.0, 0, 0]]).T
+    grow = jnp.array([[9.0, 1.0, 2.0, 7.0, 9.0, jnp.nan, jnp.nan, 0.5]]).T
+    found = NM(2, 4).exchange(active, drop, grow, 2, 2, roles)
+    assert found[:, 0].astype(int).tolist() == [1, 0, 0, 1, 1, 0, 0, 1]
+
+
+def test_blocks_of_one_row_are_contracted_to_one():
+    roles = AxisRoles(input=(0,), output=(1,))
+    mask = jnp.repeat(jnp.array([[True, False], [False, True]]), 4, axis=1)
+    assert Block(1, 4).contract(mask, roles).tolist() == [[True, False], [False, True]]

@@ -3,9 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import sparsejax
+from sparsejax.errors import ScheduleError
+from sparsejax.rules import exchange
 from sparsejax.scores import Score, stateless
+from sparsejax.selection import uint64
 from tests.oracles import keep_best
 
 TIMES = sparsejax.schedules.update_every(1, begin=0, end=9)
@@ -46,3 +50,17 @@ def test_random_drops_and_random_growth_are_independent():
     masks, state = rule.init(PARAMS, jax.random.key(1))
     rule.update(None, state, masks, PARAMS, 0, jax.random.key(2))
     assert keys[0] != keys[1]
+
+
+def test_a_drop_fraction_for_each_member_is_refused():
+    times = sparsejax.schedules.update_every(1, begin=0, end=2)
+    fractions = np.array([0.1, 0.2])
+    rule = sparsejax.rules.drop_and_grow(gathered(1), gathered(1), 0.5, lambda step: fractions, times)
+    masks, state = rule.init(PARAMS, jax.random.key(1))
+    with pytest.raises(ScheduleError, match="drop fraction"):
+        rule.update(None, state, masks, PARAMS, 0, None)
+
+
+def test_counts_beyond_2_to_the_31_are_whole_numbers():
+    ((stays, comes),) = exchange._survivors_and_grown([np.int64(2**33 + 3)], lambda step: 0.5, TIMES, 0)
+    assert (uint64.to_int(stays), uint64.to_int(comes)) == (2**32 + 2, 2**32 + 1)

@@ -152,3 +152,12 @@ def test_a_structure_of_shapes_serves_without_numbers(network):
         flops_ratio=0.5,
     )
     assert found.small.multiply_adds <= 0.5 * found.dense.multiply_adds
+
+
+def test_the_table_has_a_row_a_group():
+    params = {"a": jnp.ones((2, 4)), "c": jnp.ones((4, 3))}
+    found = sparsejax.prune_structured(
+        lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((5, 2)), channel_ratio=0.5
+    )
+    (row,) = [line for line in str(found).splitlines() if line.strip().startswith("a:1")]
+    assert row.split()[2:] == ["2", "4", "50.0%"]

@@ -10,7 +10,14 @@ import optax
 import pytest
 
 from sparsejax.errors import MaskError, ParamsError, TracingError
-from sparsejax.tracing import group_masks, model_cost, prunable_groups, shrink, shrink_tree
+from sparsejax.tracing import (
+    group_masks,
+    keep_from_masks,
+    model_cost,
+    prunable_groups,
+    shrink,
+    shrink_tree,
+)
 from tests.tracing.equality import FAST, assert_close, assert_shrinks, masked, random_keep, value_and_grad
 from tests.tracing.functions import CASES, normal, weights
 
@@ -372,3 +379,10 @@ def test_masks_of_traced_keeps_have_shapes_that_do_not_depend_on_what_is_kept():
     assert {leaf.shape for leaf in jax.tree.leaves(group_masks(params, groups, whole))} == {()}
     with pytest.raises(MaskError, match=r"bool of \(12,\)"):
         jax.jit(lambda k: group_masks(params, groups, {"layers/gate:2": k}))(jnp.ones(5, bool))
+
+
+def test_masks_that_are_one_along_a_groups_axis_say_nothing_of_it():
+    params = {"a": jnp.ones((2, 3)), "c": jnp.ones((3, 3))}
+    groups = prunable_groups(lambda p, x: x @ p["a"] @ p["c"], params, jnp.ones((5, 2)))
+    masks = {"a": jnp.array([[True, False, True]]), "c": jnp.ones((1, 3), bool)}
+    assert keep_from_masks(masks, groups)["a:1"].tolist() == [True, False, True]

@@ -248,3 +248,17 @@ def test_a_method_of_ones_own_needs_init_and_apply_alone():
     assert masks["bias"].ndim == 0
     assert sparsejax.get_masks(state)["kernel"].tolist() == masks["kernel"].tolist()
     np.testing.assert_array_equal(final["kernel"], params["kernel"])
+
+
+def test_a_method_without_masks_is_on_those_of_its_zeros():
+    from sparsejax.transforms.parametrization import Aux, Parametrization
+
+    method = Parametrization(
+        init=lambda params, key: Aux((), ()),
+        apply=lambda params, aux, key: jax.tree.map(lambda w: jnp.where(jnp.abs(w) > 1.5, w, 0.0), params),
+    )
+    params, state = sparsejax.init(
+        sparsejax.reparametrize(optax.sgd(0.1), method), {"w": jnp.array([[1.0, -2.0]])}
+    )
+    assert params["w"].tolist() == [[0.0, -2.0]]
+    assert sparsejax.get_masks(state)["w"].tolist() == [[False, True]]

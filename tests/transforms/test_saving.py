@@ -188,3 +188,23 @@ def test_a_fingerprint_is_of_code_and_values():
     assert fingerprint(scaled(np.ones(2))) == marks[3]
     assert fingerprint(partial(scaled(2.0), x=1)) != fingerprint(partial(scaled(2.0), x=2))
     assert jax.jit(lambda x: jnp.float32(fingerprint(scaled(x)) is None))(1.0) == 1.0
+
+
+def test_sets_have_one_fingerprint_in_whatever_order_they_were_made():
+    def over(numbers):
+        return lambda x: x in numbers
+
+    one, other = {0, 8}, {8, 0}
+    assert list(one) != list(other)  # both fall into one place of the table: the first stays there
+    assert fingerprint(over(one)) == fingerprint(over(other)) != fingerprint(over({0, 9}))
+
+
+def test_four_names_are_told_whole():
+    tx = sparsejax.gmp(optax.sgd(0.1), sparsity=0.5, end_step=9)
+    state = tx.init({"w": jnp.ones((2, 2))})
+    saved = sparsejax.transforms.state_arrays(state)
+    for more in (4, 5):
+        extra = {f"odd{i}": np.zeros(()) for i in range(more)}
+        with pytest.raises(sparsejax.errors.ParamsError) as caught:
+            sparsejax.transforms.restore_state(state, {**saved, **extra})
+        assert ("…" in str(caught.value)) == (more > 4)

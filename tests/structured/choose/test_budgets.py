@@ -263,3 +263,10 @@ def test_an_importance_of_another_shape_is_refused():
         prune("dense_net", channel_ratio=0.5, importance=lambda p, g: {n: np.ones(3) for n in g})
     with pytest.raises(sparsejax.errors.MaskError, match="shape None"):
         prune("dense_net", channel_ratio=0.5, importance=lambda p, g: {})
+
+
+def test_a_whole_is_no_percentage():
+    for ratio, said in ((1.0, False), (50, True)):
+        with pytest.raises(sparsejax.errors.SparsityError) as caught:
+            Budget(flops_ratio=ratio).given()
+        assert ("a percentage?" in str(caught.value)) == said

@@ -109,3 +109,11 @@ def test_ones_are_no_atoms():
     assert dims.size(ONE) == 1
     assert dims.factor(dims.atom(6), (1, 6, 1))[0] == ONE
     assert dims.frozen[dims.atom(0)] is not None
+
+
+def test_an_axis_that_would_be_part_of_itself_is_frozen():
+    dims = Dims()
+    axis = dims.atom(6)
+    dims.bind(axis, Product((axis, dims.atom(2))))
+    assert dims.resolve(axis) == axis
+    assert "part of itself" in dims.frozen[axis].text

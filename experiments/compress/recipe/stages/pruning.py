@@ -21,7 +21,7 @@ METHODS = {
     "alps": post_training.alps,
 }
 _BUDGETS = ("channel_ratio", "global_channel_ratio", "parameter_ratio", "flops_ratio", "latency_ratio")
-_KINDS = ("channel", "neuron", "head", "head_dim", "residual")
+_KINDS = ("channel", "neuron", "head", "head_dim", "residual", "expert")
 _BELOW_ONE = number("the share that goes, in [0, 1)", lambda x: 0 <= x < 1)
 
 
