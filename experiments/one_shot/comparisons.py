@@ -133,7 +133,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
         [
             c.what,
             c.level,
-            f"{c.found.mean:.2f} [{c.found.low:.2f}, {c.found.high:.2f}]",
+            f"{c.found.mean:.3g} [{c.found.low:.3g}, {c.found.high:.3g}]",
             f"{c.aim:g}",
             c.verdict,
         ]

@@ -57,7 +57,7 @@ def tables(rows: list[Row], errors: Errors, dense: Any, task: Task, config: Conf
             f"after {config.reconstruct_steps} steps without labels",
             _gaps(rows, dense, task, config, "reconstructed_items"),
         ]
-    shown = [[name, *(f"{np.mean(by[text]):.4f}" for text in config.levels)] for name, by in errors.items()]
+    shown = [[name, *(f"{np.mean(by[text]):.3g}" for text in config.levels)] for name, by in errors.items()]
     parts += [
         "mean relative squared error of the layers on the dense network's inputs, held out",
         _markdown(["method", *config.levels], shown),
@@ -92,7 +92,9 @@ def _gaps(rows: list[Row], dense: Any, task: Task, config: ConfigDict, key: str)
     body = []
     for name in config.methods:
         gaps = [difference(rows, name, text, dense, task, key) for text in config.levels]
-        body.append([name, *(f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]" for gap in gaps)])
+        digits = 2 if task.scale > 1 else 4  # points, or bits
+        shown = [f"{g.mean:+.{digits}f} [{g.low:+.{digits}f}, {g.high:+.{digits}f}]" for g in gaps]
+        body.append([name, *shown])
     return _markdown(["method", *config.levels], body)
 
 
@@ -101,7 +103,7 @@ def _sequential(rows: list[Row], config: ConfigDict) -> list[list[str]]:
         own = [row["errors"] for row in rows if (row["method"], row["level"]) == (name, text)]
         return float(np.mean([np.mean(list(errors.values())) for errors in own]))
 
-    return [[name, *(f"{mean(name, text):.4f}" for text in config.levels)] for name in config.methods]
+    return [[name, *(f"{mean(name, text):.3g}" for text in config.levels)] for name in config.methods]
 
 
 def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

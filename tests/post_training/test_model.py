@@ -197,8 +197,7 @@ def test_a_language_model():
     best = prune_model(
         fn, params, tokens, solve=partial(solve_alps, scope="row"), sparsity=0.5, sequential=False
     )
-    parallel = wanda(fn, params, tokens, sparsity=0.5, sequential=False)
-    assert all(best.layers[path].error < parallel.layers[path].error for path in layers)
+    assert all(best.layers[path].error < layers[path].error for path in layers)
     assert np.all(np.isfinite(np.asarray(fn(best.params, tokens[0]))))
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sparsejax
 from sparsejax.errors import CalibrationError, MaskError, PathError, QuantizationError
 from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.patterns import NM
@@ -15,8 +14,10 @@ from sparsejax.post_training import IntegerFormat, dequantize, gptq, layer_error
 from tests.post_training import integers, papers
 from tests.tracing.functions import normal
 
+# A program each: the default run takes every number of bits, granularity and symmetry once or more.
+BY_DEFAULT = [(4, "tensor", False), (4, 32, True), (4, 128, False), (8, "channel", True), (8, 64, False)]
 FORMATS = [
-    (bits, g, symmetric)
+    pytest.param(bits, g, symmetric, marks=[] if (bits, g, symmetric) in BY_DEFAULT else pytest.mark.slow)
     for bits in (4, 8)
     for g in ("tensor", "channel", 32, 64, 128)
     for symmetric in (True, False)
@@ -220,14 +221,17 @@ def model():
         return jax.nn.relu(y).mean((1, 2)) @ p["dense"]["kernel"]
 
     mixing = jax.random.normal(keys[3], (4, 4))
-    batches = list(jax.random.normal(keys[2], (6, 64, 8, 8, 4)) @ mixing + 1.0)
+    batches = list(jax.random.normal(keys[2], (4, 64, 6, 6, 4)) @ mixing + 1.0)
     return fn, params, batches
 
 
 def test_a_model_is_quantized_layer_by_layer_and_says_its_errors():
     fn, params, batches = model()
     said = []
-    found = gptq(fn, params, batches, 4, progress=said.append)
+    whole = params | {"unused": {"kernel": weights()}}
+    with pytest.raises(PathError, match="unused"):
+        gptq(fn, whole, batches)
+    found = gptq(fn, whole, batches, 4, progress=said.append, overrides={"unused/*": None})
     assert [one.path for one in said] == list(found.layers) == ["conv/kernel", "dense/kernel"]
     nearest = dequantize(quantize(params, 4))
     exact, mine, theirs = (fn(p, batches[-1]) for p in (params, dequantize(found.params), nearest))
@@ -236,18 +240,17 @@ def test_a_model_is_quantized_layer_by_layer_and_says_its_errors():
     assert all(mask.ndim == 0 for mask in jax.tree.leaves(found.masks))
 
 
-def test_a_pruned_model_keeps_its_masks_and_joint_pruning_makes_some():
+def test_joint_pruning_makes_masks_and_a_pruned_model_keeps_its_own():
     fn, params, batches = model()
-    pruned = sparsejax.post_training.sparsegpt(fn, params, batches, sparsity=0.5)
-    found = gptq(fn, pruned.params, batches, 8, masks=pruned.masks)
-    assert found.masks is pruned.masks
-    for leaf, mask in zip(*map(jax.tree.leaves, (dequantize(found.params), pruned.masks)), strict=True):
-        assert not np.any(np.asarray(leaf)[~np.asarray(mask)])
     joint = gptq(fn, params, batches, 4, sparsity=0.75)
     assert [layer.sparsity for layer in joint.layers.values()] == [0.75, 0.75]
     weight, mask = dequantize(joint.params)["conv"]["kernel"], joint.masks["conv"]["kernel"]
     assert int(mask.sum()) == 72
     assert not np.any(np.asarray(weight)[~np.asarray(mask)])
+    found = gptq(fn, params, batches, 8, masks=joint.masks)
+    assert found.masks is joint.masks
+    for leaf, mask in zip(*map(jax.tree.leaves, (dequantize(found.params), joint.masks)), strict=True):
+        assert not np.any(np.asarray(leaf)[~np.asarray(mask)])
 
 
 @pytest.mark.parametrize(
@@ -301,17 +304,6 @@ def test_scales_of_zero_and_shapes_that_do_not_fit_are_refused():
         solve_gptq(w, gram, np.ones((12, 1)), bits=1)
     with pytest.raises(CalibrationError, match="order"):
         solve_gptq(w, gram, np.ones((12, 1)), bits=4, order="random")
-
-
-def test_gptq_refuses_what_multiplies_no_input():
-    fn, params, batches = model()
-    whole = params | {"unused": {"kernel": weights()}}
-    with pytest.raises(PathError, match="unused"):
-        gptq(fn, whole, batches)
-    assert set(gptq(fn, whole, batches, overrides={"unused/*": None}).layers) == {
-        "conv/kernel",
-        "dense/kernel",
-    }
 
 
 def test_all_zero_and_one_weight():

@@ -26,6 +26,11 @@ from tests.post_training import papers
 PATTERNS = [{"sparsity": 0.5}, {"pattern": NM(2, 4)}, {"pattern": NM(4, 8)}]
 PATTERNS += [{"pattern": NM(1, 4, stride=4)}, {"sparsity": 0.625, "pattern": Block(4, 2)}]
 IDS = ["half", "2:4", "4:8", "strided", "blocks"]
+# A compilation of every solver each; 4:8 is also held against the papers below.
+PATTERNS = [
+    pytest.param(options, id=name, marks=pytest.mark.slow if name == "4:8" else [])
+    for options, name in zip(PATTERNS, IDS, strict=True)
+]
 
 
 def norms(gram):
@@ -67,7 +72,7 @@ def test_ria_keeps_what_the_paper_keeps():
     np.testing.assert_array_equal(ria_mask(w, norms(gram), sparsity=0.5), expected)
 
 
-@pytest.mark.parametrize("n_of_m", [None, (2, 4), (4, 8), (3, 5)])
+@pytest.mark.parametrize("n_of_m", [None, (2, 4), (4, 8), pytest.param((3, 5), marks=pytest.mark.slow)])
 def test_sparsegpt_is_algorithm_1_in_float64(n_of_m):
     w, gram = papers.problem(outputs=8, inputs=80)
     with jax.enable_x64(True):
@@ -122,7 +127,7 @@ def test_resolving_stops_where_it_is_told_and_says_so():
     assert (found.iterations, found.converged) == (2, False)
 
 
-@pytest.mark.parametrize("options", PATTERNS, ids=IDS)
+@pytest.mark.parametrize("options", PATTERNS)
 def test_every_method_keeps_the_exact_count_and_the_pattern(options):
     w, gram = papers.problem()
     pattern = options.get("pattern")
@@ -139,7 +144,7 @@ def test_every_method_keeps_the_exact_count_and_the_pattern(options):
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.013, 0.37, 0.999, 1.0])
-@pytest.mark.parametrize("inputs", [31, 150])
+@pytest.mark.parametrize("inputs", [pytest.param(31, marks=pytest.mark.slow), 150])
 def test_counts_are_exact_where_blocks_are_not_whole(sparsity, inputs):
     w, gram = papers.problem(outputs=5, inputs=inputs)
     count = round((1 - sparsity) * w.size)
@@ -151,7 +156,7 @@ def test_counts_are_exact_where_blocks_are_not_whole(sparsity, inputs):
     assert int(np.sum(np.asarray(found.weights) != 0)) == count
 
 
-@pytest.mark.parametrize("options", PATTERNS, ids=IDS)
+@pytest.mark.parametrize("options", PATTERNS)
 def test_what_an_earlier_mask_removed_stays_removed(options):
     w, gram = papers.problem()
     rows = np.random.default_rng(1).random((6, 8)) < 0.7
@@ -238,7 +243,9 @@ def test_alps_is_near_the_best_of_all_masks():
     "options", [{"sparsity": 0.5}, {"sparsity": 0.8}, {"pattern": NM(2, 4)}], ids=["50", "80", "2:4"]
 )
 def test_better_methods_have_lower_error_on_correlated_inputs(options, seed):
-    w, gram = papers.problem(outputs=24, inputs=64, rows=2000, seed=seed, noise=3.0)
+    # Few weights are left at 80 %: that takes a larger layer; the others are of the shape that is compiled already.
+    shape = {"outputs": 24, "inputs": 64} if options.get("sparsity") == 0.8 else {}
+    w, gram = papers.problem(rows=2000, seed=seed, noise=3.0, **shape)
     kept = {name: np.where(mask, w, 0) for name, mask in masks(w, gram, **options).items()}
     mask = wanda_mask(w, norms(gram), **options)
     swapped = refine_by_swaps(w, gram, mask, pattern=options.get("pattern"))

@@ -49,4 +49,4 @@ def test_half_a_point_is_judged_by_the_lower_end():
     gaps["magnitude"] = {"80 %": Difference(-9.0, -10.0, -8.0)}
     found = compare_losses(gaps, "points")
     assert [c.verdict for c in found] == ["met", "open", "missed"]
-    assert comparison_rows(found)[0] == ["aim: points, alps", "80 %", "-0.20 [-0.40, 0.10]", "-0.5", "met"]
+    assert comparison_rows(found)[0] == ["aim: points, alps", "80 %", "-0.2 [-0.4, 0.1]", "-0.5", "met"]
