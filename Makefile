@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow lint docs gpu aot aot-quick aot-pods clean
+.PHONY: help demo test test-slow lint docs release gpu aot aot-quick aot-pods clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -53,6 +53,9 @@ aot: $(VENV)/.installed-test  ## compile the kernels for TPUs and GPUs that are 
 aot-quick: $(VENV)/.installed-test  ## three of these kernels; says so where the compilers cannot be had
 	@$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR); status=$$?; \
 	if [ $$status -eq 3 ]; then exit 0; elif [ $$status -ne 0 ]; then exit $$status; fi; $(AOT_RUN) --quick
+
+release: $(VENV)/bin/python  ## wheel and sdist in build/dist, checked and tried in clean environments of PYTHONS; uploads nothing
+	$(RUN) tests/check_wheel.py --pythons $(or $(PYTHONS),$(CURDIR)/$(RUN))
 
 aot-pods: $(VENV)/.installed-test  ## compile the full-size configurations for TPU slices that are not here
 	$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR)

@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
     config.compute_dtype = "bfloat16"
 
     config.batch_size = 512
+    config.accumulate = (
+        32  # one example a chip at once: attention's float32 scores of all 12 layers are 9 GB then
+    )
     config.steps = 100_000
     config.eval_every = 1000
     config.eval_batch_size = 512

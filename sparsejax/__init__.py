@@ -44,7 +44,7 @@ from sparsejax.transforms.reparametrize import reparametrize
 from sparsejax.transforms.sparsify import sparsify
 from sparsejax.transforms.state import eval_params, finalize, get_masks, init
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Override",

@@ -5,6 +5,8 @@ import pathlib
 
 import setuptools
 
+import sparsejax
+
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -27,3 +29,15 @@ def test_every_folder_with_code_is_a_package_of_the_wheel():
     assert all((folder / "__init__.py").is_file() for folder in folders)
     packages, _ = _packages()
     assert {".".join(folder.relative_to(_ROOT).parts) for folder in folders} == packages
+
+
+def test_all_places_name_one_version():
+    _, setup = _packages()
+    assert setup["metadata"]["version"] == "attr: sparsejax.__version__"
+    assert f"version: {sparsejax.__version__}\n" in (_ROOT / "CITATION.cff").read_text()
+    released = (_ROOT / "CHANGELOG.md").read_text().partition("## ")[2]
+    assert released.startswith(f"{sparsejax.__version__} (")
+    assert (
+        f"This is version {sparsejax.__version__.rpartition('.')[0]};"
+        in (_ROOT / "docs/stable.md").read_text()
+    )
