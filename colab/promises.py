@@ -28,6 +28,7 @@ def broken(notebook: nbformat.NotebookNode, name: str) -> list[str]:
         "the shared first code cell": code[0].source == FIRST_CELL,
         "form fields beside those of the first cell": any("@param" in cell.source for cell in code[1:]),
         "a finding": any(text.startswith("## Finding") for text in texts),
+        "text where a TODO stands": not any("TODO" in text for text in texts),
         "an exercise at the end": notebook.cells[-1].source.startswith("## Exercise"),
         "every code cell run, in order": [cell.execution_count for cell in code]
         == list(range(1, len(code) + 1)),

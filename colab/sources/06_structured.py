@@ -14,9 +14,9 @@ import numpy as np
 import optax
 
 import sparsejax
+from experiments.benchmark.harness import Jitted, interleaved
 from experiments.data.loading import load_splits
 from experiments.report import plots
-from sparsejax.structured.latency import measure_latency
 
 STEPS = 400  # @param {type:"integer"}
 TUNE_STEPS = 150  # @param {type:"integer"}
@@ -123,14 +123,17 @@ for ratio in (0.0, *FLOPS_RATIOS):
             "parameters": after.parameters,
             "cut": accuracy(small_fn, small),
             "tuned": accuracy(small_fn, tuned),
-            "ms": 1e3 * min(measure_latency(small_fn, tuned, x, budget_seconds=0.5) for _ in range(3)),
         }
     )
-print("multiply-adds an image  parameters  accuracy when cut  and tuned  ms for 32 images")
+# In turn, round by round: a slow moment of the machine meets all of them.
+cases = {str(ratio): Jitted(fn, params, x) for ratio, (fn, params) in models.items()}
+for row, timed in zip(rows, interleaved(cases, "0.0", repeats=100, min_seconds=0.0), strict=True):
+    row["ms"] = timed["min_ms"]
+print("multiply-adds an image  parameters  accuracy when cut  and tuned  ms (least of 100)")
 for row in rows:
     print(
         f"{row['multiply-adds']:22,.0f}  {row['parameters']:10,}  {row['cut']:17.3f}  {row['tuned']:9.3f}"
-        f"  {row['ms']:16.2f}"
+        f"  {row['ms']:17.2f}"
     )
 
 # %%
@@ -173,7 +176,13 @@ except sparsejax.errors.SparsejaxError as error:
 # %% [markdown]
 # ## Finding
 #
-# TODO
+# Three cuts decide, not seven arrays: one through the residual stream, which the stem, both blocks and the head share,
+# and one inside each block. Half of the multiply-adds can go at little cost: 2,286,414 instead of 4,737,344 an image
+# leave 0.892 test accuracy as cut and 0.958 after 150 steps, where the whole network, tuned as long, has 0.969. At a
+# quarter (1,165,418) the cut alone destroys the network, 0.347, and tuning brings most of it back, 0.942; at a tenth it
+# does not, 0.758. Time follows only in part: half of the work takes 1.59 ms instead of 2.33, a tenth still 0.89, and a
+# quarter cut away gained nothing here (2.45). This is one run of one seed, and others used the machine meanwhile. The
+# half-size network is a file of 158,007 bytes, and what is loaded gives equal outputs.
 #
 # **Next**: importances, budgets in parameters or measured latency, heads and experts, residual branches:
 # [the guide](../docs/guide.md#tracing-and-structured-pruning); what the tracer understands and how:

@@ -76,6 +76,12 @@ def test_what_was_not_run_is_named(notebook):
     assert "missing: a stored figure" in found
 
 
+def test_text_that_was_never_written_is_named(notebook):
+    run(notebook, "0.75 1,200")
+    notebook.cells[3].source = "## Finding\n\nTODO"
+    assert promises.broken(notebook, "01_title") == ["missing: text where a TODO stands"]
+
+
 def test_a_stored_error_is_named(notebook):
     run(notebook, "0.75 1,200")
     notebook.cells[2].outputs.append(
