@@ -33,7 +33,8 @@ def run(quick: bool) -> list[Row]:
 
     Returns:
       Rows with ``layer``, ``level`` and ``peak_mb`` (what a fresh process grew by), then rows of the network with
-      ``seconds_a_block``, ``kept_mb`` (held for all batches), ``peak_mb`` and ``params_mb``.
+      ``seconds_a_block``, ``kept_mb`` (held for all batches), ``peak_mb`` (all arrays that JAX holds), ``bound_mb``
+      and ``params_mb``.
     """
     rows = []
     for shape in _QUICK_SHAPES if quick else _SHAPES:
@@ -193,6 +194,12 @@ def _network(quick: bool) -> list[Row]:
             "seconds_a_block": round(seconds / depth, 2),
             "kept_mb": round(max(layer.kept_bytes for layer in layers) / 2**20, 1),
             "peak_mb": round(max(layer.peak_bytes for layer in layers) / 2**20, 1),
+            "bound_mb": round(_bound(width, batches * 8 * 128, size) / 2**20, 1),
             "params_mb": round(size / 2**20, 1),
         }
     ]
+
+
+def _bound(width: int, tokens: int, params: int) -> int:
+    """Bytes of one block at its widest place in both models, its three sums, parameters twice and their masks."""
+    return 2 * tokens * (width + 4 * width) * 4 + 3 * (4 * width) ** 2 * 4 + 2 * params + params // 4
