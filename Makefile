@@ -59,7 +59,7 @@ release: $(VENV)/bin/python  ## wheel and sdist in build/dist, checked and tried
 
 aot-pods: $(VENV)/.installed-test  ## compile the full-size configurations for TPU slices that are not here
 	$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR)
-	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) \
+	ulimit -s 4000000 || true; JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) \
 		$(RUN) -m experiments.benchmark.pod_programs --out experiments/benchmark/pod_programs.json
 
 clean:  ## remove the environment and the caches, not the runs
