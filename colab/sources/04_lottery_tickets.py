@@ -146,8 +146,8 @@ plots.heat_maps("first layer: share of a pixel's connections that stay", pixels,
 #
 # A ticket trains better than its controls, and the more so the smaller it is: with 4.7 % of the weights left it reaches
 # 0.880 (0.875 to 0.883 over four seeds), its mask on new weights 0.853, a random mask on new weights 0.795; the dense
-# network has 0.919. At 60 % and above the three are not told apart by four seeds. So both halves count: new weights cost
-# less at the last level than new places on top of them do. But the mask is no property of the task:
+# network has 0.919. At 60 % and above the three are not told apart by four seeds. So both halves count: new weights
+# cost less at the last level than new places on top of them do. But the mask is no property of the task:
 # the last tickets of two seeds overlap by 0.026, where chance gives 0.024; what they share are the pixels that they
 # leave out.
 #
