@@ -55,7 +55,7 @@ def roofline(
     numbers = [peak_flops, bandwidth, *(number for kernel in kernels for number in kernel[1:])]
     if min(numbers) <= 0:
         raise ConfigError("A roofline is drawn on logarithmic axes: give FLOPs, bytes and seconds above 0.")
-    figure = new_figure(11 if speedups else 6.2, 4.4)
+    figure = new_figure(12.8 if speedups else 6.2, 4.4)
     panels = np.atleast_1d(figure.subplots(1, 2 if speedups else 1))
     _roof(panels[0], kernels, peak_flops, bandwidth)
     if speedups:
@@ -119,4 +119,4 @@ def _speedups(axes: Any, curves: Sequence[Curve]) -> None:
     axes.axhline(1.0, color=MUTED, linewidth=1)
     axes.set(yscale="log", xlabel="sparsity (%)", ylabel="times as fast as dense")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # curves may run anywhere
