@@ -44,7 +44,7 @@ print(f"this set of files: {files.digest[:8]}")
 # %% [markdown]
 # ## The network, and how good it is here
 #
-# The network is [a plain function](../experiments/models/magika.py) of 20 lines: an embedding of bytes, a convolution
+# The network is a plain function of 20 lines (`experiments/models/magika.py`): an embedding of bytes, a convolution
 # over positions that holds 84 % of the weights, a head. What is right is told by the file's extension, a rule that
 # Magika itself does not always agree with.
 
