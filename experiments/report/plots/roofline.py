@@ -88,9 +88,10 @@ def _roof(axes: Any, kernels: Sequence[Kernel], peak: float, bandwidth: float) -
     )
     axes.annotate(
         f"{bandwidth:.3g} B/s",
-        (low, bandwidth * low),
-        (10, 0),
+        (np.sqrt(low * ridge), bandwidth * np.sqrt(low * ridge)),
+        (-6, 6),  # above the slope, where no kernel stands
         textcoords="offset points",
+        ha="right",
         color=INK,
         fontsize=8,
     )
