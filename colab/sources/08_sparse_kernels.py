@@ -149,17 +149,17 @@ for sparsity in SPARSITIES:
 # %% [markdown]
 # ## Finding
 #
-# Zeros that lie in blocks pay; zeros that lie anywhere do not, on a CPU. With one row, blocks of 64 × 64 pass dense
+# Zeros that lie in blocks pay; zeros that lie anywhere do not, on this CPU. With one row, blocks of 64 × 64 pass dense
 # from about 76 % on and reach 1.54 times its speed at 90 % and 2.25 at 95 %; with 256 rows they are at least as fast
 # from half on and 3.12 times as fast at 90 %. JAX's BCOO comes to 0.98 with one row where 95 % are zero, and with 256
-# rows it stays at 0.06; a bitmap unpacks where it multiplies and stays at 0.06 and below, so that it saves memory at
-# rest only. No form comes near 1/density, and the roof says why: at 90 % zeros the dense product of 256 rows ran at
-# 236.9 GFLOP/s, near what the machine can, and the blocks at 43.5; with one row both are short of bandwidth, and the
-# blocks lose what they save to many small reads. Memory is saved everywhere: in training 90 % of zero blocks leave
-# 10.2 % of the bytes.
+# rows to 0.06 at best; a bitmap unpacks where it multiplies and comes to 0.06, so that it saves memory at rest only.
+# No form comes near 1/density, and the roof shows what is missing: at 90 % zeros the dense product of 256 rows ran at
+# 236.9 GFLOP/s, near what the machine can, and the blocks at 43.5; with one row dense is at 81 % of what bandwidth
+# allows, and the blocks at 12 %. Memory is saved everywhere: in training 90 % of zero blocks leave 10.2 % of the
+# bytes.
 #
-# Other programs ran on the two cores meanwhile: that 256 rows seem slower at 95 % (2.20) than at 90 % is theirs, not
-# the kernel's. Measured with less around them, 256 rows came to 5 and 7 times dense there
+# Other programs ran on the two cores meanwhile, which the medians do not hide: that 256 rows look slower at 95 %
+# (2.20) than at 90 % is most likely their doing. With less around them, 256 rows came to 5 and 7 times the dense speed
 # ([results](../docs/results.md)). Before you promise a speed-up, run this where it will run.
 #
 # **Next**: training on live blocks, four formulations and which is chosen, N:M and INT8:
