@@ -133,6 +133,7 @@ curves = [
         name,
         [float(np.mean([row[1] for row in found[name, s]])) for s in SPARSITIES],
         [[row[0] for row in found[name, s]] for s in SPARSITIES],
+        floor=0.0,
     )
     for name in METHODS
 ]
