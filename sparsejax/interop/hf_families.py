@@ -113,6 +113,7 @@ def _mixture_family(
     )
 
 
+#: ``model_type`` of config.json -> what its tensors and fields are called.
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "gemma2": _LLAMA,

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+#: What config.json holds.
 Config = dict[str, Any]
 #: ``rule(new, old, names)`` raises `FileError` where the family does not allow the new numbers.
 Rule = Callable[[Config, Config, frozenset[str]], None]
