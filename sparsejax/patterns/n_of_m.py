@@ -87,7 +87,7 @@ class NM(Units):
         alive = top_k_mask(drop, survivors, stacked=axes.stacked, where=active)
         groups = self._grouped(alive, axes)
         missing = self.n - jnp.sum(groups, axis=-2, keepdims=True)
-        candidates = jnp.where(groups, -jnp.inf, jnp.nan_to_num(self._grouped(grow, axes), nan=-jnp.inf))
+        candidates = jnp.where(groups, -jnp.inf, self._grouped(grow, axes))
         # Survivors rank behind every candidate, so a rank below `missing` is always a free place.
         chosen = (_ranks(candidates, lowest_first=~groups) < missing) & ~groups
         return self._ungrouped(groups | chosen, grow.shape, axes)

@@ -61,6 +61,14 @@ def test_a_drop_fraction_for_each_member_is_refused():
         rule.update(None, state, masks, PARAMS, 0, None)
 
 
+@pytest.mark.parametrize("fraction", [-0.5, 1.5])
+def test_a_drop_fraction_that_is_no_share_is_refused(fraction):
+    rule = sparsejax.rules.drop_and_grow(gathered(1), gathered(1), 0.5, lambda step: fraction, TIMES)
+    masks, state = rule.init(PARAMS, jax.random.key(1))
+    with pytest.raises(ScheduleError, match="drop fraction"):
+        rule.update(None, state, masks, PARAMS, 0, None)
+
+
 def test_counts_beyond_2_to_the_31_are_whole_numbers():
     ((stays, comes),) = exchange._survivors_and_grown([np.int64(2**33 + 3)], lambda step: 0.5, TIMES, 0)
     assert (uint64.to_int(stays), uint64.to_int(comes)) == (2**32 + 2, 2**32 + 1)
