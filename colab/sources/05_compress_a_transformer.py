@@ -42,7 +42,7 @@ print(
 # %%
 model = GPT(vocabulary=256, context=WINDOW, width=64, depth=2, heads=4, mlp_dim=256, rngs=nnx.Rngs(0))
 apply_fn, params = functional(model)
-tx = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, STEPS))
+tx = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, min(50, STEPS // 10), STEPS))
 
 
 def loss(params, batch):
@@ -144,7 +144,7 @@ for bits in BITS:
     small = post_training.quantize(rounded.params, quantizable=lambda path, leaf: False, overrides=eight)
     points.setdefault("ALPS, GPTQ", []).append(stored(f"GPTQ, {bits} bits", small, chosen.masks))
 
-*_, summary = points["ALPS, GPTQ"][BITS.index(4)]
+*_, summary = points["ALPS, GPTQ"][len(BITS) // 2]
 print("\n".join(line for line in str(summary).splitlines() if "block_0" in line and "kernel" in line))
 
 # %%
