@@ -101,7 +101,7 @@ peak = max(2 * rows * WIDTH**2 / least[f"product of {rows}"] for rows in (256, W
 print(f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s: a byte must serve {peak / bandwidth:.1f} FLOPs")
 
 points = []
-for name in list(least)[4:]:
+for name in (name for name in least if name.endswith(("row", "rows"))):
     rows, kept = (1 if name.endswith("1 row") else 256), (1.0 if name.startswith("dense") else 0.1)
     flops, moved = 2 * rows * WIDTH**2 * kept, 4 * (WIDTH**2 * kept + 2 * rows * WIDTH)
     points.append(plots.Kernel(name, flops, moved, least[name]))
@@ -150,17 +150,18 @@ for sparsity in SPARSITIES:
 # ## Finding
 #
 # Zeros that lie in blocks pay; zeros that lie anywhere do not, on this CPU. With one row, blocks of 64 × 64 pass dense
-# from about 76 % on and reach 1.54 times its speed at 90 % and 2.25 at 95 %; with 256 rows they are at least as fast
-# from half on and 3.12 times as fast at 90 %. JAX's BCOO comes to 0.98 with one row where 95 % are zero, and with 256
-# rows to 0.06 at best; a bitmap unpacks where it multiplies and comes to 0.06, so that it saves memory at rest only.
-# No form comes near 1/density, and the roof shows what is missing: at 90 % zeros the dense product of 256 rows ran at
-# 236.9 GFLOP/s, near what the machine can, and the blocks at 43.5; with one row dense is at 81 % of what bandwidth
-# allows, and the blocks at 12 %. Memory is saved everywhere: in training 90 % of zero blocks leave 10.2 % of the
-# bytes.
+# from about 75 % on and reach 1.65 times its speed at 90 % and 2.37 at 95 %; with 256 rows they pass it a little
+# beyond half and come to 3.00 at 95 %. JAX's BCOO just meets dense with one row where 95 % are zero (1.01), and with
+# 256 rows comes to 0.13 at best; a bitmap unpacks where it multiplies and comes to 0.08, so that it saves memory at
+# rest only. No form comes near 1/density, and the roof shows what is missing: at 90 % zeros the dense product of 256
+# rows ran at 247.2 GFLOP/s, near what the machine can, and the blocks at 44.2; with one row dense is at 83 % of what
+# bandwidth allows, and the blocks at 10 %. Memory is saved everywhere: in training 90 % of zero blocks leave 10.2 % of
+# the bytes.
 #
-# Other programs ran on the two cores meanwhile, which the medians do not hide: that 256 rows look slower at 95 %
-# (2.20) than at 90 % is most likely their doing. With less around them, 256 rows came to 5 and 7 times the dense speed
-# ([results](../docs/results.md)). Before you promise a speed-up, run this where it will run.
+# Other programs ran on the two cores meanwhile, which the medians do not hide: that 256 rows look slower at 90 %
+# (2.09) than at 75 % (2.25) is most likely their doing. With less around them, 256 rows came to 5 and 7 times the
+# dense speed at 90 and 95 % ([results](../docs/results.md)). Before you promise a speed-up, run this where it will
+# run.
 #
 # **Next**: training on live blocks, four formulations and which is chosen, N:M and INT8:
 # [sparse compute](../docs/kernels.md); all measured numbers: [results](../docs/results.md).
