@@ -52,12 +52,15 @@ def test_lamp_keeps_a_layer_of_small_weights_alive_where_magnitude_does_not():
         "large": jnp.asarray(WEIGHTS["normal"], jnp.float32),
         "small": jnp.asarray(1e-4 * WEIGHTS["normal"], jnp.float32),
     }
-    by = {
-        score: sparsejax.prune_params(
+
+    def kept(score):
+        return sparsejax.prune_params(
             params, sparsity=0.8, score=score(), distribution=sparsejax.distributions.global_threshold()
         )[1]
-        for score in (sparsejax.scores.magnitude, sparsejax.scores.lamp)
-    }
+
+    by = {sparsejax.scores.lamp: kept(sparsejax.scores.lamp)}
+    with pytest.warns(UserWarning, match="'small' .* keeps none"):
+        by[sparsejax.scores.magnitude] = kept(sparsejax.scores.magnitude)
     assert int(by[sparsejax.scores.magnitude]["small"].sum()) == 0
     assert (
         int(by[sparsejax.scores.lamp]["small"].sum()) == 6

@@ -41,10 +41,10 @@ def test_a_form_that_computes_something_else_is_not_timed():
 
 
 def test_the_break_even_is_where_the_time_falls_below_dense():
-    line = [(0.5, 1.5), (0.75, 0.5), (0.9, 0.2)]
+    line = [(0.5, 1 / 1.5), (0.75, 2.0), (0.9, 5.0)]  # 1.5, 0.5 and 0.2 of dense's time
     assert kernels._crossing(line) == "62%"
-    assert kernels._crossing([(0.5, 0.8), (0.75, 0.5)]) == "below 50%"
-    assert kernels._crossing([(0.5, 3.0), (0.9, 1.5)]) == "dense wins up to 90%"
+    assert kernels._crossing([(0.5, 1.25), (0.75, 2.0)]) == "below 50%"
+    assert kernels._crossing([(0.5, 1 / 3), (0.9, 1 / 1.5)]) == "dense wins up to 90%"
 
 
 def test_points_feed_the_cost_model(rows):

@@ -88,7 +88,8 @@ def test_methods_begin_from_what_was_pretrained_and_penalties_stand_for_sparsiti
         }
     )
     small.order, small.orderings = ("dense", "l0"), (("dense", "l0"),)
-    result, out = _run(small, tmp_path)
+    with pytest.warns(UserWarning, match="nothing is left of dense_0/kernel"):
+        result, out = _run(small, tmp_path)
     assert f"pretrained: test_loss {result['pretrained']['test_loss']:.4f}" in out
     config = json.loads((tmp_path / "l0" / "runs" / "config.json").read_text())
     assert config["teacher"] == config["init_from"] == str(tmp_path / "pretrained")
