@@ -117,5 +117,5 @@ def test_a_hundred_rounds_of_synflow_collapse_no_layer_where_one_shot_does():
     many = survivors(100)
     assert sum(many) == round(0.015 * (8 * 64 + 64 * 4 + 4 * 8))
     assert min(many) > 0
-    with pytest.warns(UserWarning, match="'l0/kernel' .* keeps none"):
+    with pytest.warns(UserWarning, match="keeps none"):
         assert min(survivors(1)) == 0

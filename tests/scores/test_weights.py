@@ -59,7 +59,7 @@ def test_lamp_keeps_a_layer_of_small_weights_alive_where_magnitude_does_not():
         )[1]
 
     by = {sparsejax.scores.lamp: kept(sparsejax.scores.lamp)}
-    with pytest.warns(UserWarning, match="'small' .* keeps none"):
+    with pytest.warns(UserWarning, match="keeps none"):
         by[sparsejax.scores.magnitude] = kept(sparsejax.scores.magnitude)
     assert int(by[sparsejax.scores.magnitude]["small"].sum()) == 0
     assert (
