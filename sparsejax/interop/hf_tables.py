@@ -117,6 +117,7 @@ def mixture(count: str, inner: str) -> Callable[[Config], Table]:
 
 
 def gpt2(config: Config) -> Table:
+    """GPT-2: linear layers as (in, out), queries, keys and values in one."""
     width, inner = "n_embd", "n_inner"
     q, qkv = Axis(("n_head",), "head_dim"), Axis(("n_head",) * 3, "head_dim")
     table: dict[str, Any] = {
@@ -131,6 +132,7 @@ def gpt2(config: Config) -> Table:
 
 
 def opt(config: Config) -> Table:
+    """OPT: learned positions, and a projection where embeddings are narrower."""
     width, q, outer = "hidden_size", Axis(("num_attention_heads",), "head_dim"), "word_embed_proj_dim"
     table: dict[str, Any] = {
         "embed_tokens.weight": ("vocab_size", outer), "embed_positions.weight": (None, width),
@@ -158,6 +160,7 @@ def _encoder_layer(attention: str, out: str) -> dict[str, Any]:
 
 
 def bert(config: Config) -> Table:
+    """BERT and its like: embeddings, encoder layers, pooler and heads."""
     width = "hidden_size"
     table: dict[str, Any] = {
         f"embeddings.{name}_embeddings.weight": (None, width) for name in ("position", "token_type")
@@ -178,6 +181,7 @@ def bert(config: Config) -> Table:
 
 
 def vit(config: Config) -> Table:
+    """ViT: tokens and positions of the width, patches by a convolution."""
     width = "hidden_size"
     table: dict[str, Any] = {f"embeddings.{name}": (None, None, width) for name in
              ("cls_token", "mask_token", "position_embeddings")}  # fmt: skip
@@ -194,6 +198,7 @@ def vit(config: Config) -> Table:
 
 
 def t5(config: Config) -> Table:
+    """T5: two stacks that share embeddings; the width inside heads is a field of its own."""
     width, q = "d_model", Axis(("num_heads",), "d_kv")
     table: dict[str, Any] = {"shared.weight": ("vocab_size", width), "lm_head.weight": ("vocab_size", width)}
     for side in ("encoder", "decoder"):
@@ -216,6 +221,7 @@ def t5(config: Config) -> Table:
 
 
 def resnet(config: Config) -> Table:
+    """ResNet: the channels of each stage and of the stem are fields."""
     table: dict[str, Any] = {}
 
     def convolution(name: str, out: Axis, into: Axis | str | None) -> None:

@@ -27,7 +27,8 @@ class Row:
       outcome: "killed", "timeout" (a test ran into the limit that takes seconds otherwise) or "survived".
       by: the test that failed first, or that did not end.
       seconds: of processor time.
-      why: of survivors: "equivalent: " and why no test can tell, or the test that was written since and kills it.
+      why: of survivors: "equivalent: " and why no test can tell, or what a test that tells would need; the latter
+        count as alive.
     """
 
     path: str

@@ -18,7 +18,7 @@ def test_what_is_found_is_what_the_tracer_says():
     assert found.kinds == {"expert": 1, "neuron": 2}
     assert found.normalized == 1
     assert found.parameters == model_cost(*function).dense.parameters
-    assert 0 < found.difference < 1e-5
+    assert 0 <= found.difference < 1e-5  # sums in another order, which need not round otherwise
     assert 0.1 < found.removed < 0.6
     fn, params, inputs = function
     assert found.flops == pytest.approx(
