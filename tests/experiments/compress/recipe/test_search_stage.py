@@ -30,7 +30,7 @@ def _base(data_dir, model):
     if model == "mlp":
         base.model.widths = (16, 8)
     if model == "gpt":
-        base.dataset, base.window, base.batch_size, base.test_split = "python_text", 16, 4, "test[:1%]"
+        base.dataset, base.window, base.batch_size, base.test_split = "python_text", 16, 4, "test[:5%]"
         base.model.width, base.model.depth, base.model.heads, base.model.mlp_dim = 16, 4, 2, 32
     return base
 
