@@ -21,10 +21,11 @@ _NO_BENCHMARK = {
     "kernels_gpu",
     "kernels_peer",
     "kernels_training",
+    "peer_process",
 }
 
 # Their ratios are those of one core: more would be shared differently by the cases.
-_ONE_CORE = {"step", "selection"}
+_ONE_CORE = {"step", "selection", "kernels"}
 
 
 def names() -> list[str]:
@@ -65,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = harness.environment()
     print(f"{arguments.name}: {describe(arguments.name)}\n{harness.header(where)}\n", flush=True)
     module = importlib.import_module(f"experiments.benchmark.{arguments.name}")
-    rows = [{"benchmark": arguments.name, **row, **where} for row in module.run(arguments.quick)]
+    rows = []
+    for row in module.run(arguments.quick):
+        rows.append({"benchmark": arguments.name, **row, **where})
+        if arguments.json:  # as they come: what was measured before a kill stays
+            harness.write_json(arguments.json, rows)
     print(harness.table(rows), flush=True)
-    if arguments.json:
-        harness.write_json(arguments.json, rows)
     if arguments.markdown:
         harness.write_text(arguments.markdown, f"{harness.header(where)}\n\n{harness.markdown(rows)}")
     return int(any("error" in row for row in rows))

@@ -3,7 +3,7 @@
 import importlib
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from experiments.benchmark.__main__ import names
 from experiments.benchmark.harness import Row
@@ -39,11 +39,11 @@ def _check(name: str, quick: bool) -> list[Row]:
     return [] if check is None else [{"case": name, "checked": what} for what in check(quick)]
 
 
-def _guarded(benchmark: str, name: str, work: Callable[[], list[Row]]) -> list[Row]:
+def _guarded(benchmark: str, name: str, work: Callable[[], Iterable[Row]]) -> list[Row]:
     begin = time.perf_counter()
     print(f"{benchmark} {name} …", flush=True)
     try:
-        rows = work()
+        rows = list(work())
     except Exception as error:
         traceback.print_exc()
         rows = [{"case": name, "error": f"{type(error).__name__}: {error}".split("\n")[0]}]

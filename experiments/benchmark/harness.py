@@ -149,7 +149,7 @@ def _row(name: str, baseline: str, times: Mapping[str, Sequence[float]], compile
         "case": name,
         "baseline": baseline,
         "ratio": _significant(statistics.median(ratios)),
-        "ratio_95": _interval(ratios),
+        "ratio_95": interval(ratios),
         "median_ms": _significant(statistics.median(own) * 1e3),
         "min_ms": _significant(min(own) * 1e3),
         "rounds": len(own),
@@ -157,8 +157,19 @@ def _row(name: str, baseline: str, times: Mapping[str, Sequence[float]], compile
     return row if compile_ms is None else {**row, "compile_ms": compile_ms}
 
 
-def _interval(ratios: Sequence[float]) -> str:
-    """The 95 % confidence interval of their median, from order statistics: no distribution is assumed."""
+def interval(ratios: Sequence[float]) -> str:
+    """The 95 % confidence interval of the median, from order statistics: no distribution is assumed.
+
+    Args:
+      ratios: one a round.
+
+    Returns:
+      "low–high"; all that there is where the rounds are too few for 95 %.
+
+    Example:
+      >>> interval([1.0, 1.1, 1.2])
+      '1.0–1.2'
+    """
     ordered, n = sorted(ratios), len(ratios)
     tail = max(int((n - 1.96 * n**0.5) / 2), 0)
     return f"{_significant(ordered[tail])}–{_significant(ordered[n - 1 - tail])}"

@@ -4,8 +4,8 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import kernels_training
-from experiments.benchmark.harness import Jitted, Row, interleaved
+from experiments.benchmark.harness import Jitted, Row, interleaved, write_json
+from experiments.benchmark.peer_process import PEER_PYTHON, PeerError
 from experiments.report.break_even import break_even
 from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_fan_in, pack_n_m
-
-#: The Python that has the peer (``pip install sparselab``); without it its rows are left out, with a note.
-PEER_PYTHON = "SPARSEJAX_PEER_PYTHON"
 
 
 class Size(NamedTuple):
@@ -30,7 +28,7 @@ class Size(NamedTuple):
     sparsity: float
 
 
-def run(quick: bool) -> list[Row]:
+def run(quick: bool) -> Iterator[Row]:
     """Times products and gradients; every case is checked against the dense product first.
 
     The baseline is the faster of two dense layouts, ``x W`` and ``(Wᵀ xᵀ)ᵀ`` with Wᵀ stored: beside the slower one
@@ -39,14 +37,17 @@ def run(quick: bool) -> list[Row]:
     Args:
       quick: small sizes.
 
-    Returns:
+    Yields:
       Rows with ``speedup`` over the best dense layout, ``share_of_ideal`` (speed-up · density) and, a form and number
       of rows, the ``break_even`` sparsity.
     """
-    rows = [row for size in _sizes(quick) for row in products(size, quick)]
-    rows += [row for size in _gradient_sizes(quick) for row in gradients(size, quick)]
-    training = [{"what": "training", **row} for row in kernels_training.run("quick" if quick else "full")]
-    return rows + break_evens(rows) + training + peer_rows(quick)
+    rows: list[Row] = []
+    for sizes, measure in ((_sizes(quick), products), (_gradient_sizes(quick), gradients)):
+        for size in sizes:
+            rows += (new := measure(size, quick))
+            yield from new
+    yield from break_evens(rows)
+    yield from training_rows(quick)
 
 
 def _sizes(quick: bool) -> list[Size]:
@@ -154,25 +155,28 @@ def points(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def peer_rows(quick: bool) -> list[Row]:
-    """A training step of a GPT's feed-forward layers with sparselab's layers, dense torch and ours, at equal tokens."""
-    python = os.environ.get(PEER_PYTHON)
-    if not python:
-        return [
-            {
-                "what": "training",
-                "case": "sparselab",
-                "note": f"not run: {PEER_PYTHON} names no Python with it",
-            }
-        ]
-    script = pathlib.Path(__file__).with_name("kernels_peer.py")
-    done = subprocess.run(
-        [python, str(script), "quick" if quick else "full"], check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return [{"what": "training", "case": "sparselab", "error": reason}]
-    return [{"what": "training", **json.loads(line)} for line in done.stdout.splitlines()]
+def training_rows(quick: bool) -> list[Row]:
+    """Steps of a GPT: dense and in blocks, and beside them a peer's layers and dense torch, at equal tokens."""
+    python, size = os.environ.get(PEER_PYTHON, ""), "quick" if quick else "cpu"
+    said: dict[str, str] = {"note": f"not run: {PEER_PYTHON} names no Python with it"}
+    try:
+        rows = kernels_training.run(size, peer_python=python)
+    except PeerError as error:
+        rows, said = kernels_training.run(size), {"error": str(error)}
+        python = ""
+    missing = [] if python else [{"case": "sparselab", **said}]
+    return [{"what": "training", **row} for row in rows + missing]
+
+
+def write_points(rows: str, points_file: str) -> None:
+    """Makes the table of `to_sparse` out of the rows that ``--json`` wrote.
+
+    Args:
+      rows: path of the rows.
+      points_file: path to write; `kernels.cost_model.read_points` reads it, and `costs.json` is one.
+    """
+    found = points(json.loads(pathlib.Path(rows).read_text(encoding="utf-8")))
+    write_json(points_file, found)
 
 
 def _beside_best(cases: dict[str, Any], size: Size, what: str, quick: bool) -> list[Row]:
@@ -213,3 +217,7 @@ def _check(cases: dict[str, Any], expected: np.ndarray) -> None:
         off = np.linalg.norm(np.asarray(case(), np.float64) - expected) / np.linalg.norm(expected)
         if name != "n_m" and off > 1e-5:
             raise RuntimeError(f"{name}: its product differs from float64 by {off:.2g}.")
+
+
+if __name__ == "__main__":
+    write_points(*sys.argv[1:])

@@ -1,30 +1,35 @@
-"""The peer's half of the training comparison: a GPT in PyTorch, dense and with sparselab's layers; rows as JSON lines.
+"""The peer's half of the training comparison: a GPT in PyTorch, dense and with sparselab's layers.
 
-Run by `experiments.benchmark.kernels` with a Python that has torch and sparselab. Theirs are unstructured masks, ours
-are blocks.
+Run by `peer_process` with a Python that has torch and sparselab:  python kernels_peer.py SIZE TOKENS
+
+TOKENS holds bytes, (batch, length + 1) a step, over and over. A line on standard input asks for a step of each model
+and is answered by a line of JSON, its seconds and loss by model; when there are no more, a last line says what each
+keeps in memory. Theirs are unstructured masks, ours are blocks.
 """
 
 import json
 import pathlib
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 #: Width, depth, heads, hidden units, tokens an example, examples a step, steps.
-SIZES = {"quick": (64, 1, 2, 256, 32, 2, 3), "full": (640, 8, 10, 2560, 128, 4, 200)}
+SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 2, 200),
+         "full": (640, 8, 10, 2560, 128, 4, 200)}  # fmt: skip
 SPARSITY = 0.9
 
 
-def main(size: str, steps: int | None = None) -> None:
-    """Trains both, a step of each in turn (as many as the size says, or `steps`), and prints their rows."""
+def main(size: str, path: str) -> None:
+    """Makes both models, then trains as long as it is asked to."""
     import sparselab
     import torch
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    *sizes, length, batch, usual = SIZES[size]
-    steps = usual if steps is None else steps
+    *sizes, length, batch, _ = SIZES[size]
+    tokens = torch.frombuffer(bytearray(pathlib.Path(path).read_bytes()), dtype=torch.uint8)
+    batches = tokens.view(-1, batch, length + 1).long()
     dense = lambda n, m: torch.nn.Linear(n, m)  # noqa: E731
     sparse = lambda n, m: sparselab.SparseLinear(n, m, sparsity=SPARSITY)  # noqa: E731
     models = {
@@ -33,26 +38,26 @@ def main(size: str, steps: int | None = None) -> None:
     algorithm = sparselab.RigL(sparsity=SPARSITY, update_freq=100, seed=0)
     models["sparselab"].apply(algorithm)
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-3) for name, model in models.items()}
-    text = _text(torch)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    losses: dict[str, float] = {}
-    for _ in range(steps):
-        begin = torch.randint(len(text) - length - 1, (batch, 1)) + torch.arange(length + 1)
+    print(json.dumps(list(models)), flush=True)
+    for number, _ in enumerate(sys.stdin):
+        said = {}
         for name, model in models.items():
             start = time.perf_counter()
-            losses[name] = _step(torch, model, optimizers[name], text[begin])
+            loss = _step(torch, model, optimizers[name], batches[number % len(batches)])
             if name == "sparselab":
                 algorithm.step()
-            times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["torch, dense"])
-    for name, model in models.items():
-        seconds = statistics.median(times[name][1:])
-        numbers = sum(parameter.numel() for parameter in model.parameters())
-        row = {
-            "case": name, "median_ms": round(seconds * 1e3, 2), "speedup_over_torch": round(base / seconds, 3),
-            "tokens": batch * length, "steps": steps, "loss": round(losses[name], 3), "trained_numbers": numbers,
-        }  # fmt: skip
-        print(json.dumps(row), flush=True)
+            said[name] = [time.perf_counter() - start, loss]
+        print(json.dumps(said), flush=True)
+    print(json.dumps({name: _memory(model, optimizers[name]) for name, model in models.items()}), flush=True)
+
+
+def _memory(model: Any, optimizer: Any) -> int:
+    """Bytes of parameters, their gradients, buffers, and the optimizer's moments."""
+    parameters = list(model.parameters())
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    held = [*parameters, *gradients, *model.buffers(), *(m for m in moments if hasattr(m, "numel"))]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def _gpt(torch: Any, width: int, depth: int, heads: int, hidden: int, linear: Callable[..., Any]) -> Any:
@@ -100,12 +105,5 @@ def _step(torch: Any, model: Any, optimizer: Any, tokens: Any) -> float:
     return loss.item()
 
 
-def _text(torch: Any) -> Any:
-    """The source of Python's standard library, as `python_text` has it, as far as one file a module goes."""
-    folder = pathlib.Path(statistics.__file__).parent
-    data = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 """Training steps of a GPT in the compressed form beside its dense form, in turn, with what each keeps in memory."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -7,58 +8,89 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.benchmark.harness import Row
+from experiments.benchmark.bar import Line
+from experiments.benchmark.harness import Row, interval
+from experiments.benchmark.peer_process import Peer
 from experiments.config.fields import default_config
 from experiments.config.validation import validate_config
+from experiments.data.batches import batch_indices
 from experiments.run.chunk import compile_chunk
 from experiments.run.prepare import prepare
 
 #: As in `kernels_peer`: width, depth, heads, hidden units, tokens an example, examples a step, steps.
-SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "full": (640, 8, 10, 2560, 128, 4, 200)}
+SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 2, 200),
+         "full": (640, 8, 10, 2560, 128, 4, 200)}  # fmt: skip
 _STEPS = 2  # of a compiled chunk
+OURS = ("dense", "blocks")
+#: Which models the times are compared with, and the columns of the ratios.
+BESIDE = {
+    "dense, ours": "speedup",
+    "torch, dense": "speedup_over_torch",
+    "sparselab": "speedup_over_sparselab",
+}
 
 
 def run(
-    size: str, sparsity: float = 0.9, *, feed_forward_only: bool = True, steps: int | None = None
+    size: str,
+    sparsity: float = 0.9,
+    *,
+    feed_forward_only: bool = True,
+    steps: int | None = None,
+    peer_python: str = "",
 ) -> list[Row]:
-    """Trains both forms on the Python text, a chunk of each in turn.
+    """Trains both forms on the Python text, a chunk of each in turn, and the peer's two models between them.
 
     Args:
       size: a key of `SIZES`.
       sparsity: of the blocks of 64×64 (16×16 in "quick").
       feed_forward_only: whether attention stays dense, as in the peer's model.
       steps: another number of steps than the size's.
+      peer_python: a Python that has torch and sparselab, whose models then see the same batches; "" for none.
 
     Returns:
-      A row a form: ``median_ms`` a step, ``speedup`` over dense, and ``relative_memory`` of parameters, gradients and
-      moments.
+      A row a form: ``median_ms`` a step, ``speedup`` over our dense form with its 95 % interval, over each of the
+      peer's models, and ``relative_memory`` of parameters, gradients and moments (beside the dense form of the same
+      library).
+
+    Raises:
+      PeerError: the peer failed; its own words.
     """
-    forms = {
-        name: _start(make_config(size, name, sparsity, feed_forward_only)) for name in ("dense", "blocks")
-    }
+    steps = SIZES[size][-1] if steps is None else steps
+    forms = {f"{name}, ours": _start(make_config(size, name, sparsity, feed_forward_only)) for name in OURS}
     times: dict[str, list[float]] = {name: [] for name in forms}
     losses: dict[str, float] = {}
-    steps = SIZES[size][-1] if steps is None else steps
-    for _ in range(steps // _STEPS):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form["state"], metrics = form["program"](form["state"], form["members"])
-            losses[name] = float(np.asarray(metrics.loss)[-1])
-            times[name].append((time.perf_counter() - start) / _STEPS)
-    ratios = np.asarray(times["dense"][1:]) / np.asarray(times["blocks"][1:])
-    memory = {name: _memory(form["state"]) for name, form in forms.items()}
+    with contextlib.ExitStack() as stack, Line() as line:
+        peer = stack.enter_context(Peer(peer_python, size, _batches(size))) if peer_python else None
+        times |= {name: [] for name in (peer.models if peer else ())}
+        for turn in range(steps // _STEPS):
+            line.show(f"step {turn * _STEPS}/{steps}", often=True)
+            for name, form in forms.items():
+                start = time.perf_counter()
+                form["state"], metrics = form["program"](form["state"], form["members"])
+                losses[name] = float(np.asarray(metrics.loss)[-1])
+                times[name].append((time.perf_counter() - start) / _STEPS)
+            said = [peer.step() for _ in range(_STEPS)] if peer else []
+            for name in said[-1] if said else ():
+                times[name].append(sum(one[name][0] for one in said) / _STEPS)
+                losses[name] = said[-1][name][1]
+        memory = {name: _memory(form["state"]) for name, form in forms.items()}
+        memory |= peer.memory() if peer else {}
+    tokens = SIZES[size][4] * SIZES[size][5]
     return [
-        {
-            "case": f"{name}, ours",
-            "median_ms": round(float(np.median(times[name][1:])) * 1e3, 2),
-            "speedup": 1.0 if name == "dense" else round(float(np.median(ratios)), 3),
-            "relative_memory": round(memory[name] / memory["dense"], 3),
-            "loss": round(losses[name], 3),
-            "tokens": SIZES[size][4] * SIZES[size][5],
-            "steps": steps,
-        }
-        for name in forms
+        {**_row(name, times, memory), "loss": round(losses[name], 3), "tokens": tokens, "steps": steps}
+        for name in times
     ]
+
+
+def _row(name: str, times: dict[str, list[float]], memory: dict[str, int]) -> Row:
+    """The times of a model beside those of the others, chunk by chunk; the first chunk of each is left out."""
+    row: Row = {"case": name, "median_ms": round(float(np.median(times[name][1:])) * 1e3, 2)}
+    for other, key in BESIDE.items():
+        if other in times and other != name:
+            ratios = [theirs / own for theirs, own in zip(times[other][1:], times[name][1:], strict=True)]
+            row |= {key: round(float(np.median(ratios)), 3), f"{key}_95": interval(ratios)}
+    dense = "dense, ours" if name.endswith("ours") else "torch, dense"
+    return row | {"relative_memory": round(memory[name] / memory[dense], 3)}
 
 
 def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) -> ConfigDict:
@@ -77,7 +109,7 @@ def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) 
     if form == "blocks":
         config.model.sparse_compute, config.method, config.sparsity = "blocks", "rigl", sparsity
         config.dense_layers = ("*/attention/*",) if feed_forward_only else ()
-        config.update_every = 4 if size == "quick" else 100
+        config.update_every = 2 if size == "quick" else 100
     validate_config(config)
     return config
 
@@ -90,6 +122,16 @@ def _start(config: ConfigDict) -> dict[str, Any]:
         "state": state,
         "members": members,
     }
+
+
+def _batches(size: str) -> np.ndarray:
+    """The bytes that our forms train on, a step after the other: windows and the byte that follows each."""
+    *_, batch, steps = SIZES[size]
+    setup = prepare(make_config(size, "dense", 0.0, True))
+    split, members = setup.source, setup.groups[0].members
+    picked = split.take(batch_indices(members.data_key, 0, steps, split.size, batch).reshape(-1))
+    windows = np.concatenate([np.asarray(picked.inputs), np.asarray(picked.targets)[:, -1:]], axis=1)
+    return windows.reshape(steps, batch, -1)
 
 
 def _memory(state: Any) -> int:

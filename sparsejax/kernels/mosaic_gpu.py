@@ -125,7 +125,7 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int]) -> Array
 
                 def step(_: Any, x_tile: Any, g_tile: Any, sums: Any) -> Any:
                     mine = x_tile.at[:, pl.ds(warpgroup * share, share)]
-                    plgpu.wgmma(sums, _transposed(mine), g_tile)
+                    plgpu.wgmma(sums, mine.transpose((1, 0)), g_tile)
                     plgpu.wgmma_wait(1)
                     return sums
 
@@ -183,7 +183,7 @@ def _multiply(
 
             def step(_: Any, x_part: Any, block_part: Any, sums: Any) -> Any:
                 mine = x_part.at[pl.ds(warpgroup * share, share)]
-                plgpu.wgmma(sums, mine, _transposed(block_part) if transposed else block_part)
+                plgpu.wgmma(sums, mine, block_part.transpose((1, 0)) if transposed else block_part)
                 plgpu.wgmma_wait(1)
                 return sums
 
@@ -234,12 +234,6 @@ def _tiled(features: int, dtype: Any) -> tuple[Any, Any]:
     bytes_each = jnp.dtype(dtype).itemsize
     swizzle = plgpu.find_swizzle(features * bytes_each * 8)
     return plgpu.TilingTransform((8, swizzle // bytes_each)), plgpu.SwizzleTransform(swizzle)
-
-
-def _transposed(ref: Any) -> Any:
-    """A reference read transposed: a function in JAX 0.10, a method of the reference from 0.11 on."""
-    older = getattr(plgpu, "transpose_ref", None)
-    return older(ref, (1, 0)) if older is not None else ref.transpose((1, 0))
 
 
 def check_fits(rows: int, block: tuple[int, int], dtype: Any) -> None:

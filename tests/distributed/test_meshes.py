@@ -10,7 +10,10 @@ from tests.distributed.launch import Run, finish
 from tests.distributed.train_runs import MESHES, training_axes
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
-DEFAULT = ("mlp_rigl_one", "mlp_rigl_mixed", "operations:mlp_rigl_mixed", "checksums:mlp_rigl_mixed")
+DEFAULT = (
+    *("mlp_rigl_one", "mlp_rigl_mixed", "operations:mlp_rigl_mixed", "checksums:mlp_rigl_mixed"),
+    *("vit_rigl_one", "vit_rigl_data"),
+)
 LONG = (
     *(f"mlp_rigl_{mesh}" for mesh in MESHES),
     *(f"mlp_gmp_{mesh}" for mesh in MESHES),
@@ -79,6 +82,12 @@ def _check_operations(found, largest):
 def test_a_mixed_mesh_gives_the_masks_of_one_device(short):
     assert short[0]["devices"] == 8
     _check_run(short, "mlp_rigl_mixed")
+
+
+def test_live_blocks_are_trained_alike_by_one_device_and_by_eight_that_share_the_batch(short):
+    _check_run(short, "vit_rigl_data")
+    blocks = short[0]["vit_rigl_data"]["after"]
+    assert sum(name.endswith("kernel/data") for name in blocks) == 6
 
 
 def test_on_a_mixed_mesh_masks_and_moments_lie_as_parameters_do(short):

@@ -26,7 +26,7 @@ MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 
 
 
 def config_of(case: str, data: str) -> ConfigDict:
-    """The configuration of ``MODEL_METHOD_MESH``: few steps, at least three mask updates."""
+    """The configuration of ``MODEL_METHOD_MESH``: few steps, at least three mask updates; the ViT trains on blocks."""
     model, method, mesh = case.split("_")
     config = default_config(model)
     config.steps, config.eval_every, config.batch_size = 12, 6, 32
@@ -35,6 +35,10 @@ def config_of(case: str, data: str) -> ConfigDict:
     config.mesh = ConfigDict(dict(zip(training_axes(), MESHES[mesh], strict=True)))
     if model == "mlp":
         config.model.widths = (64,)
+    elif model == "vit":
+        sizes = {"patch": 4, "width": 32, "depth": 1, "heads": 2, "mlp_dim": 64, "sparse_compute": "blocks"}
+        config.model.update(sizes)
+        config.block, config.dense_layers = 8, ("head/*", "patch_embedding/*")
     else:
         config.dataset, config.data_dir, config.window = "python_text/headers", data, 32
         config.model.update({"width": 64, "depth": 1, "heads": 4, "mlp_dim": 128})

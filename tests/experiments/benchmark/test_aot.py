@@ -18,6 +18,9 @@ def test_everything_compiled_without_spills():
     assert {"dsd", "dsd_t", "sdd", "dsd float32", "training step"} <= cases["v5e"]
     assert {"dsd", "dsd_t", "sdd", "2:4 tensor cores", "training step"} <= cases["H100"]
     assert not [row for row in rows if "error" in row or row.get("spill_bytes")]
+    for row in rows:
+        # Shared memory beyond a Hopper's 227 KB is an error of the lowering, so of the row.
+        assert row.get("vmem_bytes" if row["chip"].startswith("v") else "registers"), row
     assert set(RESULT["versions"]) >= {"jax", "libtpu", "jax-cuda13-plugin"}
     assert RESULT["date"]
 
@@ -28,6 +31,22 @@ def test_what_the_assembler_says_is_read():
     )
     assert aot._ptxas(said) == {"registers": 168, "spill_bytes": 12}
     assert aot._ptxas("nothing was compiled") == {}
+
+
+def test_the_largest_fast_memory_of_a_program_is_read():
+    said = (
+        '"used_scoped_memory_configs":[{"memory_space":"1","offset":"0","size":"64"}], x\n'
+        '"used_scoped_memory_configs":[{"memory_space":"1","offset":"0","size":"720896"}]\n'
+        '"used_scoped_memory_configs":[{"memory_space":"6","offset":"0","size":"999999"}]'
+    )
+    assert aot._vmem(said) == {"vmem_bytes": 720896}
+    assert aot._vmem('"used_scoped_memory_configs":[]') == {}
+
+
+def test_a_chip_whose_process_dies_is_a_failure(monkeypatch, capsys):
+    monkeypatch.setattr(aot.sys, "executable", "/bin/false")
+    assert aot.main(["--quick"]) == 1
+    assert "0 of 2 compile" in capsys.readouterr().out
 
 
 def test_it_says_why_it_is_skipped(monkeypatch, tmp_path, capsys):
