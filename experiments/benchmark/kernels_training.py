@@ -18,7 +18,7 @@ from experiments.run.chunk import compile_chunk
 from experiments.run.prepare import prepare
 
 #: As in `kernels_peer`: width, depth, heads, hidden units, tokens an example, examples a step, steps.
-SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 2, 200),
+SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200),
          "full": (640, 8, 10, 2560, 128, 4, 200)}  # fmt: skip
 _STEPS = 2  # of a compiled chunk
 OURS = ("dense", "blocks")

@@ -77,13 +77,15 @@ MODELS: dict[str, Entry] = {
     "vit": Entry(
         _images(ViT),
         {"patch": 2, "width": 64, "depth": 4, "heads": 4, "mlp_dim": 256, "pool": "token",
-         "positions": "learned", "scan": False, "sparse_compute": "dense"},
+         "positions": "learned", "scan": False, "sparse_compute": "dense",
+         "mlp_tile": 0},
         {"pool": ("token", "gap"), "positions": ("learned", "sincos"), "sparse_compute": _COMPUTE},
     ),
     "gpt": Entry(
         _gpt,
         {"width": 64, "depth": 2, "heads": 4, "kv_heads": 0, "mlp_dim": 256, "mlp": "gelu", "norm": "layer",
-         "positions": "rotary", "tied": True, "bias": True, "scan": False, "sparse_compute": "dense"},
+         "positions": "rotary", "tied": True, "bias": True, "scan": False, "sparse_compute": "dense",
+         "mlp_tile": 0},
         {"mlp": ("gelu", "swiglu"), "norm": ("layer", "rms"), "positions": ("rotary", "learned"),
          "sparse_compute": _COMPUTE},
         **_TOKENS,

@@ -44,6 +44,7 @@ class GPT(nnx.Module):
       norm: ``"layer"`` or ``"rms"``.
       bias: whether the dense layers of the blocks have biases; the head has none.
       sparse_compute: ``"blocks"``: the kernels of the blocks and of the head may be block-sparse.
+      mlp_tile: positions whose hidden units exist at a time; 0 for all.
       rngs: draws the parameters, as GPT-2 does: normal of 0.02, over √(2 depth) for the two kernels of a block
         that write to the residual stream; biases 0.
 
@@ -78,6 +79,7 @@ class GPT(nnx.Module):
         norm: str = "layer",
         bias: bool = True,
         sparse_compute: str = "dense",
+        mlp_tile: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
         if positions not in ("rotary", "learned"):
@@ -86,7 +88,7 @@ class GPT(nnx.Module):
         rotary, residual_init = positions == "rotary", scaled_normal(depth)
         sizes = BlockSizes(
             width, depth, heads, mlp_dim, kv_heads, mlp, norm, bias, True, rotary, init, residual_init,
-            sparse_compute,
+            sparse_compute, mlp_tile,
         )  # fmt: skip
         check_sizes("GPT", sizes)
         self.context, self.depth, self.tied, self.rotary = context, depth, tied, rotary

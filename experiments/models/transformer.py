@@ -11,6 +11,7 @@ from flax import nnx
 
 from experiments.errors import ConfigError
 from sparsejax.interop.sparse_linear import SparseLinear
+from sparsejax.kernels import fused_mlp
 
 
 class BlockSizes(NamedTuple):
@@ -30,6 +31,7 @@ class BlockSizes(NamedTuple):
       kernel_init: draws the kernels.
       residual_init: draws the two kernels that write to the residual stream; `kernel_init` when None.
       sparse_compute: ``"dense"``, or ``"blocks"``: layers whose kernels may be block-sparse.
+      mlp_tile: positions whose hidden units exist at a time, `kernels.fused_mlp`; 0 for all. Needs ``"gelu"``.
     """
 
     width: int
@@ -45,6 +47,7 @@ class BlockSizes(NamedTuple):
     kernel_init: Callable[..., jax.Array] = nnx.initializers.lecun_normal()
     residual_init: Callable[..., jax.Array] | None = None
     sparse_compute: str = "dense"
+    mlp_tile: int = 0
 
 
 class Hidden(NamedTuple):
@@ -160,13 +163,21 @@ class FeedForward(nnx.Module):
     def __init__(self, sizes: BlockSizes, *, rngs: nnx.Rngs) -> None:
         width, hidden, init = sizes.width, sizes.mlp_dim, sizes.kernel_init
         self.up = make_linear(sizes, (width,), (hidden,), init, rngs=rngs)
-        self.gated = sizes.mlp == "swiglu"
+        self.gated, self.tile = sizes.mlp == "swiglu", sizes.mlp_tile
         if self.gated:
             self.gate = make_linear(sizes, (width,), (hidden,), init, rngs=rngs)
         self.down = make_linear(sizes, (hidden,), (width,), sizes.residual_init or init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes the layer for `x` of shape (…, width); the result has the same shape."""
+        if self.tile:
+            up, down = (layer.kernel.get_value() for layer in (self.up, self.down))
+            biases = {
+                f"{name}_bias": layer.bias.get_value()
+                for name, layer in (("up", self.up), ("down", self.down))
+                if layer.bias is not None
+            }
+            return fused_mlp(x, up, down, tile=self.tile, **biases)
         hidden = jax.nn.silu(self.gate(x)) * self.up(x) if self.gated else jax.nn.gelu(self.up(x))
         return self.down(hidden)
 
@@ -278,7 +289,7 @@ def check_sizes(model: str, sizes: BlockSizes) -> None:
 
     Raises:
       ConfigError: heads that do not divide the width, kv_heads that do not divide the heads, an unknown mlp
-        or norm, or rotary positions with an odd head_dim.
+        or norm, a tile with a gate, or rotary positions with an odd head_dim.
 
     Example:
       >>> check_sizes("GPT", BlockSizes(width=8, depth=1, heads=2, mlp_dim=16))
@@ -293,6 +304,8 @@ def check_sizes(model: str, sizes: BlockSizes) -> None:
             sizes.sparse_compute not in ("dense", "blocks"),
             f"sparse_compute={sizes.sparse_compute!r} must be 'dense' or 'blocks'",
         ),
+        (sizes.mlp_tile < 0, f"mlp_tile={sizes.mlp_tile} must be at least 0"),
+        (sizes.mlp_tile > 0 and sizes.mlp != "gelu", f"mlp_tile={sizes.mlp_tile} needs mlp='gelu'"),
         (sizes.depth < 1, f"depth={sizes.depth} must be at least 1"),
         (sizes.rotary and (width // max(heads, 1)) % 2, "rotary positions need an even width / heads"),
     ]

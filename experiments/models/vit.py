@@ -38,6 +38,7 @@ class ViT(nnx.Module):
       positions: ``"learned"``, or ``"sincos"``: fixed sines and cosines of row and column.
       scan: whether the blocks are stacked and run by `jax.lax.scan`.
       sparse_compute: ``"blocks"``: the kernels of the blocks may be block-sparse.
+      mlp_tile: positions whose hidden units exist at a time; 0 for all.
       rngs: draws the parameters: Xavier uniform in the blocks, normal of 0.02 for learned positions, LeCun
         normal for patches and head, 0 for the class token and the biases.
 
@@ -70,10 +71,12 @@ class ViT(nnx.Module):
         positions: str = "learned",
         scan: bool = False,
         sparse_compute: str = "dense",
+        mlp_tile: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
         init = nnx.initializers.glorot_uniform()  # of the flattened kernel: (width, heads · head_dim)
-        sizes = BlockSizes(width, depth, heads, mlp_dim, kernel_init=init, sparse_compute=sparse_compute)
+        kinds = {"kernel_init": init, "sparse_compute": sparse_compute, "mlp_tile": mlp_tile}
+        sizes = BlockSizes(width, depth, heads, mlp_dim, **kinds)
         check_sizes("ViT", sizes)
         _check_images(tuple(image_shape), patch, width, pool, positions)
         channels = image_shape[2] if len(image_shape) == 3 else 1

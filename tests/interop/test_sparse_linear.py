@@ -75,6 +75,24 @@ def test_the_models_draw_and_compute_the_same_either_way(model):
     np.testing.assert_allclose(block_fn(sparse, inputs), dense_fn(dense, inputs), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("compute", ["dense", "blocks"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_hidden_units_of_a_few_positions_at_a_time_give_the_same(compute, bias):
+    sizes = {"vocabulary": 16, "context": 6, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 24, "bias": bias}
+    build = lambda tile: GPT(**sizes, sparse_compute=compute, mlp_tile=tile, rngs=nnx.Rngs(0))  # noqa: E731
+    (whole, params), (tiled, _) = functional(build(0)), functional(build(5))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases are drawn as zeros
+    loss = lambda apply: lambda p: jnp.sum(jnp.sin(apply(p, jnp.arange(12).reshape(2, 6))))  # noqa: E731
+    value, grads = jax.value_and_grad(loss(tiled))(params)
+    expected, expected_grads = jax.value_and_grad(loss(whole))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), grads, expected_grads)
+    # One array of all positions' hidden units is there without tiles, and is not with them.
+    texts = {apply: str(jax.make_jaxpr(loss(apply))(params)) for apply in (whole, tiled)}
+    assert "f32[2,6,24]" in texts[whole]
+    assert "f32[2,6,24]" not in texts[tiled]
+
+
 def _all_blocks(name, leaf, wanted):
     """All blocks live, in the grid of 4×4 blocks of a kernel as a matrix (inputs, outputs)."""
     if not wanted(name):

@@ -195,6 +195,8 @@ def test_training_lowers_the_loss(name):
         (lambda: GPT(**_SIZES | {"heads": 8}, vocabulary=5, context=4, rngs=None), "an even width / heads"),
         (lambda: GPT(**_SIZES, positions="alibi", vocabulary=5, context=4, rngs=None), "positions='alibi'"),
         (lambda: GPT(**_SIZES, mlp="relu", norm="batch", vocabulary=5, context=4, rngs=None), "mlp='relu'.*norm="),
+        (lambda: GPT(**_SIZES, mlp_tile=-1, vocabulary=5, context=4, rngs=None), "mlp_tile=-1 must be at least 0"),
+        (lambda: GPT(**_SIZES, mlp_tile=2, mlp="swiglu", vocabulary=5, context=4, rngs=None), "needs mlp='gelu'"),
         (lambda: Encoder(**_SIZES | {"depth": 0}, vocabulary=5, context=4, classes=2, rngs=None), "depth=0"),
         (lambda: ViT(**_SIZES, image_shape=(8, 8), classes=2, patch=3, rngs=None), "patch=3 must divide 8 and 8"),
         (lambda: ViT(**_SIZES, image_shape=(8, 8), classes=2, patch=4, pool="max", rngs=None), "pool='max'"),
