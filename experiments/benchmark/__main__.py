@@ -25,7 +25,7 @@ _NO_BENCHMARK = {
 }
 
 # Their ratios are those of one core: more would be shared differently by the cases.
-_ONE_CORE = {"step", "selection", "kernels"}
+_ONE_CORE = {"step", "selection", "kernels", "block_gpt"}
 
 
 def names() -> list[str]:

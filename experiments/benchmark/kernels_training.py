@@ -56,7 +56,10 @@ def run(
       PeerError: the peer failed; its own words.
     """
     steps = SIZES[size][-1] if steps is None else steps
-    forms = {f"{name}, ours": _start(make_config(size, name, sparsity, feed_forward_only)) for name in OURS}
+    forms = {
+        f"{name}, ours": start_form(make_config(size, name, sparsity, feed_forward_only), _STEPS)
+        for name in OURS
+    }
     times: dict[str, list[float]] = {name: [] for name in forms}
     losses: dict[str, float] = {}
     with contextlib.ExitStack() as stack, Line() as line:
@@ -99,7 +102,7 @@ def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) 
     config = default_config("gpt")
     config.dataset, config.test_split, config.window, config.batch_size = (
         "python_text",
-        "test[:1%]",
+        "test[:5%]",
         length,
         batch,
     )
@@ -114,11 +117,12 @@ def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) 
     return config
 
 
-def _start(config: ConfigDict) -> dict[str, Any]:
+def start_form(config: ConfigDict, steps: int) -> dict[str, Any]:
+    """Compiles a chunk of a configuration's steps: its program, its first state and its member."""
     setup = prepare(config)
     state, members = setup.states[0], setup.groups[0].members
     return {
-        "program": compile_chunk(setup.recipes[0], state, members, setup.source, _STEPS),
+        "program": compile_chunk(setup.recipes[0], state, members, setup.source, steps),
         "state": state,
         "members": members,
     }
