@@ -12,7 +12,7 @@ from experiments.benchmark.harness import Row, interval
 from experiments.benchmark.kernels_training import start_form
 
 #: Steps of a chunk, one mask update in each; chunks that are timed after the first of each form.
-CHUNK, CHUNKS = 20, 4
+CHUNK, CHUNKS = 20, 3
 
 
 def run(quick: bool) -> list[Row]:
