@@ -20,6 +20,7 @@ from experiments.record.outcome import (
     to_host,
     versions,
 )
+from experiments.record.progress import speed
 from experiments.run.population import Run
 from experiments.run.prepare import Setup
 from experiments.run.state import STATE_AXES, TrainState, member_of, over_members
@@ -180,6 +181,6 @@ def verdict(result: dict[str, Any], directory: pathlib.Path) -> str:
         f", sparsity {mean(result['sparsity']):.4f}\n"
         f"{mean(result['nonzero']):,.0f} of {result['parameters']:,} parameters are not zero\n"
         f"FLOPs relative to dense: training {costs['training']:.3f}×, inference {costs['inference']:.3f}×\n"
-        f"{result['steps_per_second']:.0f} steps/s, {result['wall_seconds']:.1f} s in all\n"
+        f"{speed(result['steps_per_second'])}, {result['wall_seconds']:.1f} s in all\n"
         f"written to {directory}"
     )

@@ -43,6 +43,16 @@ def fit(parts: Sequence[str], width: int) -> str:
     return line
 
 
+def speed(rate: float) -> str:
+    """Says how many steps a second are taken, to two decimals where they are few.
+
+    Example:
+      >>> speed(693.2), speed(0.359)
+      ('693 steps/s', '0.36 steps/s')
+    """
+    return f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.2f} steps/s"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words of the size that matters.
 
@@ -153,7 +163,7 @@ class ProgressBar(_Display):
             f"accuracy {accuracy:.4f}",
             f"loss {loss:.3f}",
             f"sparsity {sparsity:.4f}",
-            f"{self.rate:.0f} steps/s" if self.rate else "",
+            speed(self.rate) if self.rate else "",
         ]
         due = done >= self.steps or done * LINES // self.steps > self.printed
         self.printed = done * LINES // self.steps if due else self.printed

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from experiments.record import progress
-from experiments.record.progress import LINES, Overall, ProgressBar, duration
+from experiments.record.progress import LINES, Overall, ProgressBar, duration, speed
 
 
 def _report(console, steps=200, chunk=10):
@@ -137,3 +137,7 @@ def test_durations():
         "1 h 40",
         "1 h 40",
     ]
+
+
+def test_a_slow_run_does_not_take_zero_steps_a_second():
+    assert (speed(0.359), speed(9.999), speed(693.2)) == ("0.36 steps/s", "10.00 steps/s", "693 steps/s")
