@@ -59,7 +59,7 @@ def to_sparse(
       rows: activations a call, for the estimate of the time: batch, or batch × positions.
       prefer: "time" (estimated) or "bytes".
       values: "float", or "int8" for the packed forms.
-      points: measurements of your machine; those that ship are of two cores of a CPU.
+      points: measurements of your machine; those that ship are of one core of a CPU.
       prunable: which leaves are kernels; the library's default filter when None.
 
     Returns:

@@ -87,7 +87,7 @@ def break_even(points: Sequence[Point], form: str, rows: int) -> float | None:
 
 @functools.cache
 def shipped_points() -> tuple[Point, ...]:
-    """The points that ship with the library: `python -m experiments.benchmark kernels` on two cores of a CPU."""
+    """The points that ship with the library: `python -m experiments.benchmark kernels` on one core of a CPU."""
     text = importlib.resources.files("sparsejax.kernels").joinpath("costs.json").read_text(encoding="utf-8")
     return tuple(Point(**entry) for entry in json.loads(text))
 
