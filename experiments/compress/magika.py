@@ -24,8 +24,8 @@ from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall
 from experiments.record.workdir import claim, stored_result
 from experiments.report.bootstrap import paired_bootstrap
+from experiments.run.towards_dense import train_towards
 from sparsejax import export, post_training
-from sparsejax.distillation import distill_logits
 from sparsejax.post_training import IntegerFormat
 from sparsejax.typing import MaskTree, Params
 
@@ -236,32 +236,14 @@ def _batches(tokens: np.ndarray) -> list[np.ndarray]:
 def _tune(task: Task, calibration: np.ndarray, params: Params, masks: MaskTree) -> tuple[Params, MaskTree]:
     """Adam on the masks; the loss is the divergence from the dense network's outputs, labels are not looked at."""
     options = task.options
-    teacher = jnp.asarray(task.logits(task.params, calibration))
-    inputs = jnp.asarray(calibration)
     rate = optax.cosine_decay_schedule(options.learning_rate, max(options.tune_steps, 1))
     tx = sparsejax.sparsify(optax.adam(rate), sparsejax.rules.fixed_masks(masks))
-    rng = np.random.RandomState(0)
-    order = np.concatenate(
-        [
-            rng.permutation(len(inputs))
-            for _ in range(1 + options.tune_steps * options.tune_batch // len(inputs))
-        ]
-    )
-
-    def loss(params: Params, chosen: jax.Array) -> jax.Array:
-        return jnp.mean(
-            distill_logits(magika_logits(params, inputs[chosen]), teacher[chosen], temperature=1.0)
-        )
-
-    @jax.jit
-    def step(params: Params, state: Any, chosen: jax.Array) -> tuple[Params, Any]:
-        updates, state = tx.update(jax.grad(loss)(params, chosen), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = sparsejax.init(tx, params)
-    for number in range(options.tune_steps):
-        params, state = step(params, state, order[number * options.tune_batch :][: options.tune_batch])
-    return params, masks
+    teacher = task.logits(task.params, calibration)
+    tuned, _ = train_towards(
+        magika_logits, tx, params, calibration, teacher,
+        steps=options.tune_steps, batch_size=options.tune_batch,
+    )  # fmt: skip
+    return tuned, masks
 
 
 def _quantize(

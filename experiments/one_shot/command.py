@@ -3,7 +3,6 @@
 python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=runs/magika
 """
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -21,10 +20,11 @@ from experiments.one_shot.comparisons import compare_errors
 from experiments.one_shot.layer_errors import compared, held_out_errors, read_matrices
 from experiments.one_shot.methods import METHODS
 from experiments.one_shot.options import check, level
-from experiments.one_shot.report import Row, difference, tables
+from experiments.one_shot.report import difference, tables
 from experiments.one_shot.tasks import Task, build
 from experiments.record import files
 from experiments.record.outcome import device_name, versions
+from experiments.record.rows import Row, once
 from experiments.report.tables import terminal_text
 from sparsejax.post_training import CalibrationWarning, agreement, prune_model, reconstruct
 
@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
     task = build(config, directory, console)
     about = json.loads(json.dumps(task.about))
     task = task._replace(about=about)
-    dense = _once(directory, {"dense": about}, lambda: {"items": task.measure(task.params).tolist()})
+    dense = once(directory, {"dense": about}, lambda: {"items": task.measure(task.params).tolist()})
     console.print(f"dense: {task.metric} {np.mean(dense['items']) * task.scale:.2f}")
     rows: list[Row] = []
     errors: dict[str, dict[str, list[Any]]] = {}
@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
         for name in config.methods:
             for text in config.levels:
                 key = {"method": name, "level": text, "draw": draw, "about": about, **_numbers(config)}
-                row = _once(directory, key, lambda n=name, t=text, d=draw: _measure(task, config, n, t, d))
+                row = once(directory, key, lambda n=name, t=text, d=draw: _measure(task, config, n, t, d))
                 rows.append({"method": name, "level": text, "draw": draw, **row})
                 change = (np.mean(row["items"]) - np.mean(dense["items"])) * task.scale
                 console.print(f"draw {draw}, {name}, {text}: {change:+.2f} to dense ({row['seconds']:.0f} s)")
@@ -110,25 +110,13 @@ def _layers(
     for name in compared(config.methods):
         for text in config.levels:
             key = {"layers": name, "level": text, "draw": draw, "about": task.about, **_numbers(config)}
-            row = _once(directory, key, lambda n=name, t=text: solve(n, t))
+            row = once(directory, key, lambda n=name, t=text: solve(n, t))
             errors.setdefault(name, {}).setdefault(text, []).append(row["errors"])
 
 
 def _numbers(config: ConfigDict) -> dict[str, Any]:
     names = ("calibration_items", "batch_size", "ignore", "damping", "reconstruct_steps", "learning_rate")
     return {name: config[name] for name in (*names, "draws")}
-
-
-def _once(directory: pathlib.Path, key: dict[str, Any], compute: Any) -> Row:
-    """Reads what was computed under this key, or computes it and writes it down."""
-    text = json.dumps(key, sort_keys=True)
-    path = directory / "rows" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    if path.exists():
-        return json.loads(path.read_text())["row"]
-    row = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, json.dumps({"key": key, "row": row}).encode())
-    return row
 
 
 def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) -> Row:

@@ -8,12 +8,15 @@ from experiments.errors import ConfigError
 from experiments.one_shot.methods import METHODS
 from sparsejax.patterns import NM
 
+#: Networks that are trained here.
+TRAINED = ("gpt", "convnet")
+
 
 def default_study(network: str) -> ConfigDict:
     """All fields with their defaults.
 
     Args:
-      network: "magika" or "gpt".
+      network: "magika", or one that is trained: "gpt", "convnet".
 
     Returns:
       The configuration.
@@ -34,8 +37,8 @@ def default_study(network: str) -> ConfigDict:
     # Of Magika: where files are looked for (the system's and Python's folders when empty), the most of a kind.
     config.folders = ()
     config.per_kind = 250
-    # Of the GPT: how it is trained, and which part of Python's text it is calibrated on.
-    config.base = default_config("gpt")
+    # Of those trained here: how; and which part of Python's text a GPT is calibrated on.
+    config.base = default_config("lenet" if network == "convnet" else "gpt")
     config.part = "code"
     return config
 
@@ -74,7 +77,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       ConfigError: unknown methods or levels, numbers out of range.
     """
-    if config.network == "gpt":
+    if config.network in TRAINED:
         validate_config(config.base)
     unknown = [name for name in config.methods if name not in METHODS]
     if unknown:

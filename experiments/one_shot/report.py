@@ -1,6 +1,5 @@
 """The study's tables: differences to the dense network, layer errors, aims and orderings, all with intervals."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,9 @@ from ml_collections import ConfigDict
 
 from experiments.one_shot.comparisons import Errors, compare_errors, compare_losses, comparison_rows
 from experiments.one_shot.tasks import Task
+from experiments.record.rows import Row
 from experiments.report.bootstrap import Difference, paired_bootstrap
-
-Row = dict[str, Any]
+from experiments.report.tables import markdown_table
 
 
 def difference(
@@ -60,14 +59,14 @@ def tables(rows: list[Row], errors: Errors, dense: Any, task: Task, config: Conf
     shown = [[name, *(f"{np.mean(by[text]):.3g}" for text in config.levels)] for name, by in errors.items()]
     parts += [
         "mean relative squared error of the layers on the dense network's inputs, held out",
-        _markdown(["method", *config.levels], shown),
+        markdown_table(["method", *config.levels], shown),
         "the same of the layers as they were pruned one after another, each on the inputs that its method left",
-        _markdown(["method", *config.levels], _sequential(rows, config)),
+        markdown_table(["method", *config.levels], _sequential(rows, config)),
     ]
     compared = compare_errors(errors, config.levels) + _losses(rows, dense, task, config)
     head = ["what", "level", "found, 95 % interval", "aim", "verdict"]
     if compared:
-        parts += ["aims and orderings", _markdown(head, comparison_rows(compared))]
+        parts += ["aims and orderings", markdown_table(head, comparison_rows(compared))]
     return "\n\n".join(parts)
 
 
@@ -95,7 +94,7 @@ def _gaps(rows: list[Row], dense: Any, task: Task, config: ConfigDict, key: str)
         digits = 2 if task.scale > 1 else 4  # points, or bits
         shown = [f"{g.mean:+.{digits}f} [{g.low:+.{digits}f}, {g.high:+.{digits}f}]" for g in gaps]
         body.append([name, *shown])
-    return _markdown(["method", *config.levels], body)
+    return markdown_table(["method", *config.levels], body)
 
 
 def _sequential(rows: list[Row], config: ConfigDict) -> list[list[str]]:
@@ -104,8 +103,3 @@ def _sequential(rows: list[Row], config: ConfigDict) -> list[list[str]]:
         return float(np.mean([np.mean(list(errors.values())) for errors in own]))
 
     return [[name, *(f"{mean(name, text):.3g}" for text in config.levels)] for name in config.methods]
-
-
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

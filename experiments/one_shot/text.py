@@ -10,11 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import train
 from experiments.data.sources import read_part
 from experiments.errors import ConfigError
-from experiments.run.initial import load_arrays
-from experiments.run.prepare import prepare
+from experiments.one_shot.trained import trained
 from sparsejax.typing import Params
 
 
@@ -25,14 +23,14 @@ class TextModel(NamedTuple):
       fn: ``fn(params, tokens) -> logits``.
       params: trained.
       calibration: ``draw -> batches`` of windows of the training files; no two draws share one.
-      costs: ``params -> bits per byte`` of each test window, the mean over its bytes but the first.
+      tested: test windows.
       about: what the text was.
     """
 
     fn: Callable[..., Any]
     params: Params
     calibration: Callable[[int], list[jax.Array]]
-    costs: Callable[[Params], np.ndarray]
+    tested: np.ndarray
     about: dict[str, Any]
 
 
@@ -51,15 +49,7 @@ def load(config: ConfigDict, directory: pathlib.Path, console: Console) -> TextM
       ConfigError: too little text; whatever training raises.
     """
     base, size = config.base, config.base.window
-    train.run(base, str(directory / "dense"), console, plots=False)
-    setup = prepare(base)
-    state = setup.states[0]
-    params = load_arrays(directory / "dense" / "params.npz", state.params)
-    params = jax.tree.map(jnp.asarray, params)
-
-    def fn(p: Params, tokens: jax.Array) -> jax.Array:
-        return setup.apply(p, state.batch_stats, tokens, False)[0]
-
+    fn, params, _ = trained(base, directory, console)
     own, tested = _windows(read_part(config.part)["train"], size), _windows(read_part("code")["test"], size)
     rows = config.calibration_items
     windows_left(config, len(own), len(tested))
@@ -71,7 +61,7 @@ def load(config: ConfigDict, directory: pathlib.Path, console: Console) -> TextM
         return [jnp.asarray(part[i : i + config.batch_size]) for i in steps]
 
     about = {"part": config.part, "window": size, "tested": len(tested), "base": base.to_json()}
-    return TextModel(fn, params, calibration, _costs(fn, tested), about)
+    return TextModel(fn, params, calibration, tested, about)
 
 
 def windows_left(config: ConfigDict, own: int, tested: int) -> None:
@@ -99,20 +89,20 @@ def _windows(parts: dict[str, bytes], size: int) -> np.ndarray:
     return whole[np.random.RandomState(0).permutation(len(whole))]
 
 
-def _costs(fn: Callable[..., Any], windows: np.ndarray) -> Callable[[Params], np.ndarray]:
-    @jax.jit
-    def cost(params: Params, tokens: jax.Array) -> jax.Array:
-        log_p = jax.nn.log_softmax(fn(params, tokens)[:, :-1].astype(jnp.float32))
-        own = jnp.take_along_axis(log_p, tokens[:, 1:, None], -1)[..., 0]
-        return -jnp.mean(own, 1) / jnp.log(2)
+def bits_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Bits per byte of each window, the mean over its bytes but the first.
 
-    def costs(params: Params) -> np.ndarray:
-        size = min(32, len(windows))
-        found = []
-        for first in range(0, len(windows), size):
-            part = windows[first : first + size]
-            full = np.pad(part, ((0, size - len(part)), (0, 0)))
-            found.append(np.asarray(cost(params, full), np.float64)[: len(part)])
-        return np.concatenate(found)
+    Args:
+      logits: (windows, bytes, 256).
+      tokens: (windows, bytes).
 
-    return costs
+    Returns:
+      (windows,).
+
+    Example:
+      >>> bits_of(jnp.zeros((1, 3, 256)), jnp.zeros((1, 3), jnp.int32)).tolist()
+      [8.0]
+    """
+    log_p = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
+    own = jnp.take_along_axis(log_p, tokens[:, 1:, None], -1)[..., 0]
+    return -jnp.mean(own, 1) / jnp.log(2)

@@ -1,6 +1,7 @@
 """Activations in 8 bits: matrix products of integers with integers, with a scale a token or one from calibration."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ from jax.extend import core
 
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
-from sparsejax.params.paths import flatten_with_paths
+from sparsejax.params.paths import flatten_with_paths, literal
+from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs
+from sparsejax.tracing.calibration.statistics import calibrate
 from sparsejax.typing import Array, Params
 
 _HIGHEST = 127  # of an activation; −128 is left out, so that both signs are alike
@@ -80,50 +83,78 @@ def activation_ranges(
 ) -> dict[str, float]:
     """The magnitudes for static scales: a percentile of |x| over calibration batches.
 
+    ``range = max_batches percentile(|x|)``; `integer_products` clips what lies beyond it to ±127 steps
+
+    The statistics are those of `calibrate`. A percentile below 100 clips a few outliers so that all other activations
+    get finer steps; 99.99, the default, clips one in ten thousand.
+
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: with `QuantizedTensor`s; the products that `integer_products` does are looked at.
-      batches: tuples of inputs (what is not a tuple is the only input).
-      percentile: of each batch, in (0, 100]; the largest over batches is taken. 100 is the maximum.
+      batches: tuples of inputs (what is not a tuple is the only input); each is looked at once, none is kept.
+      percentile: of all magnitudes of a batch, in (0, 100]; the largest over batches is taken. 100 is the maximum.
 
     Returns:
-      Path -> range.
+      Path -> range; 1 where all inputs are zero.
 
     Raises:
-      CalibrationError: no batch, a percentile outside (0, 100], or inputs that are not finite, with the path.
+      CalibrationError: no batch, one that the function does not take, a percentile outside (0, 100], or inputs that
+        are not finite, with the layer's path.
+      QuantizationError: parameters of which none is quantized.
+      TracingError: as `calibrate`.
 
     Example:
       >>> from sparsejax.post_training import quantize
       >>> params = quantize({"w": jnp.ones((2, 1))}, 8)
       >>> activation_ranges(lambda p, x: x @ p["w"], params, [jnp.array([[1.0, -4.0]])], percentile=100)
       {'w': 4.0}
+
+    Source: Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation", arXiv
+    2004.09602, section 5.2 (percentile calibration).
     """
     if not 0 < percentile <= 100:
         raise CalibrationError(f"percentile={percentile!r}; give a number in (0, 100], such as 99.99.")
-
-    @jax.jit
-    def measure(params: Params, inputs: tuple[Any, ...]) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-
-        def product(path: str, x: Array, tensor: QuantizedTensor, eqn: core.JaxprEqn, side: int) -> Array:
-            size = jnp.percentile(jnp.abs(x.astype(jnp.float32)), percentile)
-            found[path] = jnp.maximum(found.get(path, size), size)
-            return _float_product(x, tensor, eqn, side)
-
-        _run(fn, params, inputs, product)
-        return found
-
-    total: dict[str, float] = {}
-    seen = False
-    for batch in batches:
-        seen = True
-        for path, size in measure(params, jaxprs.as_tuple(batch)).items():
-            if not np.isfinite(size):
-                raise CalibrationError(f"The inputs of {path!r} are not finite on a calibration batch.")
-            total[path] = max(total.get(path, 0.0), float(size))
-    if not seen:
+    dense = dequantize(params)
+    checked = _checked(fn, dense, batches)
+    first = next(checked, None)
+    if first is None:
         raise CalibrationError("activation_ranges got no batch; an iterator must not be used up.")
-    return {path: size if size > 0 else 1.0 for path, size in total.items()}
+    paths = _integer_paths(fn, params, first)
+    if not paths:
+        return {}
+    layers = [literal(path) for path in paths]
+    found = calibrate(
+        fn, dense, itertools.chain([first], checked), "percentile", layers, percentile=percentile
+    )
+    ranges = {path: float(jnp.max(found[path].percentile)) for path in paths}
+    for path, size in ranges.items():
+        if not np.isfinite(size):
+            raise CalibrationError(f"The inputs of {path!r} are not finite on a calibration batch.")
+    return {path: size if size > 0 else 1.0 for path, size in ranges.items()}
+
+
+def _checked(fn: Callable[..., Any], params: Params, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """The batches as tuples, the first of each shape traced: refused here where the function does not take it."""
+    seen = set()
+    for batch in batches:
+        inputs = jaxprs.as_tuple(batch)
+        shapes = str(jax.tree.map(lambda x: (np.shape(x), jnp.result_type(x)), inputs))
+        if shapes not in seen:
+            trace_batch(fn, params, inputs)
+            seen.add(shapes)
+        yield inputs
+
+
+def _integer_paths(fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]) -> list[str]:
+    """The parameters whose products `integer_products` does in integers."""
+    paths: dict[str, None] = {}
+
+    def product(path: str, x: Array, tensor: QuantizedTensor, eqn: core.JaxprEqn, side: int) -> Array:
+        paths[path] = None
+        return _float_product(x, tensor, eqn, side)
+
+    jax.eval_shape(lambda *own: _run(fn, params, own, product), *inputs)
+    return list(paths)
 
 
 def _run(fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...], product: _Product) -> Any:

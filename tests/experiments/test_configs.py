@@ -15,6 +15,7 @@ from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.lottery.options import check as check_lottery
 from experiments.one_shot.options import check as check_one_shot
+from experiments.orders.options import check as check_orders
 from experiments.search.options import validate_search
 from experiments.study import options as study_options
 from tests.configurations import read_config
@@ -31,7 +32,7 @@ CASES = [(name, method) for name, (_, methods) in SHARED.items() for method in m
 SINGLE = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in (*SHARED, "from_json")]
 STUDIES = [
     path
-    for kind in ("studies", "lottery", "compress", "one_shot", "recipes", "search")
+    for kind in ("studies", "lottery", "compress", "one_shot", "orders", "recipes", "search")
     for path in sorted((FOLDER / kind).glob("*.py"))
     if (kind, path.stem)
     != ("compress", "magika")  # nothing is trained: tests/experiments/compress/test_magika.py
@@ -41,6 +42,7 @@ CHECKS = {
     "lottery": check_lottery,
     "compress": validate_compression,
     "one_shot": check_one_shot,
+    "orders": check_orders,
     "recipes": validate_recipe,
     "search": validate_search,
 }

@@ -8,7 +8,7 @@ from flax import nnx
 
 import sparsejax
 from experiments.models.gpt import GPT
-from sparsejax.errors import CalibrationError, QuantizationError
+from sparsejax.errors import CalibrationError, QuantizationError, TracingError
 from sparsejax.interop.flax import functional
 from sparsejax.post_training import activation_ranges, dequantize, integer_products, quantize
 
@@ -113,6 +113,36 @@ def test_a_percentile_leaves_outliers_out():
     assert activation_ranges(fn, q, batches, percentile=99.9)["w"] < 6.0
 
 
+@pytest.mark.parametrize("percentile", [50.0, 99.0, 99.99, 100.0])
+def test_ranges_are_numpys_percentiles_layer_by_layer(percentile):
+    params = {"a": arrays(16, 8), "b": arrays(8, 4), "conv": arrays(3, 1, 8)}
+
+    def fn(p, x):
+        wide = jax.lax.conv_general_dilated(
+            x[:, :, None], p["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        return jax.nn.relu(x @ p["a"]) @ p["b"] + jnp.mean(wide)
+
+    q = quantize(params, 8, quantizable=lambda path, leaf: True)
+    batches = [arrays(40, 16), 3 * arrays(70, 16), arrays(40, 16)]
+    found = activation_ranges(fn, q, iter(batches), percentile=percentile)
+    hidden = [np.maximum(np.asarray(x) @ np.asarray(dequantize(q)["a"]), 0) for x in batches]
+    expected = {
+        path: max(np.percentile(np.abs(x), percentile) for x in own)
+        for path, own in (("a", batches), ("b", hidden))
+    }
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_parameter_used_twice_has_the_larger_range_and_what_lies_beyond_is_clipped():
+    fn = lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"]  # noqa: E731
+    q, x = quantize({"w": arrays(4, 4)}, 8), 5 * arrays(200, 4)
+    assert activation_ranges(fn, q, [x], percentile=100)["w"] == float(jnp.max(jnp.abs(x)))
+    small = {"w": jnp.eye(4)}
+    half = integer_products(lambda p, x: x @ p["w"], {"w": 2.0})(quantize(small, 8, clip=None), x)
+    np.testing.assert_allclose(half, np.clip(x, -2, 2), atol=2 / 127)
+
+
 def test_inputs_of_zero_and_bfloat16():
     fn = lambda p, x: x @ p["w"]  # noqa: E731
     q = quantize({"w": arrays(16, 4).astype(jnp.bfloat16)}, 8)
@@ -134,3 +164,13 @@ def test_what_does_not_fit_is_refused():
         activation_ranges(fn, q, [jnp.ones((2, 16))], percentile=0)
     with pytest.raises(CalibrationError, match="'w' are not finite"):
         activation_ranges(fn, q, [jnp.full((2, 16), jnp.nan)])
+    one = jnp.zeros((1000, 16)).at[0, 0].set(jnp.inf)  # one in 16,000: far above the percentile
+    with pytest.raises(CalibrationError, match="'w' are not finite"):
+        activation_ranges(fn, q, [jnp.ones((2, 16)), one], percentile=99.0)
+    for wrong in ([jnp.ones((2, 15))], [jnp.ones((2, 16)), jnp.ones((2, 15))]):
+        with pytest.raises(CalibrationError, match=r"batch of shapes \(\(2, 15\),\)"):
+            activation_ranges(fn, q, wrong)
+    with pytest.raises(TracingError, match="too many positional arguments"):
+        activation_ranges(fn, q, [(jnp.ones((2, 16)), 1.0)])
+    with pytest.raises(QuantizationError, match="None of the parameters"):
+        activation_ranges(fn, dequantize(q), [jnp.ones((2, 16))])

@@ -14,7 +14,7 @@ from sparsejax.tracing.calibration.taps import Taps
 from sparsejax.tracing.uses.find import find_uses
 from sparsejax.typing import Params
 
-QUANTITIES = ("gram", "norm", "mean_abs", "variance")
+QUANTITIES = ("gram", "norm", "mean_abs", "variance", "percentile")
 
 
 class InputStatistics(NamedTuple):
@@ -31,6 +31,7 @@ class InputStatistics(NamedTuple):
       mean_abs: mean of |x|, (stacked…, features).
       mean: mean of x, (stacked…, features).
       variance: population variance of x, (stacked…, features).
+      percentile: of all |x| of a batch, the largest over batches, (stacked…,); NaN where an x is not finite.
     """
 
     count: jax.Array
@@ -39,6 +40,7 @@ class InputStatistics(NamedTuple):
     mean_abs: jax.Array | None = None
     mean: jax.Array | None = None
     variance: jax.Array | None = None
+    percentile: jax.Array | None = None
 
 
 def calibrate(
@@ -47,31 +49,36 @@ def calibrate(
     batches: Iterable[Any],
     collect: str | Iterable[str] = "gram",
     layers: str | Iterable[str] | None = None,
+    *,
+    percentile: float = 99.99,
 ) -> dict[str, InputStatistics]:
     """Runs a function over batches and collects statistics of what each of its weights multiplies.
 
     For a linear op y = Wᵀ x over rows x: the Gram matrix Σ x xᵀ (the Hessian of layer-wise reconstruction,
     Frantar and Alistarh, SparseGPT, arXiv 2301.00774, section 3.1, without its factor 2), the column norms
-    ‖X_j‖₂ (Wanda, Sun et al., arXiv 2306.11695, equation 1), mean |x| and variance. Convolutions are unfolded
-    into patches, padding included. Batches are computed in one compiled program per input shape and summed in
-    float32 (float64 for float64 activations); of sharded batches XLA sums the parts. A parameter that is used
-    in several places counts the rows of each.
+    ‖X_j‖₂ (Wanda, Sun et al., arXiv 2306.11695, equation 1), mean |x|, variance, and a percentile of |x| (for
+    static scales, `post_training.activation_ranges`). Convolutions are unfolded into patches, padding included.
+    Batches are computed in one compiled program per input shape and summed in float32 (float64 for float64
+    activations); of sharded batches XLA sums the parts. A parameter that is used in several places counts the rows of
+    each.
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
       params: its parameters.
       batches: an iterable of inputs, each one further argument or a tuple of all of them. Read once.
-      collect: one or several of ``"gram"``, ``"norm"``, ``"mean_abs"``, ``"variance"`` (with the mean). With
-        "gram" the norm comes for nothing. A Gram matrix takes 4 · features² bytes a layer.
+      collect: one or several of ``"gram"``, ``"norm"``, ``"mean_abs"``, ``"variance"`` (with the mean),
+        ``"percentile"``. With "gram" the norm comes for nothing. A Gram matrix takes 4 · features² bytes a layer.
       layers: path patterns (shell style) of the parameters to collect for; all of `linear_ops` when None.
+      percentile: which one, in (0, 100]; 100 is the maximum. Percentiles of batches do not add up, so the largest
+        stands: a batch should hold many rows.
 
     Returns:
       ``{path: InputStatistics}`` with the keys of `linear_ops`, restricted to `layers`. Experts whose weights are
       gathered for each token have none.
 
     Raises:
-      TracingError: there is no batch, an unknown quantity, or a use that reads only a part of a parameter's
-        inputs; or `shard_map`.
+      TracingError: there is no batch, an unknown quantity, a percentile outside (0, 100], or a use that reads
+        only a part of a parameter's inputs; or `shard_map`.
       PathError: a pattern of `layers` matches no linear op.
       ParamsError: the parameters are empty; they, or a batch, hold shapes in place of arrays.
 
@@ -83,12 +90,14 @@ def calibrate(
       ([[10.0, 2.0], [2.0, 4.0]], [2.0, 1.0], 2)
     """
     wanted = _quantities(collect)
+    if not 0 < percentile <= 100:
+        raise TracingError(f"percentile={percentile!r}; give a number in (0, 100], such as 99.99.")
     require_arrays(params, "calibrate runs the function on its parameters")
     patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     stacked: dict[str, tuple[int | None, ...]] = {}
 
     def moments(p: Params, inputs: tuple[Any, ...]) -> dict[str, Moments]:
-        return _batch_moments(fn, p, inputs, wanted, patterns, stacked)
+        return _batch_moments(fn, p, inputs, wanted, patterns, stacked, percentile)
 
     add = jax.jit(
         lambda total, p, inputs: jax.tree.map(
@@ -122,6 +131,7 @@ def _batch_moments(
     wanted: frozenset[str],
     patterns: list[str] | None,
     stacked: dict[str, tuple[int | None, ...]],
+    percentile: float,
 ) -> dict[str, Moments]:
     """The moments of one batch; notes in `stacked` what the leading axes are."""
     traced = jaxprs.trace(fn, params, inputs)
@@ -133,7 +143,7 @@ def _batch_moments(
         paths = list(match_paths(patterns, paths, "layers"))
     chosen = [use for use in uses if traced.paths[use.leaf] in paths]
     asked = wanted - ({"norm"} if "gram" in wanted else set())
-    taps = Taps(chosen, traced, lambda rows, _: row_moments(rows, asked))
+    taps = Taps(chosen, traced, lambda rows, _: row_moments(rows, asked, percentile))
     args = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
     _, found = taps.run(traced.closed.jaxpr, traced.closed.consts, [args])
     stacked.update({traced.paths[leaf]: axes for leaf, axes in taps.stacked.items()})
@@ -157,4 +167,5 @@ def _finish(moments: Moments, stacked: tuple[int | None, ...]) -> InputStatistic
         mean_abs=sums["absolute"] / jnp.maximum(count, 1) if "absolute" in sums else None,
         mean=sums.get("mean"),
         variance=sums["deviations"] / jnp.maximum(count, 1) if "deviations" in sums else None,
+        percentile=sums.get("percentile"),
     )

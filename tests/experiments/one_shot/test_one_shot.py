@@ -91,7 +91,7 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
 def test_an_unknown_network_and_too_few_files_are_refused(tmp_path):
     wrong = default_study("magika")
     wrong.network = "bert"
-    with pytest.raises(ConfigError, match="choose 'magika' or 'gpt'"):
+    with pytest.raises(ConfigError, match="choose 'magika', 'gpt' or 'convnet'"):
         build(wrong, tmp_path, Console(file=io.StringIO()))
     config = tiny()
     config.test_items = 10**7

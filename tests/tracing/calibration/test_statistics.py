@@ -111,6 +111,34 @@ def test_moments_equal_numpy_over_uneven_batches():
     np.testing.assert_allclose(stats.variance, rows.var(0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("percentile", [30.0, 99.5, 100.0])
+def test_percentiles_are_numpys_the_largest_of_the_batches(percentile):
+    params = {"w": normal(8, 6), "layers": normal(3, 6, 6)}
+
+    def fn(p, x):
+        return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x @ p["w"], p["layers"])[0]
+
+    xs = [normal(40, 8, seed=1), 3 * normal(11, 8, seed=2)]
+    found = calibrate(fn, params, [(x,) for x in xs], "percentile", percentile=percentile)
+    expected = max(np.percentile(np.abs(x), percentile) for x in xs)
+    np.testing.assert_allclose(found["w"].percentile, expected, rtol=1e-6)
+    rounds = []
+    for x in xs:
+        rows, own = x @ params["w"], []
+        for w in params["layers"]:
+            own.append(np.percentile(np.abs(rows), percentile))
+            rows = jnp.tanh(rows @ w)
+        rounds.append(own)
+    np.testing.assert_allclose(found["layers"].percentile, np.max(rounds, 0), rtol=1e-5)
+
+
+def test_a_percentile_of_what_is_not_finite_is_nan():
+    x = jnp.ones((100, 8)).at[0, 0].set(jnp.inf)
+    fn = lambda p, x: x @ p["w"]  # noqa: E731
+    found = calibrate(fn, {"w": normal(8, 6)}, [(jnp.ones((4, 8)),), (x,)], "percentile", percentile=50)
+    assert np.isnan(found["w"].percentile)
+
+
 def test_only_what_is_asked_for_is_collected():
     params, x = weights(a=(5, 8), b=(8, 3)), normal(4, 5)
     fn = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]  # noqa: E731
@@ -224,6 +252,8 @@ def test_what_cannot_be_collected_is_said():
         calibrate(fn, params, [])
     with pytest.raises(TracingError, match="choose one or several of gram, norm"):
         calibrate(fn, params, [x], collect="hessian")
+    with pytest.raises(TracingError, match=r"number in \(0, 100\]"):
+        calibrate(fn, params, [x], collect="percentile", percentile=0)
     with pytest.raises(TracingError, match="no linear op"):
         calibrate(lambda p, x: x * p["v"].sum(), params, [x])
 
