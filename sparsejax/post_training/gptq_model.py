@@ -16,7 +16,7 @@ from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out, ops_in_order
-from sparsejax.post_training.quantizing import Grid, Quantizing
+from sparsejax.post_training.quantizing import Grid, Quantizing, thinned
 from sparsejax.post_training.results import LayerResult
 from sparsejax.post_training.sequential.row_weights import RowWeights
 from sparsejax.post_training.solvers.gptq import solve_gptq
@@ -85,8 +85,9 @@ def gptq(
     """Quantizes every matrix product and convolution of a function by `solve_gptq`; jointly with pruning if asked.
 
     Layers are taken stage by stage as in `prune_model`, each on the inputs that it will have: those of the model
-    quantized so far. The grids are those of `quantize` on the parameters as given. With asymmetric targets a layer aims
-    at the outputs that it has in the model as it was given (GPTAQ).
+    quantized so far. The grids are those of `quantize` on the parameters as given; when pruning too, on what SparseGPT
+    alone leaves of a layer, since repair lets weights outgrow the dense ones' grid. With asymmetric targets a layer
+    aims at the outputs that it has in the model as it was given (GPTAQ).
 
     Args:
       fn: any function ``fn(params, *inputs)`` that JAX can trace.
@@ -164,11 +165,17 @@ def _with_integers(
 ) -> Params:
     _, leaves, treedef = flatten_with_paths(params)
     for layer in layers:
+        made = also[layer.index]
         scale, zero_point = grids[layer.index]
+        if "scale" in made:  # chosen while pruning
+            scale, zero_point = (_thinned(made.get(name), layer) for name in ("scale", "zero_point"))
         dtype = jnp.dtype(leaves[layer.index].dtype).name
-        values = also[layer.index]["values"]
-        leaves[layer.index] = QuantizedTensor(values, scale, zero_point, layer.format.bits, dtype)
+        leaves[layer.index] = QuantizedTensor(made["values"], scale, zero_point, layer.format.bits, dtype)
     return jax.tree.unflatten(treedef, leaves)
+
+
+def _thinned(array: Array | None, layer: FormattedLayer) -> Array | None:
+    return None if array is None else thinned(array, layer.scale_shape)
 
 
 def _put_together(

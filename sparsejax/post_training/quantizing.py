@@ -1,13 +1,13 @@
 """Quantizing one piece of a model on its grid by GPTQ, as a calibration run asks for it."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.parametrizations.integer_format import FormattedLayer
-from sparsejax.parametrizations.integer_grid import QuantizedTensor
+from sparsejax.parametrizations.integer_grid import QuantizedTensor, choose_scales
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.layer_solving import (
     Solved,
@@ -17,9 +17,10 @@ from sparsejax.post_training.layer_solving import (
     target_of,
     warn_of_few_rows,
 )
-from sparsejax.post_training.matrices import from_matrices, split, to_matrices
+from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.sequential.flat_program import Piece
 from sparsejax.post_training.solvers.gptq import IntegerSolution, solve_gptq
+from sparsejax.post_training.solvers.sparsegpt import solve_sparsegpt
 from sparsejax.typing import Array
 
 
@@ -39,7 +40,8 @@ class Quantizing(NamedTuple):
     """GPTQ as a `PieceSolver`.
 
     Attributes:
-      grids: of each leaf.
+      grids: of each leaf. With pruning they are not looked at: repair makes the weights that stay larger than the dense
+        ones, so each layer's grid is chosen on what SparseGPT alone leaves of it.
       sparsity: to prune to while rounding; None prunes nothing.
       pattern: of that pruning.
       damping: λ.
@@ -63,16 +65,17 @@ class Quantizing(NamedTuple):
         count, bits = len(problems), layer.format.bits
         rows = min(problem.count for problem in problems)
         warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
-        taken = dict(piece[1])
-        grid = [_taken(array, taken) for array in self.grids[piece[0]]]
-        scales, zeros, alive = (_each(array, layer, count) for array in (*grid, earlier))
+        alive = _each(earlier, layer, count)
         solutions: list[IntegerSolution] = []
         with said_of(layer):
-            for problem, scale, zero, mask in zip(problems, scales, zeros, alive, strict=True):
-                target = target_of(problem, self.damping)
-                kept = {"mask": mask, "sparsity": self.sparsity, "pattern": self.pattern}
-                found = solve_gptq(target, problem.gram, scale, zero, bits=bits, damping=self.damping, **kept)
-                solutions.append(found)
+            targets = [target_of(problem, self.damping) for problem in problems]
+            asked = [self._asked(mask) for mask in alive]
+            grid = self._grid(piece, layer, targets, problems, asked)
+            scales, zeros = (_each(array, layer, count) for array in grid)
+            for target, problem, scale, zero, what in zip(
+                targets, problems, scales, zeros, asked, strict=True
+            ):
+                solutions.append(solve_gptq(target, problem.gram, scale, zero, bits=bits, **what))
         values = from_matrices(jnp.stack([x.values for x in solutions]), layer)
         tensor = QuantizedTensor(values, *grid, bits, jnp.dtype(leaf.dtype).name)
         weights = tensor.dequantize()
@@ -85,8 +88,38 @@ class Quantizing(NamedTuple):
             rows=rows,
             damping=max(x.damping for x in solutions),
             converged=True,
-            also={"values": values},
+            also={"values": values, **self._chosen(grid, layer)},
         )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether pruning was asked for too."""
+        return self.sparsity is not None or self.pattern is not None
+
+    def _asked(self, mask: Array | None) -> dict[str, Any]:
+        return {"mask": mask, "sparsity": self.sparsity, "pattern": self.pattern, "damping": self.damping}
+
+    def _grid(
+        self,
+        piece: Piece,
+        layer: FormattedLayer,
+        targets: Sequence[Array],
+        problems: Sequence[Problem],
+        asked: Sequence[dict[str, Any]],
+    ) -> Grid:
+        if not self.prunes:
+            return Grid(*(_taken(array, dict(piece[1])) for array in self.grids[piece[0]]))
+        left = [
+            solve_sparsegpt(target, problem.gram, **what).weights
+            for target, problem, what in zip(targets, problems, asked, strict=True)
+        ]
+        weights = from_matrices(jnp.stack(left), layer)
+        return Grid(*choose_scales(weights, layer.scale_shape, layer.format))
+
+    def _chosen(self, grid: Grid, layer: FormattedLayer) -> dict[str, Array]:
+        """The grid that was chosen here, spread over the weights, as pieces are put together."""
+        named = zip(("scale", "zero_point"), grid, strict=True) if self.prunes else ()
+        return {name: spread(array, layer.shape) for name, array in named if array is not None}
 
     def error(
         self, piece: Piece, leaf: Array, solved: Solved, layer: FormattedLayer, sums: Mapping[str, Array]
@@ -105,6 +138,18 @@ def _each(array: Array | None, layer: FormattedLayer, count: int) -> Sequence[Ar
     """An array of a piece's rank, in full size and cut in its problems."""
     if array is None or not np.ndim(array):
         return [None] * count
-    for axis, size in enumerate(layer.shape):
+    return to_matrices(spread(array, layer.shape), layer, count)
+
+
+def spread(array: Array, shape: Sequence[int]) -> Array:
+    """Gives each weight the number that it shares with its neighbours; `thinned` is the way back."""
+    for axis, size in enumerate(shape):
         array = jnp.repeat(array, size // array.shape[axis], axis=axis)
-    return to_matrices(array, layer, count)
+    return array
+
+
+def thinned(array: Array, shape: Sequence[int]) -> Array:
+    """One of the numbers that neighbours share, for each run of them."""
+    return array[
+        tuple(slice(None, None, full // size) for full, size in zip(array.shape, shape, strict=True))
+    ]

@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsejax.errors import CalibrationError, MaskError, PathError, QuantizationError
+from sparsejax.parametrizations.integer_grid import choose_scales
 from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.patterns import NM
-from sparsejax.post_training import IntegerFormat, dequantize, gptq, layer_error, quantize, solve_gptq
+from sparsejax.post_training import (
+    IntegerFormat,
+    dequantize,
+    gptq,
+    layer_error,
+    quantize,
+    solve_gptq,
+    sparsegpt,
+)
 from tests.post_training import integers, papers
 from tests.tracing.functions import normal
 
@@ -251,6 +260,39 @@ def test_joint_pruning_makes_masks_and_a_pruned_model_keeps_its_own():
     assert found.masks is joint.masks
     for leaf, mask in zip(*map(jax.tree.leaves, (dequantize(found.params), joint.masks)), strict=True):
         assert not np.any(np.asarray(leaf)[~np.asarray(mask)])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_joint_pruning_has_room_for_the_weights_that_repair_made_larger(symmetric):
+    fn, params, batches = model()
+    options = {"masks": None, "damping": 0.01, "targets": "symmetric"}
+    pruned = sparsegpt(fn, params, batches, sparsity=0.8, **options)
+    after = gptq(fn, pruned.params, batches, 8, masks=pruned.masks, symmetric=symmetric)
+    joint = gptq(fn, params, batches, 8, sparsity=0.8, symmetric=symmetric)
+    first = joint.params["conv"]["kernel"]
+    scale, zero_point = choose_scales(
+        pruned.params["conv"]["kernel"], first.scale.shape, IntegerFormat(8, symmetric=symmetric)
+    )
+    np.testing.assert_array_equal(first.scale, scale)
+    assert (first.zero_point is None) == symmetric
+    if not symmetric:
+        np.testing.assert_array_equal(first.zero_point, zero_point)
+    exact = fn(params, batches[-1])
+    off = [float(jnp.sum((fn(dequantize(x.params), batches[-1]) - exact) ** 2)) for x in (joint, after)]
+    assert off[0] < 1.2 * off[1]
+
+
+@pytest.mark.parametrize("granularity", ["tensor", 4])
+def test_joint_pruning_in_a_scan_and_in_groups(granularity):
+    params = {"layers": jax.random.normal(jax.random.key(0), (3, 8, 8))}
+    fn = lambda p, x: jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x, p["layers"])[0]  # noqa: E731
+    batches = list(jax.random.normal(jax.random.key(1), (4, 64, 8)))
+    found = gptq(fn, params, batches, 8, granularity, sparsity=0.5).params["layers"]
+    one = gptq(
+        lambda p, x: jnp.tanh(x @ p["w"]), {"w": params["layers"][0]}, batches, 8, granularity, sparsity=0.5
+    )
+    np.testing.assert_array_equal(found.values[0], one.params["w"].values)
+    np.testing.assert_array_equal(found.scale[0], one.params["w"].scale.reshape(found.scale.shape[1:]))
 
 
 @pytest.mark.parametrize(
