@@ -11,7 +11,8 @@ from experiments.orders.options import default_orders
 def get_config() -> ConfigDict:
     """The numbers of this study; the rest is `default_orders`."""
     config = default_orders("gpt")
-    config.update({"calibration_items": 1024, "batch_size": 32, "test_items": 512, "tune_steps": 300})
+    config.update({"calibration_items": 384, "batch_size": 32, "test_items": 384, "tune_steps": 100})
+    config.tune_batch = 16
     config.in_8_bits = ("embedding/embedding",)  # the head too: they are tied
     base = config.base
     base.update({"method": "dense", "dataset": "python_text", "window": 64, "batch_size": 16, "steps": 1000})

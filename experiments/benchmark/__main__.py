@@ -22,6 +22,7 @@ _NO_BENCHMARK = {
     "kernels_peer",
     "kernels_training",
     "peer_process",
+    "runtimes",
 }
 
 # Their ratios are those of one core: more would be shared differently by the cases.
