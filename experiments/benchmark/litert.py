@@ -30,6 +30,7 @@ def run(quick: bool) -> list[Row]:
     try:
         import ai_edge_litert  # noqa: F401
         import litert_converter  # noqa: F401
+        import litert_quantizer  # noqa: F401
     except ImportError as error:
         advice = "pip install litert-converter ai-edge-litert litert-quantizer, in an environment of its own"
         return [{"case": "none", "stopped": f"{error}: {advice}"}]
@@ -40,9 +41,10 @@ def _cases(
     name: str, fn: Callable[[jax.Array], jax.Array], inputs: jax.Array, path: pathlib.Path
 ) -> dict[str, Case]:
     del name
-    whole = path.with_suffix(".tflite")
+    whole, small = path.with_suffix(".tflite"), path.with_suffix(".int8.tflite")
     whole.write_bytes(convert(fn, inputs))
-    files = {"litert float32": whole}
+    _quantize(whole, small)
+    files = {"litert float32": whole, "litert int8": small}
     return {case: Case(_session(file, inputs), file) for case, file in files.items()}
 
 
@@ -67,6 +69,15 @@ def convert(fn: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> bytes:
         config = converter_api_ext.ConvertToTFLConfig()
         converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
         return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+
+
+def _quantize(source: pathlib.Path, target: pathlib.Path) -> None:
+    """INT8 weights, a scale an output; activations get their scales while the file runs."""
+    from litert_quantizer import Quantizer, recipe
+
+    quantizer = Quantizer(str(source))
+    quantizer.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    quantizer.quantize().export_model(str(target))
 
 
 def _session(path: pathlib.Path, inputs: Any) -> Any:

@@ -52,12 +52,23 @@ def _converted(name: str, fn: Callable[[jax.Array], jax.Array], inputs: jax.Arra
 
     spec = [jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)]
     try:
-        return jax2onnx.to_onnx(fn, spec, model_name=name).SerializeToString()
+        model = jax2onnx.to_onnx(fn, spec, model_name=name)
     except TypeError:  # the patches do not know all arguments
         closed = jax.make_jaxpr(fn)(inputs)
-        return jax2onnx.to_onnx(
-            lambda x: core.jaxpr_as_fun(closed)(x)[0], spec, model_name=name
-        ).SerializeToString()
+        model = jax2onnx.to_onnx(lambda x: core.jaxpr_as_fun(closed)(x)[0], spec, model_name=name)
+    _drop_scalar_zeros(model.graph)
+    return model.SerializeToString()
+
+
+def _drop_scalar_zeros(graph: Any) -> None:
+    """Takes a bias of one zero without axes off the Gemms: the quantizer reads it by its first entry, an IndexError."""
+    from onnx import numpy_helper
+
+    scalars = {made.name: made for made in graph.initializer if not made.dims}
+    for node in graph.node:
+        bias = scalars.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and not numpy_helper.to_array(bias).any():
+            del node.input[2]
 
 
 def _quantize(source: pathlib.Path, target: pathlib.Path, inputs: np.ndarray) -> None:

@@ -81,7 +81,8 @@ class LeNet(nnx.Module):
         """
         x = images if images.ndim == 4 else images[..., None]
         for i in range(self.convolutions):
-            x = nnx.max_pool(jax.nn.relu(getattr(self, f"conv_{i}")(x)), (2, 2), strides=(2, 2))
+            x = jax.nn.relu(getattr(self, f"conv_{i}")(x))
+            x = nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))  # by name: jax2onnx takes it so only
         x = x.reshape(x.shape[0], -1)
         for i in range(self.depth):
             x = getattr(self, f"dense_{i}")(x)

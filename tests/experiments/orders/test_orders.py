@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.config.fields import default_config
 from experiments.errors import ConfigError, WorkdirError
 from experiments.orders.command import cases, run
 from experiments.orders.options import check, default_orders
@@ -38,24 +39,34 @@ def test_studies_that_do_not_fit_are_refused(name, value):
 
 
 def tiny(network, data_dir, **changes):
-    config = default_orders(network)
+    config = default_orders("gpt" if network == "gpt" else "convnet")
     config.update({"draws": 2, "sparsities": (0.5,), "bits": (4,), "calibration_items": 24, "batch_size": 8})
     config.update({"test_items": 10, "tune_steps": 3, "tune_batch": 8})
+    if network == "mlp":  # of images, as the convnet, and compiled in a tenth of its time
+        config.base = default_config("mlp")
+        config.base.model.widths = (8,)
     base = config.base
     base.update({"method": "dense", "batch_size": 4, "steps": 4, "eval_every": 4, "data_dir": data_dir})
     if network == "gpt":
         base.update({"dataset": "python_text", "window": 16, "test_split": "test[:2%]"})
         base.model.update({"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32})
         config.in_8_bits = ("embedding/embedding",)
-    else:
+    if network == "convnet":
         base.model.update({"channels": (4, 8), "widths": (16,)})
     config.update(changes)
     return config
 
 
-def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
-    names = ("SparseGPT, then GPTQ", "GPTQ, then SparseGPT", "SparseGPT, QAT, zeros kept")
-    config = tiny("gpt", data_dir, orders=names)
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("mlp", ("SparseGPT, then GPTQ", "GPTQ, then SparseGPT")),
+        # A minute and more of compilation.
+        pytest.param("gpt", ("SparseGPT, then GPTQ", "SparseGPT, QAT, zeros kept"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_tiny_network_from_training_to_the_table_and_again(tmp_path, data_dir, network, names):
+    config = tiny(network, data_dir, orders=names)
     result = run(config, str(tmp_path), Console(file=io.StringIO(), width=200))
     assert [case["order"] for case in result["cases"]] == ["rounded alone", "pruned alone", *names]
     half, *orders = result["cases"][1:]
@@ -71,11 +82,11 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
     )
     assert max(map(len, out.getvalue().splitlines()[:-1])) <= 80
     with pytest.raises(WorkdirError):
-        run(tiny("gpt", data_dir, orders=names[:1]), str(tmp_path), Console(file=io.StringIO()))
+        run(tiny(network, data_dir, orders=names[:1]), str(tmp_path), Console(file=io.StringIO()))
 
     rows = sorted((tmp_path / "rows").iterdir())
     stored = [json.loads(path.read_text()) for path in rows]
-    assert len(rows) == 2 * (1 + 5)
+    assert len(rows) == 2 * (1 + 4)
     (tmp_path / "result.json").unlink()  # as a kill among the cases leaves it
     lost = [path for path, row in zip(rows, stored, strict=True) if row["key"].get("order") == names[1]]
     for path in lost:
