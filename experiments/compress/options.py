@@ -10,9 +10,9 @@ from experiments.compress.unit_choices import UNIT_IMPORTANCES
 from experiments.config.checks import check_names, choice, is_whole, require
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
+from sparsejax.structured import KINDS
 
 BUDGETS = ("channel_ratio", "global_channel_ratio", "parameter_ratio", "flops_ratio", "latency_ratio")
-_KINDS = ("channel", "neuron", "head", "head_dim", "residual", "expert")
 _FINE_TUNE = ("steps", "learning_rate", "warmup_steps")
 
 
@@ -94,7 +94,7 @@ def validate_compression(options: ConfigDict) -> None:
     choice(options.repair, ("", "weights and bias", "weights", "bias"), "repair")
     choice(options.quantizer, ("gptq", "nearest"), "quantizer")
     choice(options.compression, ("", "zlib", "zstd"), "compression")
-    for field, known in (("importances", UNIT_IMPORTANCES), ("kinds", _KINDS)):
+    for field, known in (("importances", UNIT_IMPORTANCES), ("kinds", KINDS)):
         several = (
             isinstance(options[field], tuple | list) and len(set(options[field])) == len(options[field]) > 0
         )

@@ -8,6 +8,7 @@ from sparsejax.structured.branches.find import residual_branches as residual_bra
 from sparsejax.structured.branches.rank import branch_influences as branch_influences
 from sparsejax.structured.branches.rank import branch_losses as branch_losses
 from sparsejax.structured.branches.rank import search_branches as search_branches
+from sparsejax.structured.choose.group_bounds import KINDS as KINDS
 from sparsejax.structured.choose.group_bounds import select_groups as select_groups
 from sparsejax.structured.latency import measure_latency as measure_latency
 from sparsejax.structured.pruning import StructuredPruning as StructuredPruning

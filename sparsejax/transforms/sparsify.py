@@ -52,10 +52,11 @@ def sparsify(
 
     The inner optimizer sees masked gradients and advances at every step. When masks are due the rule
     decides from the dense gradients and the present weights; weights that grow start at zero with fresh
-    moments (those that one zero gradient makes of `optimizer.init`'s, which for optax's optimizers are the
-    same). Put it outermost: `clip` and the like go inside; of optax's wrappers only `MultiSteps`,
-    `apply_if_finite`, `inject_hyperparams` and `partition` may stand outside. Start with
-    `sparsejax.init(tx, params)`, which puts the parameters on their masks before the first step.
+    moments (those that one zero gradient makes of `optimizer.init`'s: the same for most of optax's
+    optimizers, not for rmsprop with an initial scale, yogi or adabelief). Put it outermost: `clip` and
+    the like go inside; of optax's wrappers only `MultiSteps`, `apply_if_finite`, `inject_hyperparams`
+    and `partition` may stand outside. Start with `sparsejax.init(tx, params)`, which puts the
+    parameters on their masks before the first step.
 
     ``update(grads, state, params, *, step=None, dense_grads_fn=None, **extra)``: `step` overrides the
     state's own count for the question whether masks are due (unbatched, it keeps one cond under vmap);

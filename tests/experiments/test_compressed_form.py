@@ -80,6 +80,7 @@ def test_a_member_of_a_population_is_the_single_run(tmp_path, unbroken, data_dir
     assert together["train_loss"][0] != together["train_loss"][1]
 
 
+@pytest.mark.slow
 def test_gradual_pruning_begins_dense(tmp_path, data_dir):
     config = make_config(data_dir, method="gmp", begin_step=4, end_step=20, accumulate=2)
     killing.run(config, tmp_path / "run")

@@ -11,11 +11,13 @@ import pytest
 from sparsejax.errors import CapacityError, KernelError
 from sparsejax.kernels.block_sparse import from_dense
 from sparsejax.kernels.sharding import shard_blocks
+from tests.compile_cache import quick_flags
 
 _OF_FOUR = """
 import dataclasses, jax, jax.numpy as jnp, numpy as np
 from sparsejax.kernels.block_sparse import from_dense, to_dense
 from sparsejax.kernels.sharding import shard_blocks
+from tests.compile_cache import quick_flags
 rng = np.random.default_rng(0)
 dense = rng.standard_normal((32, 64)) * np.kron(rng.random((8, 8)) < 0.4, np.ones((4, 8)))
 w = from_dense(jnp.asarray(dense, jnp.float32), block=(4, 8))
@@ -37,7 +39,7 @@ print("done")
 
 
 def test_on_four_devices_by_outputs_and_by_inputs():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {**os.environ, "XLA_FLAGS": f"{quick_flags()} --xla_force_host_platform_device_count=4"}
     done = subprocess.run(
         [sys.executable, "-c", _OF_FOUR], env=environment, capture_output=True, text=True, timeout=300
     )

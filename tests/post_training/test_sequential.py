@@ -22,7 +22,7 @@ from sparsejax.post_training import (
 )
 from sparsejax.post_training.sequential.row_weights import row_weights_of
 from sparsejax.post_training.sequential.walk import Walk
-from tests.compile_cache import WITHOUT
+from tests.compile_cache import WITHOUT, quick_flags
 from tests.tracing.functions import conv, normal
 
 
@@ -172,7 +172,11 @@ print("summed")
 
 
 def test_batches_that_lie_on_four_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", **WITHOUT}
+    flags = {
+        "XLA_FLAGS": f"{quick_flags()} --xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        **WITHOUT,
+    }
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "summed", done.stderr

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sparsejax
-from tests.oracles import keep_best
+from tests.oracles import keep_best, keep_best_of_all
 from tests.tracing.equality import assert_close
 from tests.tracing.functions import CASES, normal
 
@@ -91,24 +91,46 @@ def test_the_lowest_units_go(network):
         np.testing.assert_array_equal(keep, keep_best(importance[name], round(0.5 * groups[name].size)))
 
 
-@pytest.mark.parametrize(
-    "distribution",
-    [sparsejax.distributions.global_threshold(), sparsejax.distributions.by_path({"dense*": 1.0})],
-)
-def test_distributions_share_units_and_empty_no_group(network, distribution):
+def _kept_at(network, sparsity, distribution):
     _, params, _, groups, _ = network
     rule = sparsejax.rules.prune_units(
         groups,
-        sparsejax.schedules.constant(0.9),
+        sparsejax.schedules.constant(sparsity),
         sparsejax.schedules.update_every(1, begin=0, end=0),
         distribution=distribution,
     )
     masks, state = rule.init(params, None)
     masks, _ = rule.update(params, state, masks, params, 0, None)
-    kept = {n: int(k.sum()) for n, k in sparsejax.tracing.keep_from_masks(masks, groups).items()}
-    assert kept == ({"conv/kernel:3": 1, "dense/kernel:1": 1} if distribution.resolve else {
-        "conv/kernel:3": 6, "dense/kernel:1": 1,
-    })  # fmt: skip
+    keep = sparsejax.tracing.keep_from_masks(masks, groups)
+    return {name: np.asarray(keep[name]) for name in ("conv/kernel:3", "dense/kernel:1")}
+
+
+def test_a_global_threshold_compares_units_of_all_groups(network):
+    fn, params, x, groups, loss = network
+    params = {
+        **params,
+        "dense": {**params["dense"], "kernel": params["dense"]["kernel"].at[:, :3].multiply(9)},
+    }
+    kept = _kept_at((fn, params, x, groups, loss), 0.5, sparsejax.distributions.global_threshold())
+    importance = sparsejax.importances.l1()(params, groups)
+    scores = [np.asarray(importance[name]) for name in kept]
+    expected = keep_best_of_all([score / score.mean() for score in scores], 7)
+    for ours, theirs in zip(kept.values(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [int(mask.sum()) for mask in expected] != [3, 4]  # what a uniform distribution would keep
+
+
+@pytest.mark.parametrize(
+    ("distribution", "kept"),
+    [
+        (sparsejax.distributions.global_threshold(), [1, 1]),
+        (sparsejax.distributions.by_path({"dense*": 0.75}), [6, 3]),
+        (sparsejax.distributions.by_path({"dense*": 1.0}), [6, 1]),
+    ],
+)
+def test_distributions_share_units_and_empty_no_group(network, distribution, kept):
+    found = _kept_at(network, 0.9, distribution)
+    assert [int(mask.sum()) for mask in found.values()] == kept
 
 
 def test_structured_rigl_exchanges_whole_units_that_learn(network):

@@ -11,10 +11,10 @@ import numpy as np
 from sparsejax.params.paths import map_with_path
 from sparsejax.tracing import Groups, group_masks, prunable_groups, shrink, shrink_tree
 
-# Compiling is most of the time of these tests, and they run each program once. Not with
+# Compiling is most of the time of these tests, and they run each program once. Not with the suite's
 # xla_backend_optimization_level=0: there the gradient of a max was seen not to be finite in plain JAX too. (Probably
 # a value computed twice is rounded differently, so that nothing equals its maximum; that was not shown.)
-FAST = {"xla_llvm_disable_expensive_passes": True}
+FAST = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 1}
 
 
 def random_keep(groups: Mapping[str, Any], seed: int = 0, normalized: bool = False) -> dict[str, np.ndarray]:

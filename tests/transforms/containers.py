@@ -52,6 +52,19 @@ def torch_port() -> Network:
     )
 
 
+def torchax() -> Network:
+    """A PyTorch module itself: its `forward` runs on JAX arrays."""
+    torch = pytest.importorskip("torch", reason="the extra torch")
+    pytest.importorskip("torchax", reason="the extra torch")
+    from sparsejax.interop.torch import from_torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(16, 12), torch.nn.BatchNorm1d(12), torch.nn.Tanh(), torch.nn.Linear(12, 4)
+    )
+    return _stateless(*from_torch(model, torch.zeros(8, 16)))
+
+
 def linen() -> Network:
     """With batch norm, whose statistics are a mutable collection."""
     from flax import linen as nn
@@ -134,3 +147,6 @@ CONTAINERS: dict[str, Callable[[], Network]] = {
     "equinox": equinox,
     "haiku": haiku,
 }
+#: As `pytest.mark.parametrize` takes them.
+ALL = [*CONTAINERS, pytest.param("torchax", marks=pytest.mark.torch)]
+CONTAINERS["torchax"] = torchax

@@ -13,7 +13,7 @@ from flax import nnx
 import sparsejax
 from sparsejax.patterns import NM
 from tests.helpers import assert_on_masks, full_masks, kernels
-from tests.transforms.containers import CONTAINERS, KEY, SIZES, Network, X, Y, nnx_model
+from tests.transforms.containers import ALL, CONTAINERS, KEY, SIZES, Network, X, Y, nnx_model
 
 STEPS = 7
 HALF = {"sparsity": 0.5}
@@ -63,8 +63,8 @@ def check_the_end(network: Network, params: Any, masks: Any, roles: Any) -> None
     assert jax.tree.structure(sparsejax.apply_masks(params, masks)) == jax.tree.structure(params)
     assert_on_masks(params, full_masks(masks, params))
     summary = sparsejax.summarize(params, masks, roles)
-    pruned = [row for row in summary.rows if row.prunable]
-    assert sorted(row.size for row in pruned) == sorted(SIZES)
+    # Gates of units take the biases and scales of theirs along.
+    assert sorted(row.size for row in summary.rows if row.prunable and row.size > 12) == sorted(SIZES)
     assert summary.sparsity == pytest.approx(float(sparsejax.masks.sparsity(masks, params)), abs=1e-6)
     assert np.isfinite(np.asarray(network.fn(params, X))).all()
     tuning = sparsejax.sparsify(optax.adam(1e-2), sparsejax.rules.fixed_masks(masks))
@@ -73,7 +73,7 @@ def check_the_end(network: Network, params: Any, masks: Any, roles: Any) -> None
     assert any((a != b).any() for a, b in zip(kernels(tuned).values(), kernels(params).values(), strict=True))
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", ALL)
 @pytest.mark.parametrize("recipe", MASKED)
 def test_methods_of_masks(recipe, container):
     network = CONTAINERS[container]()
@@ -91,7 +91,7 @@ def test_methods_of_masks(recipe, container):
         assert patterns == {"2:4"}
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", ALL)
 @pytest.mark.parametrize("recipe", LEARNED)
 def test_methods_of_latents(recipe, container):
     network = CONTAINERS[container]()
@@ -106,7 +106,7 @@ def test_methods_of_latents(recipe, container):
         assert kept == {192: 96, 48: 24}
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", ALL)
 def test_tickets(container):
     network = CONTAINERS[container]()
 
@@ -121,7 +121,7 @@ def test_tickets(container):
     assert kept == {192: 48, 48: 12}
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", ALL)
 def test_structured_pruning(container):
     network = CONTAINERS[container]()
     groups = sparsejax.prunable_groups(network.fn, network.params, X)
@@ -132,6 +132,24 @@ def test_structured_pruning(container):
     np.testing.assert_allclose(small_fn(small, X), network.fn(masked, X), rtol=1e-5, atol=1e-6)
     assert sum(leaf.size for leaf in kernels(small).values() if min(leaf.shape) > 1) == 160
     assert jax.tree.structure(small) == jax.tree.structure(network.params)
+
+
+@pytest.mark.parametrize("container", ALL)
+def test_cofi_to_a_small_network(container):
+    network = CONTAINERS[container]()
+    roles = sparsejax.linear_ops(network.fn, network.params, X)
+    groups = sparsejax.prunable_groups(network.fn, network.params, X)
+    groups = {name: group for name, group in groups.items() if group.size == 12}
+    tx = sparsejax.cofi(optax.adam(1e-2), groups=groups, sparsity=0.5, warmup_steps=4, key=KEY)
+    params, state = trained(tx, network)
+    assert jax.tree.structure(sparsejax.eval_params(state)) == jax.tree.structure(params)
+    final, masks = sparsejax.finalize(state)
+    check_the_end(network, final, masks, roles)
+    (keep,) = sparsejax.tracing.keep_from_masks(masks, groups).values()
+    assert 0 < keep.sum() < 12
+    small_fn, small = sparsejax.shrink(network.fn, final, X, groups, dict.fromkeys(groups, keep))
+    np.testing.assert_allclose(small_fn(small, X), network.fn(final, X), rtol=1e-5, atol=1e-6)
+    assert sum(leaf.size for leaf in kernels(small).values() if min(leaf.shape) > 1) == 20 * keep.sum()
 
 
 # nnx.Optimizer keeps Variables in its state, and may be made before or after the effective parameters are there.

@@ -27,13 +27,13 @@ APART = [
     if recipe not in ("gmp", "rigl", "set", "ac_dc")
 ]
 NAMES = [(recipe, setup) for recipe in RECIPES for setup in SETUPS if (recipe, setup) not in APART]
-# How a pattern draws its masks does not depend on the optimizer: each meets a third of them by default, every optimizer
-# two patterns, and the rest is slow.
+# How a pattern draws its masks does not depend on the optimizer: every optimizer meets one pattern by default, and the
+# rest is slow.
 PATTERNS = [name for name in RECIPES if name.endswith(("_nm", "_block", "_channel"))]
 SPREAD = [
     (recipe, setup)
     for recipe, setup in NAMES
-    if recipe in PATTERNS and (PATTERNS.index(recipe) + list(SETUPS).index(setup)) % 3
+    if recipe in PATTERNS and (PATTERNS.index(recipe) + list(SETUPS).index(setup)) % len(PATTERNS)
 ]
 
 

@@ -11,7 +11,8 @@ from sparsejax.tracing.groups import Group
 #: What `prune_structured` prunes unless told otherwise: pruning heads and the features inside them would
 #: cut attention twice.
 DEFAULT_KINDS = ("channel", "neuron", "head", "residual")
-_KINDS = (*DEFAULT_KINDS, "head_dim", "expert")
+#: Every kind of group that can be pruned.
+KINDS = (*DEFAULT_KINDS, "head_dim", "expert")
 
 #: group name pattern or kind -> (least, most) share of its units that goes, in [0, 1].
 Limits = Mapping[str, tuple[float, float]]
@@ -75,8 +76,8 @@ def select_groups(
       ['a:1']
     """
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    if unknown := sorted(set(kinds) - set(_KINDS)):
-        raise TracingError(f"kinds names {', '.join(unknown)}; choose of {', '.join(_KINDS)}.")
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise TracingError(f"kinds names {', '.join(unknown)}; choose of {', '.join(KINDS)}.")
     patterns = None if only is None else [only] if isinstance(only, str) else list(only)
     for pattern in patterns or ():
         if not fnmatch.filter(groups, pattern):
@@ -184,7 +185,7 @@ def by_name_or_kind(
     found: dict[str, object] = {}
     for key, value in values.items():
         hits = [n for n, group in groups.items() if group.kind == key or fnmatch.fnmatchcase(n, key)]
-        if not hits and key not in _KINDS:
+        if not hits and key not in KINDS:
             raise PathError(
                 f"{where}: {key!r} is neither a kind nor the name of a group; there are: {', '.join(list(groups)[:8])}."
             )

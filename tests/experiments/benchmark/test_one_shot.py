@@ -7,6 +7,7 @@ from experiments.benchmark import one_shot
 from sparsejax.post_training import layer_error, solve_sparsegpt
 
 
+@pytest.mark.slow
 def test_it_runs():
     rows = one_shot.run(quick=True)
     assert {row["level"] for row in rows} == {"50 %", "2:4"}

@@ -219,6 +219,8 @@ def test_rounds_shrink_alike_and_what_has_gone_stays_away(tmp_path, data_dir, mo
     [
         ({"ratio": 0.9999}, SparsityError, r"flops_ratio is 0.9999, but .* it can be from 0 to 0\.\d+"),
         ({"kinds": ("head",)}, TracingError, "No group is left to prune"),
+        ({"kinds": ("expert",)}, TracingError, "No group is left to prune"),
+        ({"kinds": ("experts",)}, ConfigError, "config.kinds is 'experts' .*: choose one of .*, expert"),
         ({"most": 0.1}, SparsityError, "it can be from"),
         ({"importances": ("l3",)}, ConfigError, "config.importances is 'l3': choose one of l1"),
         ({"budget": "flops"}, ConfigError, "config.budget is 'flops'"),

@@ -12,7 +12,9 @@ from experiments.errors import ConfigError
 from sparsejax import export
 
 
-@pytest.mark.parametrize(("bits", "quantizer"), [(4, "gptq"), (8, "nearest")])
+@pytest.mark.parametrize(
+    ("bits", "quantizer"), [pytest.param(4, "gptq", marks=pytest.mark.slow), (8, "nearest")]
+)
 def test_a_compression_ends_in_a_file(tmp_path, data_dir, bits, quantizer):
     base = default_config("mlp")
     base.data_dir, base.steps, base.eval_every, base.checkpoint_every = data_dir, 60, 30, 0

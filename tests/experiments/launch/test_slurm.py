@@ -78,9 +78,9 @@ def _environment(folder):
     return os.environ | cluster | stubs.install(folder)
 
 
-def _launch(folder, workdir, *fields):
+def _launch(folder, workdir, *fields, gpus=4):
     command = [
-        sys.executable, "-m", "experiments.launch", "slurm", "--gpus=4", "--time=10", "--run",
+        sys.executable, "-m", "experiments.launch", "slurm", f"--gpus={gpus}", "--time=10", "--run",
         f"--file={folder / 'job.sbatch'}", "--", *SIZES, f"--workdir={workdir}", "--config.mesh.data=-1", *fields,
     ]  # fmt: skip
     with (folder / "log").open("w") as out:
@@ -94,11 +94,12 @@ def _arrays(workdir, name):
         return dict(arrays)
 
 
-def test_srun_starts_four_processes_that_train_one_run(tmp_path):
-    process = _launch(tmp_path, tmp_path / "run")
+@pytest.mark.parametrize("gpus", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_srun_starts_processes_that_train_one_run(tmp_path, gpus):
+    process = _launch(tmp_path, tmp_path / "run", gpus=gpus)
     assert process.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["device"].startswith("4 × cpu")
+    assert result["device"].startswith(f"{gpus} × cpu")
     assert not (tmp_path / "requeued").exists()
     train(tmp_path / "alone", processes=1, devices=1)
     masks, wanted = (_arrays(tmp_path / name, "masks.npz") for name in ("run", "alone"))

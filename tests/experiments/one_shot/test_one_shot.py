@@ -33,6 +33,7 @@ def test_levels_and_options():
             check(wrong)
 
 
+@pytest.mark.slow
 def test_every_method_prunes_in_every_pattern():
     params = {"a": {"kernel": normal(16, 12)}, "c": {"kernel": normal(12, 8)}}
 

@@ -53,8 +53,8 @@ def test_a_study_runs_compares_and_draws_once(tmp_path, small):
     cells = {(cell["row"], cell["sparsity"]): cell for cell in result["cells"]}
     assert set(cells) == {("dense", None), ("static", 0.5), ("static", 0.9), ("small", 0.9)}
     assert all(cell["seeds"] == (0, 1) and len(cell["values"]) == 2 for cell in cells.values())
-    # 64·16 + 16·10 weights, of which 10 % stay, and 26 biases.
-    assert cells["static", 0.9]["nonzero"] == pytest.approx(0.1 * 1184 + 26, abs=8)
+    # 64·16 + 16·10 weights, of which 10 % stay, and 26 biases of which those that never moved are zero.
+    assert 118 <= cells["static", 0.9]["nonzero"] <= 118 + 26
     shares = [cells[key]["inference_flops"] / cells["dense", None]["inference_flops"] for key in cells]
     assert shares == pytest.approx([1.0, 0.5, 0.1, (64 * 4 + 40) / 1184], abs=1e-3)
     assert "dense better than static" in out

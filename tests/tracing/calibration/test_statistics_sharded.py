@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.compile_cache import WITHOUT
+from tests.compile_cache import WITHOUT, quick_flags
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -25,7 +25,11 @@ print("summed")
 
 
 def test_parts_of_a_sharded_batch_are_summed():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", **WITHOUT}
+    flags = {
+        "XLA_FLAGS": f"{quick_flags()} --xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        **WITHOUT,
+    }
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "summed", done.stderr

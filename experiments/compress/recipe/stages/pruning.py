@@ -13,6 +13,7 @@ from experiments.compress.recipe.stage import Context, Stage, StageField
 from experiments.compress.unit_choices import UNIT_IMPORTANCES, unit_importance, whole_masks
 from experiments.config.checks import number, one_of, several, whole
 from sparsejax import post_training
+from sparsejax.structured import KINDS
 
 METHODS = {
     "magnitude": post_training.magnitude,
@@ -21,7 +22,6 @@ METHODS = {
     "alps": post_training.alps,
 }
 _BUDGETS = ("channel_ratio", "global_channel_ratio", "parameter_ratio", "flops_ratio", "latency_ratio")
-_KINDS = ("channel", "neuron", "head", "head_dim", "residual", "expert")
 _BELOW_ONE = number("the share that goes, in [0, 1)", lambda x: 0 <= x < 1)
 
 
@@ -91,7 +91,7 @@ STRUCTURED = Stage(
         "ratio": StageField(0.5, _BELOW_ONE),
         "across": StageField("uniform", one_of(("uniform", "global"))),
         "kinds": StageField(
-            ("channel", "neuron", "head", "residual"), several("kinds of groups", lambda x: x in _KINDS)
+            ("channel", "neuron", "head", "residual"), several("kinds of groups", lambda x: x in KINDS)
         ),
         "round_to": StageField(1, whole(1)),
     },
