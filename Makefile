@@ -27,8 +27,8 @@ demo: $(VENV)/.installed-experiments  ## train a sparse network on real handwrit
 test: $(VENV)/.installed-test  ## the whole default suite
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(VENV)/.installed-test  ## the longest studies
-	$(RUN) -m pytest -q -m slow
+test-slow: $(VENV)/.installed-test  ## the longest studies, compiled as a user's JAX compiles
+	SPARSEJAX_TEST_XLA_FLAGS= $(RUN) -m pytest -q -m slow
 
 lint: $(VENV)/.installed-test  ## style and import contracts
 	$(VENV)/bin/ruff check .
