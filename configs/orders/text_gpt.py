@@ -1,4 +1,4 @@
-"""In which order to prune and to round a byte-level GPT (115 k parameters, Python's text): every order, three networks.
+"""In which order to prune and to round a byte-level GPT (115 k parameters, Python's text): six orders, three networks.
 
 python -m experiments.orders --config=configs/orders/text_gpt.py --workdir=runs/orders_gpt
 """
@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config = default_orders("gpt")
     config.update({"calibration_items": 384, "batch_size": 32, "test_items": 384, "tune_steps": 150})
     config.tune_batch = 16
+    config.orders = tuple(name for name in config.orders if "Wanda" not in name)
     config.in_8_bits = ("embedding/embedding",)  # the head too: they are tied
     base = config.base
     base.update({"method": "dense", "dataset": "python_text", "window": 64, "batch_size": 16, "steps": 1000})
