@@ -60,12 +60,14 @@ class Bench:
             found = solve(self.task.fn, params, self.batches, sparsity=sparsity, ignore=self.exempt)
         return found.params, found.masks
 
-    def quantize(self, params: Params, masks: MaskTree | None, bits: int, **joint: Any) -> pt.QuantizedModel:
-        """GPTQ on masks; with a sparsity jointly with pruning."""
+    def quantize(
+        self, params: Params, masks: MaskTree | None, bits: int, sparsity: float | None = None
+    ) -> pt.QuantizedModel:
+        """GPTQ on masks, or jointly with pruning."""
         with _quietly():
             return pt.gptq(
                 self.task.fn, params, self.batches, bits,
-                masks=masks, quantizable=lambda path, leaf: path in self.layers, **joint,
+                masks=masks, sparsity=sparsity, quantizable=lambda path, leaf: path in self.layers,
             )  # fmt: skip
 
     def train(self, params: Params, wrap: Callable[[Any], Any]) -> tuple[Params, Any]:
@@ -137,8 +139,7 @@ def _quantize_then_prune(bench: Bench, sparsity: float, bits: int, method: str) 
 
 
 def _joint(bench: Bench, sparsity: float, bits: int) -> Found:
-    # The targets that pruning alone has.
-    found = bench.quantize(bench.task.params, None, bits, sparsity=sparsity, targets="asymmetric")
+    found = bench.quantize(bench.task.params, None, bits, sparsity)
     return found.params, found.masks
 
 

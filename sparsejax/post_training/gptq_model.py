@@ -77,7 +77,7 @@ def gptq(
     quantizable: Prunable | None = None,
     overrides: Mapping[str, IntegerFormat | None] | None = None,
     damping: float = 0.01,
-    targets: str = "symmetric",
+    targets: str | None = None,
     row_weights: RowWeights = None,
     workdir: str | os.PathLike[str] | None = None,
     progress: Callable[[QuantizedLayer], None] | None = None,
@@ -106,7 +106,8 @@ def gptq(
         is looked at.
       overrides: another format by path pattern, None to leave a parameter as it is.
       damping: λ in units of the mean diagonal of a Gram matrix, ≥ 0.
-      targets: "symmetric" or "asymmetric", as `prune_model` takes it.
+      targets: "symmetric" or "asymmetric", as `prune_model` takes it; when None "asymmetric" where pruning is asked for
+        too, as it is there, else "symmetric".
       row_weights: likewise.
       workdir: likewise.
       progress: called with each `QuantizedLayer` as soon as the layer is done.
@@ -140,6 +141,8 @@ def gptq(
     layers = _in_order(fn, params, batches[0], format, quantizable, overrides)
     leaves = flatten_with_paths(params)[1]
     grids = {layer.index: _grid(leaves[layer.index], layer) for layer in layers}
+    prunes = sparsity is not None or pattern is not None
+    targets = targets or ("asymmetric" if prunes else "symmetric")
     said = None if progress is None else lambda result: progress(_quantized(result, layers))
     calibration = Calibration(fn, params, None, batches, unseen, targets, row_weights, workdir, said)
     solver = Quantizing(grids, sparsity, pattern, damping)
@@ -148,7 +151,7 @@ def gptq(
     found = run.finished(params)
     return QuantizedModel(
         _with_integers(params, layers, grids, run.also),
-        _put_together(masks, found.masks, layers, sparsity is not None or pattern is not None),
+        _put_together(masks, found.masks, layers, prunes),
         {path: _quantized(result, layers) for path, result in found.layers.items()},
     )
 

@@ -268,7 +268,7 @@ def test_joint_pruning_has_room_for_the_weights_that_repair_made_larger(symmetri
     options = {"masks": None, "damping": 0.01, "targets": "symmetric"}
     pruned = sparsegpt(fn, params, batches, sparsity=0.8, **options)
     after = gptq(fn, pruned.params, batches, 8, masks=pruned.masks, symmetric=symmetric)
-    joint = gptq(fn, params, batches, 8, sparsity=0.8, symmetric=symmetric)
+    joint = gptq(fn, params, batches, 8, sparsity=0.8, symmetric=symmetric, targets="symmetric")
     first = joint.params["conv"]["kernel"]
     scale, zero_point = choose_scales(
         pruned.params["conv"]["kernel"], first.scale.shape, IntegerFormat(8, symmetric=symmetric)
@@ -280,6 +280,18 @@ def test_joint_pruning_has_room_for_the_weights_that_repair_made_larger(symmetri
     exact = fn(params, batches[-1])
     off = [float(jnp.sum((fn(dequantize(x.params), batches[-1]) - exact) ** 2)) for x in (joint, after)]
     assert off[0] < 1.2 * off[1]
+
+
+def test_joint_pruning_aims_at_the_dense_outputs_as_pruning_alone_does():
+    fn, params, batches = model()
+    given = gptq(fn, params, batches, 8, sparsity=0.8)
+    for targets, same in (("asymmetric", True), ("symmetric", False)):
+        found = gptq(fn, params, batches, 8, sparsity=0.8, targets=targets)
+        pairs = zip(*(jax.tree.leaves(x.params["dense"]) for x in (given, found)), strict=True)
+        assert all(bool((a == b).all()) for a, b in pairs) == same
+    plain = gptq(fn, params, batches, 4).params["dense"]["kernel"].values
+    symmetric = gptq(fn, params, batches, 4, targets="symmetric").params["dense"]["kernel"].values
+    np.testing.assert_array_equal(plain, symmetric)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", 4])
