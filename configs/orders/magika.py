@@ -6,6 +6,10 @@ python -m experiments.orders --config=configs/orders/magika.py:tuned --workdir=r
 
 The first trains nothing; the second compares, at 80 % zeros and 4 bits alone, what 60 steps towards the dense network's
 own outputs give: before rounding, or with the grid in the forward pass.
+
+Measured 2026-11-28 (the first; one of 2 busy cores, 300 files of 56 kinds, SHA-1 6a68088b): no order differs from
+another; SparseGPT, then GPTQ at 50 % and 8 bits 5.7 times smaller at -0.9 points [-2.0, 0.0], 80 % and 4 bits 10.8
+times at -1.3 [-2.7, -0.1]; with zlib 6.3 and 12.9 times.
 """
 
 from ml_collections import ConfigDict

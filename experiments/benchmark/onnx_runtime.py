@@ -82,9 +82,12 @@ def _quantize(source: pathlib.Path, target: pathlib.Path, inputs: np.ndarray) ->
         def get_next(self) -> dict[str, np.ndarray] | None:
             return self._left.pop() if self._left else None
 
-    name = _session(source, inputs).keywords["name"]
+    # Kernels that a Transpose turns are no constants to the quantizer until they are folded.
+    folded = source.with_suffix(".folded.onnx")
+    quantization.shape_inference.quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
+    name = _session(folded, inputs).keywords["name"]
     quantization.quantize_static(
-        str(source), str(target), Reader(name), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+        str(folded), str(target), Reader(name), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
         activation_type=quantization.QuantType.QInt8, weight_type=quantization.QuantType.QInt8,
     )  # fmt: skip
 
