@@ -39,7 +39,8 @@ def config_of(case: str, data: str) -> ConfigDict:
         sizes = {"patch": 4, "width": 32, "depth": 1, "heads": 2, "mlp_dim": 64, "sparse_compute": "blocks"}
         config.model.update(sizes)
         config.block, config.dense_layers = 4, ("head/*", "patch_embedding/*")
-        config.sparsity, config.drop_fraction, config.end_step = 0.5, 0.5, 20  # so that blocks still move at step 9
+        config.sparsity, config.drop_fraction = 0.5, 0.5
+        config.end_step = 20  # so that blocks still move at step 9
     else:
         config.dataset, config.data_dir, config.window = "python_text/headers", data, 32
         config.model.update({"width": 64, "depth": 1, "heads": 4, "mlp_dim": 128})
