@@ -8,7 +8,7 @@ from tests.compile_cache import quick_flags, settings
 
 # Read when JAX starts, so before any test imports it. Tests of several devices start processes of their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# As a user's JAX compiles: SPARSEJAX_TEST_XLA_FLAGS="" make test, in about twice the time.
+# As a user's JAX compiles: SPARSEJAX_TEST_XLA_FLAGS= make test.
 os.environ["XLA_FLAGS"] = os.environ.get("SPARSEJAX_TEST_XLA_FLAGS", quick_flags())
 os.environ.update(settings())
 
