@@ -3,6 +3,7 @@
 import ast
 import collections
 import hashlib
+import os
 import pathlib
 import platform
 import sysconfig
@@ -153,17 +154,25 @@ def _root(kind: str) -> pathlib.Path:
     return pathlib.Path(sysconfig.get_path(kind))
 
 
-def _files(root: pathlib.Path, pattern: str) -> dict[str, bytes]:
+def _files(root: pathlib.Path, suffix: str, below: str = "") -> dict[str, bytes]:
     found = {}
-    for path in root.glob(pattern):
-        relative = path.relative_to(root)
-        if not _SKIPPED & set(relative.parts) and not any(n.startswith(_BUILT) for n in relative.parts):
-            found[relative.as_posix()] = path.read_bytes()
+    for folder, inside, names in os.walk(root / below):
+        inside[:] = filter(
+            _belongs, inside
+        )  # what is installed is never walked: it may be a hundred times as much
+        for name in filter(_belongs, names):
+            if name.endswith(suffix):
+                path = pathlib.Path(folder, name)
+                found[path.relative_to(root).as_posix()] = path.read_bytes()
     return {path: text for path, text in sorted(found.items()) if text}
 
 
+def _belongs(name: str) -> bool:
+    return name not in _SKIPPED and not name.startswith(_BUILT)
+
+
 def _modules() -> dict[str, bytes]:
-    return _files(_root("stdlib"), "**/*.py")
+    return _files(_root("stdlib"), ".py")
 
 
 def _code() -> dict[str, bytes]:
@@ -172,11 +181,11 @@ def _code() -> dict[str, bytes]:
 
 
 def _tables() -> dict[str, bytes]:
-    return _files(_root("stdlib"), "encodings/**/*.py")
+    return _files(_root("stdlib"), ".py", "encodings")
 
 
 def _headers() -> dict[str, bytes]:
-    return _files(_root("include"), "**/*.h")
+    return _files(_root("include"), ".h")
 
 
 def _prose() -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Runs `python -m experiments.train` as several processes on the loopback, each with simulated devices."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from experiments.train import run
 from tests.compile_cache import WITHOUT
+from tests.configurations import read_config
 from tests.distributed.launch import ROOT, free_port
 
 SIZES = (
@@ -21,6 +26,9 @@ SIZES = (
     "--config.keep_checkpoints=9",
     "--config.batch_size=64",
 )
+
+
+PAIR = ("--config.mesh.data=2", "--config.mesh.fsdp=-1")
 
 
 class Launch:
@@ -108,3 +116,46 @@ def same_bytes(first: Path, second: Path, names: Sequence[str]) -> None:
     """Two runs left the same files."""
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def train_alone(workdir: Path) -> Path:
+    """The run of `SIZES` on the one device of this process; returns its workdir."""
+    config = read_config(ROOT / "configs" / "digits_mlp.py", "rigl")
+    config.model.widths = (64,)
+    for field in SIZES[2:]:
+        name, value = field.removeprefix("--config.").split("=")
+        config[name] = int(value)
+    run(config, str(workdir), plots=False)
+    return workdir
+
+
+def _arrays(workdir: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(workdir / name) as arrays:
+        return dict(arrays)
+
+
+def same_masks(workdir: Path, alone: Path) -> None:
+    """A run on several devices left the masks of one device, and its parameters but for the order of sums."""
+    masks, wanted = _arrays(workdir, "masks.npz"), _arrays(alone, "masks.npz")
+    assert masks.keys() == wanted.keys()
+    for name, mask in wanted.items():
+        np.testing.assert_array_equal(masks[name], mask, err_msg=name)
+    params, wanted = _arrays(workdir, "params.npz"), _arrays(alone, "params.npz")
+    for name, leaf in wanted.items():
+        np.testing.assert_allclose(params[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert sum(len(row["mask_changes"]) for row in rows) >= 3
+    densities = [
+        json.loads((path / "result.json").read_text())["density_by_layer"] for path in (workdir, alone)
+    ]
+    assert densities[0] == densities[1]
+
+
+def only_one_wrote(workdir: Path, alone: Path) -> None:
+    """Beside checkpoints a run of several processes left what a run of one leaves."""
+    rows = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [6, 12, 18, 24]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    left = {entry.name for entry in workdir.iterdir() if entry.suffix != ".png"}
+    assert left == {entry.name for entry in alone.iterdir()}
+    assert {entry.name for entry in (workdir / "records").iterdir()} == {"6.npz", "12.npz", "18.npz"}

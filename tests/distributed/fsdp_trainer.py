@@ -6,6 +6,7 @@ and a donated state. What sparsejax adds is in `start` alone.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,17 @@ def train(method: str, mesh: Mesh | None, small: bool) -> tuple[dict[str, Any], 
     return facts, arrays
 
 
+def train_all(
+    methods: Sequence[str], mesh: Mesh | None, small: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts by method, and the arrays of all methods."""
+    facts, arrays = {}, {}
+    for method in methods:
+        facts[method], found = train(method, mesh, small)
+        arrays |= found
+    return facts, arrays
+
+
 def flat(tree: Any) -> dict[str, Any]:
     """A tree by its paths."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -224,11 +236,7 @@ def main() -> None:
     if options.devices > 1:
         shape = (2, options.devices // 2)
         mesh = jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    facts, arrays = {}, {}
-    for method in options.methods:
-        facts[method], found = train(method, mesh, options.small)
-        arrays |= found
-    save(options.folder, facts, arrays)
+    save(options.folder, *train_all(options.methods, mesh, options.small))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The parameters, their shardings and the recipes that the distributed tests share."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,9 +42,12 @@ _PRUNED = {
     _QUERY: (sparsejax.patterns.NM(1, 4), 0.75),
     _OUT: (sparsejax.patterns.Channel("output"), 0.5),
 }
+# Of exchanged masks each kind of pattern first, then the same elsewhere.
 _EXCHANGED = {
     _FULLY: (sparsejax.patterns.Block(4, 4), 0.75),
     _TENSOR: (sparsejax.patterns.NM(2, 4), 0.5),
+}
+_EXCHANGED_REST = {
     _CONV: (sparsejax.patterns.NM(2, 4), 0.5),
     _OUT: (sparsejax.patterns.Block(4, 8), 0.5),
 }
@@ -80,7 +84,11 @@ def recipes() -> dict[str, Recipe]:
         ),
         "rigl": Recipe(
             sparsejax.rigl(_OPTIMIZER, overrides=_patterns(_EXCHANGED), **exchange),
-            (_DENSE, _BIAS, _FULLY, _TENSOR, _CONV, _OUT, _STACK),
+            (_DENSE, _BIAS, _FULLY, _TENSOR, _STACK),
+        ),
+        "rigl_rest": Recipe(
+            sparsejax.rigl(_OPTIMIZER, overrides=_patterns(_EXCHANGED_REST), **exchange),
+            (_DENSE, _BIAS, _CONV, _OUT, _REPLICATED),
         ),
         "set": Recipe(sparsejax.set_(_OPTIMIZER, **exchange), (_DENSE, _BIAS, _REPLICATED, _STACK)),
         "static": Recipe(
@@ -133,8 +141,13 @@ def to_host(tree: Any) -> Any:
     """Whole arrays of a tree on every process, by one program."""
     leaf = jax.tree.leaves(tree)[0]
     if isinstance(leaf.sharding, NamedSharding):
-        tree = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, P()))(tree)
+        tree = _gather(leaf.sharding.mesh)(tree)
     return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), tree)
+
+
+@functools.cache  # compiled once for a tree, however often it is read
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
 def parts(array: jax.Array) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -107,6 +108,21 @@ def run_repeated(mesh: Mesh | None) -> tuple[dict, dict[str, np.ndarray]]:
     return {"programs": programs}, {}
 
 
+def run_jobs(names: Sequence[str], mesh: Mesh | None) -> tuple[dict, dict[str, np.ndarray]]:
+    """Facts and arrays of recipes and other jobs by name; of all where none is named."""
+    facts: dict[str, Any] = {"devices": jax.device_count(), "processes": jax.process_count()}
+    arrays: dict[str, np.ndarray] = {}
+    jobs = {name: (lambda name=name: run_recipe(name, mesh)) for name in layouts.recipes()}
+    jobs |= {"training": lambda: run_training(mesh), "population": lambda: run_population(mesh)}
+    jobs |= {"canary": lambda: run_canary(mesh), "repeated": lambda: run_repeated(mesh)}
+    for name in names or jobs:
+        began = time.process_time()
+        facts[name], found = jobs[name]()
+        arrays |= found
+        print(name, f"{time.process_time() - began:.1f} s of processor time", flush=True)
+    return facts, arrays
+
+
 def main() -> None:
     """Parses the command, runs, saves."""
     parser = argparse.ArgumentParser()
@@ -123,18 +139,7 @@ def main() -> None:
         jax.distributed.initialize(
             options.coordinator, options.processes, options.process, initialization_timeout=60
         )
-    mesh = layouts.make_mesh(tuple(options.mesh))
-    facts: dict[str, Any] = {"devices": jax.device_count(), "processes": jax.process_count()}
-    arrays: dict[str, np.ndarray] = {}
-    jobs = {name: (lambda name=name: run_recipe(name, mesh)) for name in layouts.recipes()}
-    jobs |= {"training": lambda: run_training(mesh), "population": lambda: run_population(mesh)}
-    jobs |= {"canary": lambda: run_canary(mesh), "repeated": lambda: run_repeated(mesh)}
-    for name in options.recipes or jobs:
-        began = time.process_time()
-        facts[name], found = jobs[name]()
-        arrays |= found
-        print(name, f"{time.process_time() - began:.1f} s of processor time", flush=True)
-    save(options.folder, facts, arrays)
+    save(options.folder, *run_jobs(options.recipes or (), layouts.make_mesh(tuple(options.mesh))))
 
 
 if __name__ == "__main__":

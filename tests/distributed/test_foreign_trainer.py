@@ -1,5 +1,6 @@
 """Masks inside a trainer that is not ours: FSDP, scanned layers, rematerialisation; eight devices do what one does."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,21 +12,28 @@ from tests.distributed.launch import Run, finish
 CASES = ["small-rigl", *(pytest.param(case, marks=pytest.mark.slow) for case in ("rigl", "gmp"))]
 
 
-def _train(*arguments):
-    """Facts and arrays of the same training on one device and on 2 × 4, side by side."""
-    return finish([Run("fsdp_trainer", "--devices", n, *arguments) for n in ("1", "8")], patience=300)
+def _train(*methods, small=False):
+    """Facts and arrays of the same training on the one device of this process, and on 2 × 4."""
+    eight = Run("fsdp_trainer", "--devices", "8", *(["--small"] if small else []), "--methods", *methods)
+    try:
+        with jax.enable_x64(True):
+            one = trainer.train_all(methods, None, small)
+    except BaseException:
+        eight.close()
+        raise
+    return [one, *finish([eight], patience=300)]
 
 
 @pytest.fixture(scope="module")
 def small():
     """What the default run looks at."""
-    return _train("--small", "--methods", "rigl")
+    return _train("rigl", small=True)
 
 
 @pytest.fixture(scope="module")
 def whole():
     """What the slow tests look at."""
-    return _train("--methods", "rigl", "gmp", "dense")
+    return _train("rigl", "gmp", "dense")
 
 
 @pytest.fixture

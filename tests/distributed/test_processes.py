@@ -6,12 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from experiments.train import run
-from tests.configurations import read_config
-from tests.distributed.command import SIZES, Launch, same_bytes, train
-from tests.distributed.launch import ROOT
+from tests.distributed.command import PAIR, Launch, only_one_wrote, same_bytes, same_masks, train, train_alone
 
-PAIR = ("--config.mesh.data=2", "--config.mesh.fsdp=-1")
 LONGER = ("--config.steps=480", "--config.eval_every=20", "--config.update_every=50", "--config.keep_checkpoints=2",
           "--config.checkpoint_every=60")  # fmt: skip
 LEFT = ("params.npz", "masks.npz")
@@ -20,14 +16,7 @@ LEFT = ("params.npz", "masks.npz")
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The workdir of the same run on one device."""
-    config = read_config(ROOT / "configs" / "digits_mlp.py", "rigl")
-    config.model.widths = (64,)
-    for field in SIZES[2:]:
-        name, value = field.removeprefix("--config.").split("=")
-        config[name] = int(value)
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    run(config, str(workdir), plots=False)
-    return workdir
+    return train_alone(tmp_path_factory.mktemp("alone") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +30,22 @@ def pair(tmp_path_factory):
     return workdir
 
 
-def _arrays(workdir, name):
-    with np.load(workdir / name) as arrays:
-        return dict(arrays)
-
-
-def _same_masks(workdir, alone):
-    masks, wanted = _arrays(workdir, "masks.npz"), _arrays(alone, "masks.npz")
-    assert masks.keys() == wanted.keys()
-    for name, mask in wanted.items():
-        np.testing.assert_array_equal(masks[name], mask, err_msg=name)
-    params, wanted = _arrays(workdir, "params.npz"), _arrays(alone, "params.npz")
-    for name, leaf in wanted.items():
-        np.testing.assert_allclose(params[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
-    updates = [
-        row["mask_changes"] for row in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    ]
-    assert sum(map(len, updates)) >= 3
-
-
+@pytest.mark.slow  # the default run has this through SLURM: tests/experiments/launch/test_slurm.py
 def test_two_processes_give_the_masks_of_one_device(pair, alone):
-    _same_masks(pair, alone)
-    result, wanted = (json.loads((path / "result.json").read_text()) for path in (pair, alone))
-    assert result["density_by_layer"] == wanted["density_by_layer"]
-    assert result["device"].startswith("4 × cpu")
+    same_masks(pair, alone)
+    assert json.loads((pair / "result.json").read_text())["device"].startswith("4 × cpu")
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes_beside_checkpoints(pair, alone):
-    rows = [json.loads(line)["step"] for line in (pair / "metrics.jsonl").read_text().splitlines()]
-    assert rows == [6, 12, 18, 24]
-    assert len(list((pair / "tensorboard").iterdir())) == 1
-    left = {entry.name for entry in pair.iterdir() if entry.suffix != ".png"}
-    assert left == {entry.name for entry in alone.iterdir()}
-    assert {entry.name for entry in (pair / "records").iterdir()} == {"6.npz", "12.npz", "18.npz"}
+    only_one_wrote(pair, alone)
 
 
 @pytest.mark.slow
 def test_four_processes_and_all_three_axes(tmp_path, alone):
     fields = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=-1")
     train(tmp_path / "run", *fields, processes=4, devices=2)
-    _same_masks(tmp_path / "run", alone)
+    same_masks(tmp_path / "run", alone)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +97,7 @@ def test_a_run_goes_on_where_there_are_other_devices(tmp_path, alone):
         with Launch(tmp_path / "run", *fields, processes=processes, devices=devices) as launch:
             launch.signal_at(step, 0, signal.SIGKILL)
     train(tmp_path / "run", *fields, processes=1, devices=1)
-    _same_masks(tmp_path / "run", alone)
+    same_masks(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
@@ -147,9 +112,9 @@ def test_a_population_of_two_processes_is_that_of_one(tmp_path):
 
 
 def _same_masks_of_member(here, there):
-    masks, wanted = _arrays(here, "masks.npz"), _arrays(there, "masks.npz")
-    for name, mask in wanted.items():
-        np.testing.assert_array_equal(masks[name], mask, err_msg=name)
+    with np.load(here / "masks.npz") as masks, np.load(there / "masks.npz") as wanted:
+        for name in wanted.files:
+            np.testing.assert_array_equal(masks[name], wanted[name], err_msg=name)
 
 
 @pytest.mark.slow

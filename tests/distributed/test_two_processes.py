@@ -5,7 +5,7 @@ import pytest
 
 from tests.distributed.launch import Run, finish, free_port
 
-# The training command on two real processes is in the default run: test_processes.py.
+# The training command on two real processes is in the default run: tests/experiments/launch/test_slurm.py.
 pytestmark = pytest.mark.slow
 
 RECIPES = ("gmp_global_stack", "static")

@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -47,6 +49,20 @@ def run(config, workdir, **options):
     out = io.StringIO()
     console = Console(file=out, width=200)
     return train.run(config, str(workdir), console, plots=False, **options), out.getvalue()
+
+
+def as_killed(workdir, place, step):
+    """A copy of a finished run as a kill right after the checkpoint of `step` leaves it; returns its place."""
+    place = pathlib.Path(shutil.copytree(workdir, place))
+    for path in place.iterdir():
+        if path.name == "result.json" or path.suffix in (".npz", ".png", ".txt"):
+            path.unlink()
+    for path in (*(place / "checkpoints").iterdir(), *(place / "records").iterdir()):
+        if int(path.stem.split("_")[-2 if path.suffix == ".json" else -1]) > step:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    rows = (place / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (place / "metrics.jsonl").write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
+    return place
 
 
 def start(config, workdir, **options):

@@ -1,6 +1,5 @@
 """Runs in the compressed form: exact counts, dense files, bit-exact resume, a population, and what is refused."""
 
-import contextlib
 import itertools
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from experiments.config.fields import default_config
 from experiments.config.validation import validate_config
-from experiments.errors import ConfigError, Interrupted
+from experiments.errors import ConfigError
 from tests.experiments import killing
 
 STEPS = 30
@@ -55,16 +54,9 @@ def test_counts_are_exact_and_files_are_dense(unbroken):
     assert result["training_flops"]["relative"] < 0.8
 
 
-def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, monkeypatch, unbroken, data_dir):
-    @contextlib.contextmanager
-    def stop_requests():
-        yield lambda step: step >= 10
-
-    with monkeypatch.context() as patch:
-        patch.setattr("experiments.train.stop_requests", stop_requests)
-        with pytest.raises(Interrupted):
-            killing.run(make_config(data_dir), tmp_path / "run")
-    result, said = killing.run(make_config(data_dir), tmp_path / "run")
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path, unbroken, data_dir):
+    killed = killing.as_killed(unbroken[1], tmp_path / "run", 10)
+    result, said = killing.run(make_config(data_dir), killed)
     assert "checkpoint of step 10" in said
     assert result["metrics"] == unbroken[0]["metrics"]
     for name in ("params.npz", "masks.npz", "history.npz"):

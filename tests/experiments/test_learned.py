@@ -1,30 +1,29 @@
 """Learned masks as runs: they go on to the bit, save what they come to, and members share a program."""
 
-import contextlib
-
 import numpy as np
 import pytest
 
 from experiments import train
 from experiments.config.fields import default_config
-from experiments.errors import Interrupted, WorkdirError
+from experiments.errors import WorkdirError
 from experiments.run import distillation as teach
 from experiments.run import prepare
 from tests.experiments import killing
 
 
-def test_gates_and_their_noise_go_on_to_the_bit_and_the_saved_weights_have_none(
-    tmp_path, data_dir, monkeypatch
-):
+def test_gates_and_their_noise_go_on_to_the_bit_and_the_saved_weights_have_none(tmp_path, data_dir):
     config = killing.make_config(
-        data_dir, "l0", steps=40, sparsity=0.5, gate_learning_rate=0.3, begin_step=0, checkpoint_every=20
+        data_dir,
+        "l0",
+        steps=40,
+        sparsity=0.5,
+        gate_learning_rate=0.3,
+        begin_step=0,
+        eval_every=20,
+        checkpoint_every=20,
     )
     result, _ = killing.run(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr("experiments.train.stop_requests", _stops_at(20))
-        with pytest.raises(Interrupted):
-            killing.run(config, tmp_path / "run")
-    _, said = killing.run(config, tmp_path / "run")
+    _, said = killing.run(config, killing.as_killed(tmp_path / "whole", tmp_path / "run", 20))
     assert "going on from the checkpoint of step 20" in said
     for name in ("params.npz", "masks.npz", "history.npz"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -35,14 +34,6 @@ def test_gates_and_their_noise_go_on_to_the_bit_and_the_saved_weights_have_none(
     assert not kernel[gone].any()
     kept = 1 - gone.sum() / gone.size
     assert result["density_by_layer"]["dense_0/kernel"] == pytest.approx(kept)
-
-
-def _stops_at(step):
-    @contextlib.contextmanager
-    def stop_requests():
-        yield lambda done: done >= step
-
-    return stop_requests
 
 
 def test_convolutions_run_member_by_member_in_one_program(data_dir):

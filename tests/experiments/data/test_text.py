@@ -1,6 +1,7 @@
 """The library's text is what lies on the disk, held out by file for good, and cut into windows without a gap."""
 
 import ast
+import functools
 import hashlib
 import pathlib
 import sysconfig
@@ -23,6 +24,15 @@ WINDOW = 128
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_once():
+    """To find a module's docstrings takes seconds for all of them: what was found is kept from test to test."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = sources._docstrings
+        patch.setattr(sources, "_docstrings", functools.cache(lambda source: tuple(found(source))))
+        yield
 
 
 def _records(name, split, directory):

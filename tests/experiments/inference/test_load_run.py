@@ -29,7 +29,7 @@ CASES = {
     # Gates with noise, tied over two layers.
     "mlp-l0": {"method": "l0", "sparsity": 0.5, "gates": "neurons"},
     "vit-straight_through": {"method": "straight_through"},
-    "gpt-gmp": {"method": "gmp", "dataset": "python_text", "window": 16, "test_split": "test[:2%]"},
+    "gpt-gmp": {"method": "gmp", "dataset": "python_text/headers", "window": 16, "test_split": "test[:20%]"},
 }  # fmt: skip
 LONG = ("resnet-gmp", "mlp-soft_movement", "gpt-gmp")
 SIZES = {

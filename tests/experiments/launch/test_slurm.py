@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from experiments.errors import LaunchError
 from experiments.launch.slurm import Job, batch_script, slurm_plan
 from tests.compile_cache import WITHOUT
-from tests.distributed.command import SIZES, train
+from tests.distributed.command import PAIR, SIZES, only_one_wrote, same_masks, train_alone
 from tests.distributed.launch import ROOT
 from tests.experiments.launch import stubs
 from tests.experiments.launch.documented import SBATCH, SRUN, flags
@@ -73,43 +72,50 @@ def test_refusals(changes, words):
         batch_script(JOB._replace(**changes), TRAIN)
 
 
-def _environment(folder):
-    cluster = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT), **WITHOUT}
+def _environment(folder, devices):
+    cluster = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT),
+        **WITHOUT,
+    }
     return os.environ | cluster | stubs.install(folder)
 
 
-def _launch(folder, workdir, *fields, gpus=4):
+def _launch(folder, workdir, *fields, gpus=4, devices=1):
     command = [
         sys.executable, "-m", "experiments.launch", "slurm", f"--gpus={gpus}", "--time=10", "--run",
-        f"--file={folder / 'job.sbatch'}", "--", *SIZES, f"--workdir={workdir}", "--config.mesh.data=-1", *fields,
+        f"--file={folder / 'job.sbatch'}", "--", *SIZES, f"--workdir={workdir}", *fields,
     ]  # fmt: skip
     with (folder / "log").open("w") as out:
         return subprocess.Popen(
-            command, env=_environment(folder), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            command, env=_environment(folder, devices), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
         )
 
 
-def _arrays(workdir, name):
-    with np.load(workdir / name) as arrays:
-        return dict(arrays)
-
-
-@pytest.mark.parametrize("gpus", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_srun_starts_processes_that_train_one_run(tmp_path, gpus):
-    process = _launch(tmp_path, tmp_path / "run", gpus=gpus)
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["device"].startswith(f"{gpus} × cpu")
+@pytest.mark.parametrize(
+    ("gpus", "devices", "mesh"),
+    [(2, 2, PAIR), pytest.param(4, 1, ("--config.mesh.data=-1",), marks=pytest.mark.slow)],
+    ids=["2", "4"],
+)
+def test_srun_starts_processes_that_train_one_run(tmp_path, gpus, devices, mesh):
+    """The masks are those of one device, and one process reports and writes."""
+    process = _launch(tmp_path, tmp_path / "run", *mesh, gpus=gpus, devices=devices)
+    alone = train_alone(tmp_path / "alone")
+    said = tmp_path / "log"
+    assert process.wait(300) == 0, said.read_text()[-3000:]
+    assert said.read_text().count("test accuracy") == 1
     assert not (tmp_path / "requeued").exists()
-    train(tmp_path / "alone", processes=1, devices=1)
-    masks, wanted = (_arrays(tmp_path / name, "masks.npz") for name in ("run", "alone"))
-    for name, mask in wanted.items():
-        np.testing.assert_array_equal(masks[name], mask, err_msg=name)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["device"].startswith("4 × cpu")
+    same_masks(tmp_path / "run", alone)
+    only_one_wrote(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
 def test_a_warning_writes_a_checkpoint_and_queues_the_job_again(tmp_path):
     longer = (
+        "--config.mesh.data=-1",
         "--config.steps=480",
         "--config.eval_every=20",
         "--config.update_every=50",

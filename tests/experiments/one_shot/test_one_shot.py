@@ -59,8 +59,8 @@ def tiny():
     config.update({"methods": ("sparsegpt",), "levels": ("2:4",), "draws": 2})
     config.update({"calibration_items": 12, "batch_size": 4, "test_items": 10, "reconstruct_steps": 2})
     base = config.base
-    base.update({"method": "dense", "dataset": "python_text", "window": 16, "batch_size": 4, "steps": 4})
-    base.update({"eval_every": 4, "test_split": "test[:2%]"})
+    base.update({"method": "dense", "dataset": "python_text/headers", "window": 16, "batch_size": 4})
+    base.update({"steps": 4, "eval_every": 4, "test_split": "test[:20%]"})
     base.model.update({"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32})
     return config
 

@@ -48,7 +48,7 @@ def tiny(network, data_dir, **changes):
     base = config.base
     base.update({"method": "dense", "batch_size": 4, "steps": 4, "eval_every": 4, "data_dir": data_dir})
     if network == "gpt":
-        base.update({"dataset": "python_text", "window": 16, "test_split": "test[:2%]"})
+        base.update({"dataset": "python_text/headers", "window": 16, "test_split": "test[:20%]"})
         base.model.update({"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32})
         config.in_8_bits = ("embedding/embedding",)
     if network == "convnet":

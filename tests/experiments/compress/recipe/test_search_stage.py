@@ -30,8 +30,13 @@ def _base(data_dir, model):
     if model == "mlp":
         base.model.widths = (16, 8)
     if model == "gpt":
-        base.dataset, base.window, base.batch_size, base.test_split = "python_text", 16, 4, "test[:5%]"
-        base.model.width, base.model.depth, base.model.heads, base.model.mlp_dim = 16, 4, 2, 32
+        base.dataset, base.window, base.batch_size, base.test_split = (
+            "python_text/headers",
+            16,
+            4,
+            "test[:20%]",
+        )
+        base.model.width, base.model.depth, base.model.heads, base.model.mlp_dim = 16, 3, 2, 32
     return base
 
 
@@ -97,7 +102,7 @@ def slim(tmp_path_factory, data_dir):
     options.batches, options.latency_rounds = 1, 0
     add_stage(options, "dense", "train")
     add_stage(options, "narrow", "width", share=0.5)
-    add_stage(options, "shallow", "depth", drop=2)
+    add_stage(options, "shallow", "depth", drop=1)
     add_stage(options, "taught", "distil", steps=10)
     add_stage(options, "drawn", "redraw")
     workdir = tmp_path_factory.mktemp("slim") / "run"
@@ -108,7 +113,7 @@ def test_width_and_depth_are_uniform_and_load(slim):
     _, workdir, result = slim
     stages = result["stages"]
     assert stages["narrow"]["parameters"][0] <= 0.5 * stages["dense"]["parameters"][0]
-    assert stages["shallow"]["kv_bytes"][0] == 0.5 * stages["narrow"]["kv_bytes"][0]
+    assert 3 * stages["shallow"]["kv_bytes"][0] == 2 * stages["narrow"]["kv_bytes"][0]
     assert stages["taught"]["parameters"] == stages["shallow"]["parameters"] == stages["drawn"]["parameters"]
     found = network.load_network(workdir / "seed_0" / "4_taught")
     params = found.variables["params"]
@@ -127,16 +132,17 @@ def test_blocks_are_ranked_by_what_they_do(slim):
     losses = slimming.block_losses(context, dense)
     params = dict(dense.variables["params"])
     # A block that adds nothing turns nothing, loses nothing, and goes first.
-    params["block_2"] = jax.tree.map(jnp.zeros_like, params["block_2"])
+    params["block_1"] = jax.tree.map(jnp.zeros_like, params["block_1"])
     idle = dense._replace(variables={**dense.variables, "params": params})
-    assert losses.shape == (4,)
-    assert np.argmin(slimming.block_influences(context, idle)) == 2
-    assert slimming.block_influences(context, idle)[2] == pytest.approx(0, abs=1e-6)
-    assert slimming.block_losses(context, idle)[2] == pytest.approx(0, abs=1e-7)
-    shallow = slimming.keep_blocks(idle, [0, 1, 3])
+    influences = slimming.block_influences(context, idle)
+    assert losses.shape == (3,)
+    assert np.argmin(influences) == 1
+    assert influences[1] == pytest.approx(0, abs=1e-6)
+    assert slimming.block_losses(context, idle)[1] == pytest.approx(0, abs=1e-7)
+    shallow = slimming.keep_blocks(idle, [0, 2])
     np.testing.assert_array_equal(
-        shallow.variables["params"]["block_2"]["mlp"]["up"]["kernel"],
-        params["block_3"]["mlp"]["up"]["kernel"],
+        shallow.variables["params"]["block_1"]["mlp"]["up"]["kernel"],
+        params["block_2"]["mlp"]["up"]["kernel"],
     )
     inputs = context.batches[0].inputs
     np.testing.assert_allclose(
@@ -152,7 +158,7 @@ def test_what_does_not_go_together(slim, data_dir):
     context = command.build_context(options, options.base)
     dense = network.load_network(workdir / "seed_0" / "1_dense")
     with pytest.raises(ConfigError, match="leave one at least"):
-        slimming.DEPTH.run(context, dense, _fields(slimming.DEPTH, drop=4), workdir)
+        slimming.DEPTH.run(context, dense, _fields(slimming.DEPTH, drop=3), workdir)
     masked = dense._replace(masks=dense.variables["params"])
     with pytest.raises(ConfigError, match="put 'shrink' before"):
         slimming.DEPTH.run(context, masked, _fields(slimming.DEPTH), workdir)
