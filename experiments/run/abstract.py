@@ -50,7 +50,7 @@ def abstract_step(
       The step.
     """
     text = len(input_shape) == 1
-    made = outline(config, input_shape, classes, text=text, mesh=None)
+    made = outline(config, input_shape, classes, text=text, mesh=None, described=mesh)
     sharding = batch_sharding(mesh, population=False)
     check_batch("batch_size", config.batch_size, sharding, config.accumulate)
     member = jax.eval_shape(lambda: make_member(config.seed, config.learning_rate))

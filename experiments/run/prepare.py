@@ -1,5 +1,6 @@
 """From a configuration to everything a run is made of, before its first step."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from experiments.run.placing import state_shardings
 from experiments.run.population import MemberGroup, Run, groups_of
 from experiments.run.state import Member, TrainState, copy_state, member_of, over_members, stack_members
 from sparsejax.interop.flax import stateful
+from sparsejax.kernels import with_rows
 
 
 class Setup(NamedTuple):
@@ -109,7 +111,13 @@ def prepare(config: ConfigDict) -> Setup:
 
 
 def outline(
-    config: ConfigDict, input_shape: Sequence[int], classes: int, *, text: bool, mesh: Mesh | None
+    config: ConfigDict,
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    text: bool,
+    mesh: Mesh | None,
+    described: Mesh | None = None,
 ) -> Outline:
     """Makes a run's model, groups and recipes without any data.
 
@@ -119,12 +127,14 @@ def outline(
       classes: of a target.
       text: whether inputs are tokens.
       mesh: None on one device.
+      described: devices that are elsewhere, on which nothing can be placed but for which a step is compiled.
 
     Returns:
       The outline.
     """
     population = bool(config.population)
     apply, draw = _model(config, input_shape, classes)
+    apply = _on_own_rows(apply, config, mesh or described)
     abstract = jax.eval_shape(draw, jax.random.key(0))
     sample = jax.ShapeDtypeStruct((config.batch_size, *input_shape), np.int32 if text else np.float32)
     stepwise = needs_host_steps(lambda p, s, x: apply(p, s, x, True), *abstract, sample)
@@ -224,6 +234,20 @@ def _model(config: ConfigDict, input_shape: Sequence[int], classes: int) -> tupl
         drawn = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (made.params, made.batch_stats))
         return made.apply, lambda key: drawn
     return made.apply, draw
+
+
+def _on_own_rows(apply: Apply, config: ConfigDict, mesh: Mesh | None) -> Apply:
+    """Tells block-sparse kernels how a batch lies: XLA cuts plain operations by itself, and no kernel."""
+    blocks = config.model.get("sparse_compute") == "blocks"
+    if not blocks or mesh is None or config.population:  # members do not share out a batch
+        return apply
+    axes = batch_sharding(mesh, population=False).spec[0]
+
+    @functools.wraps(apply)
+    def on_own_rows(params: Any, *rest: Any, **named: Any) -> Any:
+        return apply(with_rows(params, mesh, axes), *rest, **named)
+
+    return on_own_rows
 
 
 def _recipe(

@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["data", "topology", "probe"],
-    meta_fields=["shape", "kernel_shape", "implementation"],
+    meta_fields=["shape", "kernel_shape", "implementation", "rows"],
 )
 @dataclasses.dataclass(frozen=True)
 class BlockSparse:
@@ -37,6 +37,7 @@ class BlockSparse:
       probe: None, or zeros like the grid, whose gradient is `block_grad_scores`: see `with_probes`.
       kernel_shape: of the parameter that it stands for, (inputs…, outputs…); None where that is `shape`.
       implementation: ``"auto"``, or a name of `products.IMPLEMENTATIONS`.
+      rows: along which axes of a mesh the rows of its inputs lie, see `with_rows`; None where one device has all.
 
     Example:
       >>> w = from_dense(jnp.eye(4), block=(2, 2))
@@ -50,6 +51,7 @@ class BlockSparse:
     probe: Array | None = None
     kernel_shape: tuple[int, ...] | None = None
     implementation: str = "auto"
+    rows: Any = None
 
     @property
     def block(self) -> tuple[int, int]:

@@ -10,11 +10,12 @@ from sparsejax.errors import KernelError, ParamsError
 from sparsejax.kernels import tuning, xla_products
 from sparsejax.kernels.block_scores import block_grad_scores
 from sparsejax.kernels.block_sparse import BlockSparse, check_dtype
+from sparsejax.kernels.rows import HARDWARE, Product, Rows, multiply
 from sparsejax.kernels.topology import Topology
 from sparsejax.typing import Array
 
 #: Who may compute a product: the four formulations in plain XLA, or a kernel of one kind of hardware.
-IMPLEMENTATIONS = ("auto", *xla_products.FORMULATIONS, "tpu", "mosaic_gpu")
+IMPLEMENTATIONS = ("auto", *xla_products.FORMULATIONS, *HARDWARE)
 
 
 class _Case(NamedTuple):
@@ -22,6 +23,7 @@ class _Case(NamedTuple):
 
     shape: tuple[int, int]
     implementation: str
+    rows: Rows | None
 
 
 def matmul(x: Array, w: BlockSparse) -> Array:
@@ -55,7 +57,7 @@ def matmul(x: Array, w: BlockSparse) -> Array:
     if w.implementation not in IMPLEMENTATIONS:
         raise KernelError(f"implementation={w.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}.")
     flat = x.reshape(-1, x.shape[-1])
-    y = _product(flat, w.data, w.topology, w.probe, _Case(w.shape, w.implementation))
+    y = _product(flat, w.data, w.topology, w.probe, _Case(w.shape, w.implementation, w.rows))
     return y.reshape(*x.shape[:-1], w.shape[1])
 
 
@@ -63,14 +65,8 @@ def matmul(x: Array, w: BlockSparse) -> Array:
 def _product(x: Array, data: Array, topology: Topology, probe: Array | None, case: _Case) -> Array:
     del probe
     chosen = _chosen("dsd", x, data, case)
-    if chosen == "tpu":
-        from sparsejax.kernels import tpu
-
-        return tpu.dsd(x, data, topology, case.shape[1])
-    if chosen == "mosaic_gpu":
-        from sparsejax.kernels import mosaic_gpu
-
-        return mosaic_gpu.dsd(x, data, topology, case.shape[1])
+    if chosen in HARDWARE:
+        return multiply(_by_kernels("dsd", chosen, data, case), x, data, topology)
     return xla_products.dsd(x, data, topology, case.shape[1], chosen)
 
 
@@ -91,36 +87,30 @@ _product.defvjp(_forward, _backward)
 
 def _input_gradient(g: Array, data: Array, topology: Topology, case: _Case) -> Array:
     chosen = _chosen("dsd_t", g, data, case)
-    if chosen == "tpu":
-        from sparsejax.kernels import tpu
-
-        return tpu.dsd_t(g, data, topology, case.shape[0])
-    if chosen == "mosaic_gpu":
-        from sparsejax.kernels import mosaic_gpu
-
-        return mosaic_gpu.dsd_t(g, data, topology, case.shape[0])
+    if chosen in HARDWARE:
+        return multiply(_by_kernels("dsd_t", chosen, data, case), g, data, topology)
     return xla_products.dsd_t(g, data, topology, case.shape[0], chosen)
 
 
 def _block_gradient(x: Array, g: Array, data: Array, topology: Topology, case: _Case) -> Array:
     chosen = _chosen("sdd", x, data, case)
     block = data.shape[-2:]
-    if chosen in ("tpu", "mosaic_gpu"):
-        if chosen == "tpu":
-            from sparsejax.kernels import tpu as hardware
-        else:
-            from sparsejax.kernels import mosaic_gpu as hardware
-        blocks = hardware.sdd(x, g, topology, block)
+    if chosen in HARDWARE:
+        blocks = multiply(_by_kernels("sdd", chosen, data, case), x, g, topology)
         # The kernels leave dead slots unwritten.
         return jnp.where(topology.is_live[:, None, None], blocks, 0).astype(data.dtype)
     return xla_products.sdd(x, g, topology, block, chosen).astype(data.dtype)
+
+
+def _by_kernels(product: str, hardware: str, data: Array, case: _Case) -> Product:
+    return Product(product, hardware, case.shape, data.shape[-2:], case.rows)
 
 
 def _chosen(product: str, x: Array, data: Array, case: _Case) -> str:
     """The implementation that was asked for, or the one for this device and these sizes."""
     if case.implementation != "auto":
         return case.implementation
-    backend = jax.default_backend()
+    backend = jax.default_backend() if case.rows is None else case.rows.platform
     if backend == "tpu":
         from sparsejax.kernels import tpu
 
