@@ -1,5 +1,7 @@
 """A rebuilt module is an ordinary module that computes what the shrunk function computes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from tests.tracing.equality import FAST, assert_close, random_params
 KINDS = ("channel", "neuron", "head", "residual", "head_dim")
 
 
+@functools.cache
 def _pruned(name, kinds=KINDS, normalized=True):
     """A tiny model with random variables, pruned by half in all it can be: (function, shrunk, both trees)."""
     model, inputs = small(name)

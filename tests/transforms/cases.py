@@ -13,7 +13,7 @@ import optax
 import sparsejax
 from tests.helpers import BODY_ONLY, KEY
 
-STEPS = 16  # optimizer steps; every recipe below makes its last mask update before
+STEPS = 11  # optimizer steps; every recipe below makes its last mask update before
 BAD_STEPS = (6, 7)  # calls whose gradients are not finite, for apply_if_finite; RigL updates at 6
 SIZES = {"body/kernel": 192, "head/kernel": 96}
 HALF = Fraction(1, 2)
@@ -49,9 +49,9 @@ def _kernel_counts(body: int, head: int) -> Counts:
 
 
 def _gmp_sparsity(step: int) -> Fraction:
-    """Zhu & Gupta's cubic, from 0 at step 2 to 3/4 at step 14, held between the updates every 3 steps."""
-    done = max([t for t in (2, 5, 8, 11, 14) if t < step], default=2)
-    return Fraction(3, 4) * (1 - (1 - Fraction(done - 2, 12)) ** 3)
+    """Zhu & Gupta's cubic, from 0 at step 1 to 3/4 at step 9, held between the updates every 2 steps."""
+    done = max([t for t in (1, 3, 5, 7, 9) if t < step], default=1)
+    return Fraction(3, 4) * (1 - (1 - Fraction(done - 1, 8)) ** 3)
 
 
 def _gmp_counts(step: int, paths: tuple[str, ...], unit: int = 1) -> dict[str, int]:
@@ -68,17 +68,17 @@ def _total(sparsity: Callable[[int], Fraction]) -> Counts:
 
 
 def _ac_dc_sparsity(step: int) -> Fraction:
-    """Updates at 2, 4, …, 14: sparse, dense, …, sparse."""
-    updates = [t for t in (2, 4, 6, 8, 10, 12, 14) if t < step]
+    """Updates at 2, 4, …, 10: sparse, dense, …, sparse."""
+    updates = [t for t in (2, 4, 6, 8, 10) if t < step]
     return HALF if len(updates) % 2 else Fraction(0)
 
 
 def _gmp(**options: Any) -> Build:
-    return partial(sparsejax.gmp, sparsity=0.75, begin_step=2, end_step=14, update_every=3, **options)
+    return partial(sparsejax.gmp, sparsity=0.75, begin_step=1, end_step=9, update_every=2, **options)
 
 
-def _rigl(recipe: Any = sparsejax.rigl, *, update_every: int = 3, **options: Any) -> Build:
-    return partial(recipe, sparsity=0.5, total_steps=20, update_every=update_every, key=KEY, **options)
+def _rigl(recipe: Any = sparsejax.rigl, *, update_every: int = 2, **options: Any) -> Build:
+    return partial(recipe, sparsity=0.5, total_steps=14, update_every=update_every, key=KEY, **options)
 
 
 _nm = {"pattern": sparsejax.patterns.NM(2, 4), "distribution": sparsejax.distributions.uniform()}
@@ -105,9 +105,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "static_random": Recipe(partial(sparsejax.static_random, sparsity=0.5, key=KEY), _same(HALF), 0),
     "ac_dc": Recipe(
-        partial(sparsejax.ac_dc, sparsity=0.5, total_steps=18, phase_steps=2),
+        partial(sparsejax.ac_dc, sparsity=0.5, total_steps=14, phase_steps=2),
         _total(_ac_dc_sparsity),
-        7,
+        5,
         regrows=True,
     ),
     "rigl": Recipe(_rigl(), _erk, **_changing),

@@ -130,7 +130,7 @@ def test_trees_of_every_container(recipe: str, name: str):
     shared = {"distribution": sparsejax.distributions.uniform()} if recipe == "rigl_mean" else {}
     tx = RECIPES[recipe].build(optax.adamw(1e-2), prunable=prunable, **shared)
     changes, before = 0, None
-    for params, state in train(tx, start, 14, grads=_noisy_grads):
+    for params, state in train(tx, start, 8, grads=_noisy_grads):
         masks = full_masks(sparsejax.get_masks(state), params)
         assert len(masks) == (1 if name == "one_array" else 2)
         assert_on_masks(params, masks)
@@ -142,7 +142,13 @@ def test_trees_of_every_container(recipe: str, name: str):
 
 @pytest.mark.parametrize("recipe", ["rigl"])
 def test_eager_jit_and_scan_agree(recipe: str):
-    tx = RECIPES[recipe].build(optax.adamw(1e-2), overrides=BODY_ONLY)
+    # Weights that grew two steps ago are all about two learning rates large: near ties, which rounding decides.
+    apart = (
+        {"total_steps": 20, "update_every": 3}
+        if recipe in ("rigl", "rigl_mean", "rigl_nm", "rigl_block", "set")
+        else {}
+    )
+    tx = RECIPES[recipe].build(optax.adamw(1e-2), overrides=BODY_ONLY, **apart)
     eager = list(train(tx, mlp_params(), 14))
     jitted = list(train(tx, mlp_params(), 14, jit=True))
     scanned, masks = jax.device_get(scan(tx, mlp_params(), 14))

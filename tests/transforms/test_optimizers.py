@@ -35,8 +35,15 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["rigl", "gmp"])
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize(
+    ("search", "recipe"),
+    [
+        ("lbfgs", "rigl"),
+        ("backtracking", "gmp"),
+        pytest.param("lbfgs", "gmp", marks=pytest.mark.slow),
+        pytest.param("backtracking", "rigl", marks=pytest.mark.slow),
+    ],
+)
 def test_line_searches_train_on_the_masks(search, recipe):
     tx = (
         rigl(SEARCHES[search])

@@ -13,7 +13,7 @@ import sparsejax
 from sparsejax.errors import SparsityError
 from tests.helpers import BODY_ONLY, assert_on_masks, full_masks, mlp_grads, mlp_params
 
-STEPS = 14
+STEPS = 8  # exchanges at 3 and 6; the last update of gradual pruning at 7
 SPARSITIES = np.array([0.5, 0.75, 0.9])
 KEYS = jax.random.split(jax.random.key(1), 3)
 
@@ -30,7 +30,7 @@ def _set(sparsity: Any, key: Any) -> Any:
 
 def _gmp(sparsity: Any, key: Any) -> Any:
     del key
-    return sparsejax.gmp(optax.adamw(1e-2), sparsity=sparsity, begin_step=2, end_step=11, update_every=3)
+    return sparsejax.gmp(optax.adamw(1e-2), sparsity=sparsity, begin_step=1, end_step=7, update_every=3)
 
 
 def _gmp_global(sparsity: Any, key: Any) -> Any:
@@ -38,8 +38,8 @@ def _gmp_global(sparsity: Any, key: Any) -> Any:
     return sparsejax.gmp(
         optax.adamw(1e-2),
         sparsity=sparsity,
-        begin_step=2,
-        end_step=11,
+        begin_step=1,
+        end_step=7,
         update_every=3,
         distribution=sparsejax.distributions.global_threshold(),
         overrides=BODY_ONLY,

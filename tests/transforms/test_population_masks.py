@@ -8,13 +8,13 @@ import pytest
 
 import sparsejax
 from sparsejax.errors import MaskError, ParamsError
-from tests.helpers import KEY, mlp_params
+from tests.helpers import BODY_ONLY, KEY, mlp_params
 
 MEMBERS = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(mlp_params(seed=seed) for seed in range(3)))
 MAKES = {
-    "packed": lambda: sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY),
-    "straight_through": lambda: sparsejax.straight_through(optax.sgd(0.1), sparsity=0.5),
-    "l0": lambda: sparsejax.l0(optax.sgd(0.1), penalty_weight=1e-3, key=KEY),
+    "packed": lambda: sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY, overrides=BODY_ONLY),
+    "straight_through": lambda: sparsejax.straight_through(optax.sgd(0.1), sparsity=0.5, overrides=BODY_ONLY),
+    "l0": lambda: sparsejax.l0(optax.sgd(0.1), penalty_weight=1e-3, key=KEY, overrides=BODY_ONLY),
 }
 
 
@@ -36,7 +36,7 @@ def test_a_populations_state_asks_for_vmap(make):
 
 
 def test_a_populations_masks_ask_for_vmap():
-    tx = sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY)
+    tx = sparsejax.static_random(optax.sgd(0.1), sparsity=0.5, key=KEY, overrides=BODY_ONLY)
     _, state = jax.vmap(lambda params: sparsejax.init(tx, params))(MEMBERS)
     masks = jax.vmap(sparsejax.get_masks)(state)
     with pytest.raises(MaskError, match=r"3 members of a population.*jax\.vmap\(sparsejax\.apply_masks\)"):

@@ -1,5 +1,6 @@
 """States that can be saved: by pickle, msgpack, orbax with and without a template, numpy; others are told apart."""
 
+import functools
 import os
 import pickle
 import subprocess
@@ -32,6 +33,14 @@ LEARNED = ("straight_through", "movement", "l0")
 
 def make(name: str) -> Any:
     return MAKES[name](optax.adam(1e-2))
+
+
+@functools.cache
+def in_training(name: str) -> tuple[Any, Any, Any]:
+    """Parameters and state after some steps, and what both come to after two more."""
+    tx = make(name)
+    params, state = some_steps(tx, *sparsejax.init(tx, mlp_params()))
+    return params, state, some_steps(tx, params, state, 2)
 
 
 def some_steps(tx: Any, params: Any, state: Any, steps: int = 3) -> tuple[Any, Any]:
@@ -82,14 +91,13 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MAKES)
 def test_training_goes_on_from_a_saved_state_as_if_nothing_had_happened(name, way, tmp_path):
-    tx = make(name)
-    params, state = some_steps(tx, *sparsejax.init(tx, mlp_params()))
+    params, state, went_on = in_training(name)
     again = make(name)  # as another process would make it
     loaded = WAYS[way](state, again.init(params), tmp_path)
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
     for ours, theirs in zip(*map(jax.tree.leaves, (state, loaded)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    went_on, goes_on = some_steps(tx, params, state, 2), some_steps(again, params, loaded, 2)
+    goes_on = some_steps(again, params, loaded, 2)
     for ours, theirs in zip(*map(jax.tree.leaves, (went_on, goes_on)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     ends = sparsejax.finalize if name in LEARNED else sparsejax.get_masks
@@ -112,8 +120,7 @@ np.savez(sys.argv[2], *jax.tree.leaves(params))
 
 
 def test_a_state_pickled_by_one_process_ends_in_another(tmp_path):
-    tx = make("straight_through")
-    _, state = some_steps(tx, *sparsejax.init(tx, mlp_params()))
+    _, state, _ = in_training("straight_through")
     (tmp_path / "state.pkl").write_bytes(pickle.dumps(jax.device_get(state)))
     command = [sys.executable, "-c", PROCESS, str(tmp_path / "state.pkl"), str(tmp_path / "params.npz")]
     done = subprocess.run(
@@ -200,8 +207,7 @@ def test_sets_have_one_fingerprint_in_whatever_order_they_were_made():
 
 
 def test_four_names_are_told_whole():
-    tx = sparsejax.gmp(optax.sgd(0.1), sparsity=0.5, end_step=9)
-    state = tx.init({"w": jnp.ones((2, 2))})
+    state = make("gmp").init(mlp_params())
     saved = sparsejax.transforms.state_arrays(state)
     for more in (4, 5):
         extra = {f"odd{i}": np.zeros(()) for i in range(more)}
