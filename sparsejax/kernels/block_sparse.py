@@ -127,7 +127,7 @@ def from_dense(
     if capacity is None:
         capacity = _count(mask)
     topology = topology_of(jnp.asarray(mask, bool), max(capacity, 1))
-    data = tiles.at[topology.rows, topology.columns].get(mode="fill", fill_value=0)
+    data = _gathered(tiles, topology.rows, topology.columns)
     return _poisoned(BlockSparse(data, topology, tuple(dense.shape)))
 
 
@@ -144,11 +144,7 @@ def to_dense(w: BlockSparse) -> Array:
       >>> to_dense(from_dense(jnp.eye(2), block=(1, 1))).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    tiles = jnp.zeros((*w.grid, *w.block), w.dtype)
-    tiles = tiles.at[w.topology.rows, w.topology.columns].set(
-        w.data, mode="drop"
-    )  # dead slots: out of bounds
-    return tiles.transpose(0, 2, 1, 3).reshape(w.shape)
+    return _scattered(w)
 
 
 def block_mask(w: BlockSparse) -> Array:
@@ -209,12 +205,7 @@ def with_capacity(w: BlockSparse, capacity: int) -> BlockSparse:
       >>> with_capacity(from_dense(jnp.eye(2), block=(1, 1)), 3).data.shape
       (3, 1, 1)
     """
-    topology = topology_of(block_mask(w), max(capacity, 1))
-    slots = jnp.full(w.grid, w.capacity).at[w.topology.rows, w.topology.columns].set(
-        jnp.arange(w.capacity), mode="drop"
-    )  # fmt: skip
-    source = slots.at[topology.rows, topology.columns].get(mode="fill", fill_value=w.capacity)
-    data = w.data.at[source].get(mode="fill", fill_value=0)
+    topology, data = _resized(w, max(capacity, 1))
     return _poisoned(dataclasses.replace(w, data=data, topology=topology))
 
 
@@ -277,6 +268,30 @@ def check_dtype(dtype: Any, what: str) -> None:
         raise KernelError(
             f"{what} is {jnp.dtype(dtype).name}; sparse products take {' and '.join(DTYPES)}: cast it with astype."
         )
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def _resized(w: BlockSparse, capacity: int) -> tuple[Topology, Array]:
+    topology = topology_of(block_mask(w), capacity)
+    slots = jnp.full(w.grid, w.capacity).at[w.topology.rows, w.topology.columns].set(
+        jnp.arange(w.capacity), mode="drop"
+    )  # fmt: skip
+    source = slots.at[topology.rows, topology.columns].get(mode="fill", fill_value=w.capacity)
+    return topology, w.data.at[source].get(mode="fill", fill_value=0)
+
+
+@jax.jit
+def _gathered(tiles: Array, rows: Array, columns: Array) -> Array:
+    return tiles.at[rows, columns].get(mode="fill", fill_value=0)
+
+
+@jax.jit
+def _scattered(w: BlockSparse) -> Array:
+    tiles = jnp.zeros((*w.grid, *w.block), w.dtype)
+    tiles = tiles.at[w.topology.rows, w.topology.columns].set(
+        w.data, mode="drop"
+    )  # dead slots: out of bounds
+    return tiles.transpose(0, 2, 1, 3).reshape(w.shape)
 
 
 def _count(mask: Array) -> int:

@@ -66,8 +66,7 @@ def topology_of(mask: Array, capacity: int) -> Topology:
       >>> topology_of(jnp.array([[True, False], [True, True]]), 4).rows.tolist()
       [0, 1, 1, 2]
     """
-    dead = jnp.full(capacity, mask.shape[0], jnp.int32), jnp.full(capacity, mask.shape[1], jnp.int32)
-    return _filled(*dead, jnp.zeros(capacity, bool), mask)
+    return _listed(mask, capacity)
 
 
 def rewired(old: Topology, mask: Array) -> tuple[Topology, Array]:
@@ -86,8 +85,7 @@ def rewired(old: Topology, mask: Array) -> tuple[Topology, Array]:
       >>> after.columns.tolist(), stays.tolist()
       ([2, 1], [False, True])
     """
-    stays = old.is_live & mask[old.rows, old.columns]
-    return _filled(old.rows, old.columns, stays, mask), stays
+    return _moved(old, mask)
 
 
 def mask_of(topology: Topology, grid: tuple[int, int]) -> Array:
@@ -106,6 +104,19 @@ def mask_of(topology: Topology, grid: tuple[int, int]) -> Array:
       [[True, False], [True, True]]
     """
     return jnp.zeros(grid, bool).at[topology.rows, topology.columns].set(True, mode="drop")
+
+
+# One program each outside of jit too, not some thirty.
+@functools.partial(jax.jit, static_argnames="capacity")
+def _listed(mask: Array, capacity: int) -> Topology:
+    dead = jnp.full(capacity, mask.shape[0], jnp.int32), jnp.full(capacity, mask.shape[1], jnp.int32)
+    return _filled(*dead, jnp.zeros(capacity, bool), mask)
+
+
+@jax.jit
+def _moved(old: Topology, mask: Array) -> tuple[Topology, Array]:
+    stays = old.is_live & mask[old.rows, old.columns]
+    return _filled(old.rows, old.columns, stays, mask), stays
 
 
 def _filled(rows: Array, columns: Array, stays: Array, mask: Array) -> Topology:
