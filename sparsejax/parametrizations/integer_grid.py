@@ -118,6 +118,7 @@ def to_integers(weights: Array, scale: Array, zero_point: Array | None, bits: in
     return jnp.clip(steps, lowest, highest).astype(jnp.int8).reshape(weights.shape)
 
 
+@partial(jax.jit, inline=True)
 def from_integers(values: Array, scale: Array, zero_point: Array | None) -> Array:
     """``scale·(q − zero_point)``, exact in float32.
 
@@ -159,6 +160,11 @@ def choose_scales(
       >>> scale.tolist()
       [[1.0]]
     """
+    return _chosen(weights, tuple(scales), format)
+
+
+@partial(jax.jit, static_argnames=("scales", "format"))
+def _chosen(weights: Array, scales: tuple[int, ...], format: IntegerFormat) -> tuple[Array, Array | None]:
     wide = in_runs(weights.astype(jnp.float32), scales)
     within = tuple(range(1, wide.ndim, 2))
     low = jnp.minimum(jnp.min(wide, within, keepdims=True, initial=0.0), 0)
@@ -241,6 +247,11 @@ def quantize_array(
     return QuantizedTensor(*_quantized(jnp.asarray(weights), scales, format), format.bits, dtype)
 
 
+@jax.jit
+def _all_finite(weights: Array) -> Array:
+    return jnp.all(jnp.isfinite(weights.astype(jnp.float32)))
+
+
 def require_finite(path: str, weights: Array) -> None:
     """Refuses weights that no grid of float32 scales can hold.
 
@@ -251,11 +262,16 @@ def require_finite(path: str, weights: Array) -> None:
     Raises:
       QuantizationError: an entry is not finite in float32.
     """
-    if not bool(jnp.all(jnp.isfinite(jnp.asarray(weights).astype(jnp.float32)))):
+    if not bool(_all_finite(weights)):
         raise QuantizationError(
             f"{path!r} {np.shape(weights)} has entries that are not finite in float32; look for the step at which "
             "training diverged."
         )
+
+
+@jax.jit
+def _all_positive(scale: Array) -> Array:
+    return jnp.all((scale > 0) & jnp.isfinite(scale))
 
 
 def require_scales(path: str, scale: Array, bits: int) -> None:
@@ -270,7 +286,7 @@ def require_scales(path: str, scale: Array, bits: int) -> None:
       QuantizationError: one is.
     """
     IntegerFormat(bits)
-    if not bool(jnp.all((scale > 0) & jnp.isfinite(scale))):
+    if not bool(_all_positive(scale)):
         raise QuantizationError(
             f"{path!r}: a scale of {np.shape(scale)} is zero, negative or not finite; where all weights are zero use 1."
         )

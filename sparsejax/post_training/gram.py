@@ -46,14 +46,14 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
             "and (inputs, inputs)."
         )
     weights, gram = jnp.asarray(weights, dtype), gram.astype(dtype)
-    for name, array in (("weights", weights), ("Gram matrix", gram)):
-        if not bool(jnp.all(jnp.isfinite(array))):
+    finite, odd = jax.device_get(_faults(weights, gram))
+    for name, array, whole in (("weights", weights, finite[0]), ("Gram matrix", gram, finite[1])):
+        if not whole:
             raise CalibrationError(
                 f"The {name} {array.shape} has entries that are not finite. Look for overflow in the parameters "
                 "or in the activations of the calibration batches."
             )
-    diagonal = jnp.diagonal(gram)
-    if bool(jnp.any(diagonal < 0) | (jnp.max(jnp.abs(gram - gram.T)) > 1e-3 * jnp.max(diagonal))):
+    if odd:
         raise CalibrationError(
             f"The Gram matrix {gram.shape} is not symmetric, or negative on its diagonal; a sum of rows xxᵀ is neither."
         )
@@ -65,6 +65,51 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
             stacklevel=3,
         )
     return weights, gram
+
+
+@jax.jit
+def _faults(weights: Array, gram: Array) -> tuple[tuple[Array, Array], Array]:
+    """Whether each is finite, and whether the second is no Gram matrix."""
+    diagonal = jnp.diagonal(gram)
+    odd = jnp.any(diagonal < 0) | (jnp.max(jnp.abs(gram - gram.T)) > 1e-3 * jnp.max(diagonal))
+    return (all_finite(weights), all_finite(gram)), odd
+
+
+@partial(jax.jit, inline=True)
+def all_finite(array: Array) -> Array:
+    """Whether every entry is finite."""
+    return jnp.all(jnp.isfinite(array))
+
+
+@jax.jit
+def in_order(weights: Array, gram: Array, places: Array) -> tuple[Array, Array]:
+    """Weights and Gram matrix with the inputs in another order; one program for all orders.
+
+    Args:
+      weights: (outputs, inputs).
+      gram: (inputs, inputs).
+      places: a permutation.
+
+    Returns:
+      Both.
+    """
+    return weights[:, places], gram[places][:, places]
+
+
+@partial(jax.jit, static_argnames="extra")
+def with_extra_inputs(factor: Array, extra: int) -> Array:
+    """Borders a triangular factor with the identity, for inputs that are not there.
+
+    Args:
+      factor: (inputs, inputs).
+      extra: how many.
+
+    Returns:
+      (inputs + extra, inputs + extra).
+    """
+    inputs = factor.shape[0]
+    border = jnp.diag((jnp.arange(inputs + extra) >= inputs).astype(factor.dtype))
+    return jnp.pad(factor, ((0, extra), (0, extra))) + border
 
 
 @jax.jit
@@ -133,7 +178,7 @@ def factored(weights: Array, gram: Array, damping: float) -> tuple[Array, Array,
     while True:
         filled, full = damped(weights, gram, used)
         factor = upper_inverse_factor(full)
-        if bool(jnp.all(jnp.isfinite(factor))):
+        if bool(all_finite(factor)):
             break
         if used >= _MOST_DAMPING:
             raise CalibrationError(

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -137,17 +138,27 @@ def output_error(problems: Sequence[Problem], pruned: Sequence[Array]) -> tuple[
     """
     error = size = 0.0
     for problem, weights in zip(problems, pruned, strict=True):
-        dtype = problem.gram.dtype
-        dense = jnp.asarray(problem.weights, dtype)
-        change = dense - jnp.asarray(weights, dtype)
-        error += float(jnp.sum(squared_errors(change, problem.gram)))
-        size += float(jnp.sum(squared_errors(dense, problem.gram)))
-        if problem.cross is not None:
-            pull = jnp.matmul(dense, problem.cross, precision=lax.Precision.HIGHEST)
-            moved = float(jnp.sum(squared_errors(dense, problem.shift)))
-            error += 2 * float(jnp.sum(pull * change)) + moved
-            size += 2 * float(jnp.sum(pull * dense)) + moved
+        lost, aimed, pulls = _sums_of(problem.weights, weights, problem.gram, problem.cross, problem.shift)
+        error += float(lost)
+        size += float(aimed)
+        if pulls is not None:
+            off, whole, moved = map(float, pulls)
+            error += 2 * off + moved
+            size += 2 * whole + moved
     return max(error, 0.0), max(size, 0.0)
+
+
+@jax.jit  # one program, where outside of jit each step is one of its own
+def _sums_of(
+    dense: Array, pruned: Array, gram: Array, cross: Array | None, shift: Array | None
+) -> tuple[Array, Array, tuple[Array, Array, Array] | None]:
+    dense = dense.astype(gram.dtype)
+    change = dense - pruned.astype(gram.dtype)
+    pulls = None
+    if cross is not None:
+        pull = jnp.matmul(dense, cross, precision=lax.Precision.HIGHEST)
+        pulls = jnp.sum(pull * change), jnp.sum(pull * dense), jnp.sum(squared_errors(dense, shift))
+    return jnp.sum(squared_errors(change, gram)), jnp.sum(squared_errors(dense, gram)), pulls
 
 
 def relative(error: float, size: float) -> float:

@@ -1,9 +1,10 @@
 """Between a parameter and the matrices that solvers take: one problem a layer of a stack, a group, an expert."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from sparsejax.masks.prunable import Layer
@@ -63,10 +64,8 @@ def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]
             array = array[:, places] if array.ndim > 1 else array
             arranged[name] = array[:, :, places] if array.ndim > 2 else array
     counts = np.asarray(sums["count"])
-    return [
-        Problem(w, count=int(n), **{name: array[i] for name, array in arranged.items()})
-        for i, (w, n) in enumerate(zip(matrices, counts, strict=True))
-    ]
+    arranged["weights"] = matrices
+    return [Problem(count=int(n), **_taken(arranged, i)) for i, n in enumerate(counts)]
 
 
 def without_axes(layer: Layer, taken: tuple[int, ...]) -> Layer:
@@ -101,7 +100,7 @@ def to_matrices(leaf: Array, layer: Layer, problems: int) -> Array:
     Returns:
       The matrices. A convolution in groups has its output channels in as many runs.
     """
-    return leaf.transpose(_order(layer)).reshape(problems, -1, fan_in(layer.shape, layer.axes))
+    return _to(leaf, _order(layer), (problems, -1, fan_in(layer.shape, layer.axes)))
 
 
 def from_matrices(matrices: Array, layer: Layer) -> Array:
@@ -115,8 +114,23 @@ def from_matrices(matrices: Array, layer: Layer) -> Array:
       An array of the parameter's shape.
     """
     order = _order(layer)
-    arranged = jnp.asarray(matrices).reshape(sizes(layer.shape, order))
-    return arranged.transpose(tuple(np.argsort(order)))
+    return _from(matrices, sizes(layer.shape, order), tuple(map(int, np.argsort(order))))
+
+
+# One program each: outside of jit every step would be a program of its own.
+@partial(jax.jit, static_argnames=("order", "shape"))
+def _to(leaf: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    return leaf.transpose(order).reshape(shape)
+
+
+@partial(jax.jit, static_argnames=("shape", "order"))
+def _from(matrices: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
+    return matrices.reshape(shape).transpose(order)
+
+
+@jax.jit
+def _taken(arrays: dict[str, Array], place: int) -> dict[str, Array]:
+    return {name: array[place] for name, array in arrays.items()}
 
 
 def _order(layer: Layer) -> tuple[int, ...]:

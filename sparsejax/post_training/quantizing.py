@@ -1,8 +1,10 @@
 """Quantizing one piece of a model on its grid by GPTQ, as a calibration run asks for it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -143,6 +145,11 @@ def _each(array: Array | None, layer: FormattedLayer, count: int) -> Sequence[Ar
 
 def spread(array: Array, shape: Sequence[int]) -> Array:
     """Gives each weight the number that it shares with its neighbours; `thinned` is the way back."""
+    return _spread(array, tuple(shape))
+
+
+@partial(jax.jit, static_argnames="shape")
+def _spread(array: Array, shape: tuple[int, ...]) -> Array:
     for axis, size in enumerate(shape):
         array = jnp.repeat(array, size // array.shape[axis], axis=axis)
     return array

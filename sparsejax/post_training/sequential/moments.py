@@ -12,7 +12,7 @@ from sparsejax.post_training.sequential.flat_program import FlatProgram, Instruc
 from sparsejax.post_training.sequential.segments import Compiled, Segment, arguments, cut
 from sparsejax.post_training.sequential.stages import stage_range
 from sparsejax.tracing.calibration.input_rows import input_rows
-from sparsejax.tracing.calibration.sums import Moments, merge, zeros_like
+from sparsejax.tracing.calibration.sums import Moments, merge
 from sparsejax.tracing.calibration.taps import Taps
 from sparsejax.tracing.uses.find import Use
 from sparsejax.typing import Array
@@ -134,7 +134,8 @@ class _Collector:
         self, pruned: Any, dense: Any, weights: list[Array | None], before: list[Moments] | None
     ) -> tuple[list[Moments], list[tuple[int | None, ...]]]:
         if before is None:
-            before = zeros_like(jax.eval_shape(self._of_batch, pruned, dense, weights))
+            shapes = jax.eval_shape(self._of_batch, pruned, dense, weights)
+            before = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)  # compiles nothing
         return self._add(pruned, dense, weights, before), self._stacked
 
     def _sum(self, pruned: Any, dense: Any, weights: list[Array | None], before: Any) -> list[Moments]:
@@ -249,6 +250,11 @@ def ordered(moments: Moments, stacked: tuple[int | None, ...]) -> dict[str, np.n
     """
     order = sorted(range(len(stacked)), key=lambda i: (stacked[i] is None, stacked[i] or 0))
     lead = len(stacked)
+    return _flattened(moments, tuple(order), lead)
+
+
+@partial(jax.jit, static_argnames=("order", "lead"))
+def _flattened(moments: Moments, order: tuple[int, ...], lead: int) -> dict[str, Array]:
     return {
         name: array.transpose([*order, *range(lead, array.ndim)]).reshape(-1, *array.shape[lead:])
         for name, array in moments.items()

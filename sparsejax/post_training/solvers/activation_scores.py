@@ -1,5 +1,6 @@
 """Wanda and RIA: scores of weights and of the inputs' norms; the weights that stay are not changed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -96,6 +97,11 @@ def ria_mask(
     return best_mask(share * norm**power, constraint)
 
 
+@jax.jit
+def _sound(weights: Array, norm: Array) -> Array:
+    return jnp.all(jnp.isfinite(norm) & (norm >= 0)) & jnp.all(jnp.isfinite(weights))
+
+
 def _check(weights: Array, norm: Array) -> tuple[Array, Array]:
     weights = jnp.asarray(weights)
     dtype = jnp.promote_types(weights.dtype, jnp.float32)
@@ -105,7 +111,7 @@ def _check(weights: Array, norm: Array) -> tuple[Array, Array]:
             f"Weights {weights.shape} and norms {norm.shape} do not fit: they must be (outputs, inputs) and "
             "(inputs,)."
         )
-    if not bool(jnp.all(jnp.isfinite(norm) & (norm >= 0)) & jnp.all(jnp.isfinite(weights))):
+    if not bool(_sound(weights, norm)):
         raise CalibrationError(
             f"The weights {weights.shape} or the norms {norm.shape} hold entries that are not finite, or negative "
             "norms. Look for overflow in the parameters or in the activations."

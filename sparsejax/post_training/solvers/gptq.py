@@ -17,7 +17,7 @@ from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.column_order import column_order
 from sparsejax.post_training.constraint import ROLES, best_units, make_constraint
-from sparsejax.post_training.gram import check_problem, factored
+from sparsejax.post_training.gram import check_problem, factored, in_order, with_extra_inputs
 from sparsejax.post_training.solvers.sparsegpt import shared_out
 from sparsejax.typing import Array, ArrayLike
 
@@ -113,14 +113,33 @@ def solve_gptq(
     constraint = make_constraint(dense.shape, sparsity if prunes else 0.0, pattern, "layer", mask)
     columns = _columns(dense, scale, zero_point, constraint.allowed, bits)
     places = _order(dense.shape[1], gram, constraint.pattern, order, prunes)
-    filled, factor, used = factored(dense[:, places], gram[places][:, places], damping)
-    dead = jnp.diagonal(gram)[places] <= 0
-    columns = jax.tree.map(lambda part: part[places], columns)
-    columns = columns._replace(weights=jnp.where(dead[:, None], columns.weights, filled.T))
+    filled, factor, used = factored(*in_order(dense, gram, places), damping)
+    columns = _placed(columns, filled, gram, places)
     plan = _Plan(_consecutive(constraint.pattern), bits, block, prunes)
     values, chosen = _by_blocks(columns, factor, plan, constraint.kept)
     back = np.argsort(places)
-    return IntegerSolution(values.T[:, back].astype(jnp.int8), chosen.T[:, back], used)
+    return IntegerSolution(*_back(values, chosen, back), used)
+
+
+# One program each: outside of jit every step would be a program of its own.
+@jax.jit
+def _placed(columns: Columns, filled: Array, gram: Array, places: Array) -> Columns:
+    """The columns in another order, filled in where their inputs are not dead."""
+    dead = jnp.diagonal(gram)[places] <= 0
+    columns = jax.tree.map(lambda part: part[places], columns)
+    return columns._replace(weights=jnp.where(dead[:, None], columns.weights, filled.T))
+
+
+@jax.jit
+def _back(values: Array, chosen: Array, places: Array) -> tuple[Array, Array]:
+    return values.T[:, places].astype(jnp.int8), chosen.T[:, places]
+
+
+@partial(jax.jit, static_argnames="extra")
+def _padded(columns: Columns, extra: int) -> Columns:
+    """With columns that are not there: on no mask, of scale 1."""
+    pad = lambda part, value: jnp.pad(part, ((0, extra), (0, 0)), constant_values=value)  # noqa: E731
+    return Columns(*map(pad, columns, Columns(0.0, 1.0, 0.0, False)))
 
 
 class _Plan(NamedTuple):
@@ -164,15 +183,7 @@ def _by_blocks(columns: Columns, factor: Array, plan: _Plan, kept: int) -> tuple
     group = pattern.m if isinstance(pattern, NM) else getattr(pattern, "rows", 1)
     block = group * max(min(plan.block, inputs + group - 1) // group, 1)
     extra = -inputs % block
-    padding = Columns(0.0, 1.0, 0.0, False)
-    columns = Columns(
-        *(
-            jnp.pad(part, ((0, extra), (0, 0)), constant_values=value)
-            for part, value in zip(columns, padding, strict=True)
-        )
-    )
-    more = jnp.diag((jnp.arange(inputs + extra) >= inputs).astype(factor.dtype))
-    factor = jnp.pad(factor, ((0, extra), (0, extra))) + more
+    columns, factor = _padded(columns, extra), with_extra_inputs(factor, extra)
     free = np.asarray(pattern.contract(columns.allowed.T, ROLES))
     if isinstance(pattern, Block):
         free = free.T

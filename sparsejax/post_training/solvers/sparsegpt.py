@@ -14,7 +14,7 @@ from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.column_order import column_order
 from sparsejax.post_training.constraint import ROLES, Constraint, best_units, make_constraint
-from sparsejax.post_training.gram import check_problem, factored
+from sparsejax.post_training.gram import check_problem, factored, in_order, with_extra_inputs
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -90,11 +90,12 @@ def solve_sparsegpt(
     dense, gram = check_problem(weights, gram, count)
     constraint = make_constraint(dense.shape, sparsity, pattern, "layer", mask)
     places = column_order(dense.shape[1], constraint.pattern, shuffled=order == "shuffled")
-    filled, factor, used = factored(dense[:, places], gram[places][:, places], damping)
+    filled, factor, used = factored(*in_order(dense, gram, places), damping)
     constraint = _in_order(constraint, places)
     pruned, chosen = _by_blocks(filled, factor, constraint, block)
     back = np.argsort(places)
-    return Solution(pruned[:, back].astype(dtype), chosen[:, back], used)
+    pruned, chosen = _columns(pruned, chosen, back)
+    return Solution(pruned.astype(dtype), chosen, used)
 
 
 def update_weights(
@@ -131,7 +132,12 @@ def _in_order(constraint: Constraint, places: np.ndarray) -> Constraint:
     pattern = constraint.pattern
     if isinstance(pattern, NM):
         pattern = NM(pattern.n, pattern.m)  # the order has put the members of a strided group side by side
-    return constraint._replace(pattern=pattern, allowed=constraint.allowed[:, places])
+    return constraint._replace(pattern=pattern, allowed=_placed(constraint.allowed, places))
+
+
+@jax.jit
+def _placed(allowed: Array, places: Array) -> Array:
+    return allowed[:, places]
 
 
 def _by_blocks(weights: Array, factor: Array, constraint: Constraint, block: int) -> tuple[Array, Array]:
@@ -142,10 +148,8 @@ def _by_blocks(weights: Array, factor: Array, constraint: Constraint, block: int
     strip = group * max(_STRIP // group, 1)
     block = min(strip * max(block // strip, 1), strip * -(-inputs // strip))
     extra = -inputs % block
-    weights, padded = (jnp.pad(a, ((0, 0), (0, extra))) for a in (weights, allowed))
-    factor = jnp.pad(factor, ((0, extra), (0, extra))) + jnp.diag(
-        (jnp.arange(inputs + extra) >= inputs).astype(factor.dtype)
-    )
+    weights, padded = _padded(weights, allowed, extra)
+    factor = with_extra_inputs(factor, extra)
     free = np.asarray(pattern.contract(padded, ROLES))
     if isinstance(pattern, Block):
         free = free.T
@@ -154,7 +158,17 @@ def _by_blocks(weights: Array, factor: Array, constraint: Constraint, block: int
     pruned, mask = _sweep_all(
         weights, factor, padded, jnp.asarray(counts, jnp.int32), pattern=pattern, block=block, strip=strip
     )
-    return pruned[:, :inputs], mask[:, :inputs]
+    return _columns(pruned, mask, np.arange(inputs)) if extra else (pruned, mask)
+
+
+@partial(jax.jit, static_argnames="extra")
+def _padded(weights: Array, allowed: Array, extra: int) -> tuple[Array, Array]:
+    return tuple(jnp.pad(a, ((0, 0), (0, extra))) for a in (weights, allowed))
+
+
+@jax.jit
+def _columns(weights: Array, mask: Array, places: Array) -> tuple[Array, Array]:
+    return weights[:, places], mask[:, places]
 
 
 def shared_out(total: int, available: np.ndarray) -> np.ndarray:
