@@ -50,12 +50,13 @@ def _grads(params, step):
 
 def _top(scores, count):
     """The highest, ties to the lowest index: what jaxpruner's sort comes to."""
-    order = jnp.argsort(-scores.ravel(), stable=True)
-    return jnp.zeros(scores.size, bool).at[order[:count]].set(True).reshape(scores.shape)
+    kept = np.zeros(scores.size, bool)
+    kept[np.argsort(-np.asarray(scores).ravel(), stable=True)[:count]] = True
+    return kept.reshape(scores.shape)
 
 
 def _times(tree, masks):
-    return jax.tree.map(lambda leaf, mask: leaf * mask, tree, masks)
+    return jax.tree.map(lambda leaf, mask: np.asarray(leaf) * mask, tree, masks)
 
 
 def _sparsity(step, begin, end, settled):
