@@ -257,7 +257,7 @@ def test_amc_is_bounded_on_every_step_and_on_the_final_widths(share):
 def test_amc_finds_and_refuses():
     problem = _mobile()
     budget = share_of(problem, "multiply_adds", 0.5)
-    found = search(problem, budget, amc(batch=16), evaluations=30)
+    found = search(problem, budget, amc(batch=16, agent=DDPG(hidden=32)), evaluations=24)
     assert all(found.space.fits(record.choice) for record in found.records)
     with pytest.raises(SearchError, match=r"With least=0.9 .* smaller least"):
         search(problem, budget, amc(least=0.9), evaluations=3)
