@@ -13,8 +13,8 @@ SOURCES = compile.sources()
 # Three run by default, with form fields filled in for less.
 SMALL = {
     "01_quickstart": {"STEPS": 150, "SEEDS": 1},
-    "02_write_your_own_method": {"STEPS": 60, "SEEDS": 1, "SPARSITIES": (0.5, 0.9)},
-    "04_lottery_tickets": {"STEPS": 60, "SEEDS": 2, "LEVELS": 4},
+    "02_write_your_own_method": {"STEPS": 40, "SEEDS": 1, "SPARSITIES": (0.9,)},
+    "04_lottery_tickets": {"STEPS": 40, "SEEDS": 2, "LEVELS": 2},
 }
 # What a notebook says to do where a package is missing that no extra of ours brings.
 OPTIONAL = {

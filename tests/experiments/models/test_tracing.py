@@ -41,7 +41,13 @@ def _function(name):
     )
 
 
-@pytest.mark.parametrize("name", _GROUPS)
+#: Run by default: a block with rotary features and fewer key heads, a scan, a pooled ViT, a residual network.
+_FIRST = ("llama", "encoder_scanned", "vit_gap", "bottleneck")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _FIRST else pytest.param(name, marks=pytest.mark.slow) for name in _GROUPS]
+)
 def test_groups_and_shrunk_models(name):
     fn, variables, inputs = _function(name)
     groups = assert_shrinks(fn, variables, inputs)

@@ -22,7 +22,7 @@ from tests.experiments.killing import make_config
 
 def get_sweep():
     for seed in (0, 1, 0):
-        yield make_config({data_dir!r}, "static", seed=seed, steps=400)
+        yield make_config({data_dir!r}, "static", seed=seed, steps=100)
     yield make_config({data_dir!r}, "static", dataset="no_such_set")
 """
 
@@ -58,7 +58,7 @@ def _sweep_and_kill(tmp_path, data_dir, engine, whom):
     for run in (first, second):
         assert json.loads((run.workdir / "result.json").read_text())["config"] == run.config
         rows = [json.loads(line)["step"] for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
-        assert rows == list(range(10, 401, 10))
+        assert rows == list(range(10, 101, 10))
     return path, root, runs, said
 
 
