@@ -72,13 +72,14 @@ def test_a_sparsity_below_one_caps_what_goes_of_each_layer():
 
 
 def test_a_traced_threshold_serves_a_population():
+    params = PARAMS["a"]
+
     def kept(threshold):
-        return sparsejax.prune_params(PARAMS, sparsity=1.0, distribution=absolute_threshold(threshold))[1][
-            "a"
-        ]["kernel"].sum()
+        _, masks = sparsejax.prune_params(params, sparsity=1.0, distribution=absolute_threshold(threshold))
+        return masks["kernel"].sum()
 
     cuts = jnp.array([0.1, 0.7])
-    values = np.abs(np.asarray(PARAMS["a"]["kernel"]))
+    values = np.abs(np.asarray(params["kernel"]))
     assert jax.vmap(kept)(cuts).tolist() == [int((values >= np.float32(t)).sum()) for t in cuts]
 
 

@@ -3,6 +3,7 @@
 The main pytest process keeps one device, so the cases run in one subprocess, which is this file as a script.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -23,14 +24,17 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "one axis over both": ((40, 24), (("data", "model"), None)),
     "stacked": ((4, 10, 6), ("data", None, "model")),
 }
+#: In a process of their own.
+SLOW = ("rows of no multiple", "one axis over both")
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 
 
-def _run_cases() -> None:
+def _run_cases(names: list[str]) -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", 8)
-    for name, case in CASES.items():
-        print(json.dumps({"case": name, **_run(*case)}), flush=True)
+    for name in names:
+        print(json.dumps({"case": name, **_run(*CASES[name])}), flush=True)
 
 
 def _run(shape: tuple[int, ...], spec: tuple[Any, ...]) -> dict[str, Any]:
@@ -77,10 +81,14 @@ def _run(shape: tuple[int, ...], spec: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, Any]]:
+def _found(case: str) -> dict[str, Any]:
+    return _rows(tuple(name for name in CASES if (name in SLOW) == (case in SLOW)))[case]
+
+
+@functools.cache
+def _rows(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.masks.test_packed_sharded"],
+        [sys.executable, "-m", "tests.masks.test_packed_sharded", *names],
         env={**os.environ, **WITHOUT, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -92,15 +100,15 @@ def found() -> dict[str, dict[str, Any]]:
     return {row["case"]: row for row in rows}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_plain_step_has_no_collective_and_an_update_moves_no_data(found, case):
-    assert found[case]["plain"] == []
-    assert found[case]["update moves"] == []
+@pytest.mark.parametrize("case", NAMES)
+def test_a_plain_step_has_no_collective_and_an_update_moves_no_data(case):
+    assert _found(case)["plain"] == []
+    assert _found(case)["update moves"] == []
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_bits_are_sharded_like_the_parameter_and_unpack_to_the_mask(found, case):
-    row = found[case]
+@pytest.mark.parametrize("case", NAMES)
+def test_bits_are_sharded_like_the_parameter_and_unpack_to_the_mask(case):
+    row = _found(case)
     assert row["same"]
     assert row["parts"] == row["expected parts"] > 1
     size = 1
@@ -111,4 +119,4 @@ def test_bits_are_sharded_like_the_parameter_and_unpack_to_the_mask(found, case)
 
 
 if __name__ == "__main__":
-    _run_cases()
+    _run_cases(sys.argv[1:])

@@ -275,9 +275,16 @@ def _options(distribution):
     return {"sparsity": 0.5, "distribution": DISTRIBUTIONS[distribution]}
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("recipe", BUILD)
-@pytest.mark.parametrize("pattern", PATTERNS)
+def _product():
+    """Every other by default, so that every two of a pattern, a distribution and a recipe meet; the rest is slow."""
+    for p, pattern in enumerate(PATTERNS):
+        for r, recipe in enumerate(BUILD):
+            for d, distribution in enumerate(DISTRIBUTIONS):
+                marks = [pytest.mark.slow] * ((p + r + d) % 2)
+                yield pytest.param(pattern, recipe, distribution, marks=marks)
+
+
+@pytest.mark.parametrize(("pattern", "recipe", "distribution"), list(_product()))
 def test_every_pattern_with_every_distribution_in_every_recipe(rule_of, recipe, distribution, pattern):
     chosen = PATTERNS[pattern]
     rule = rule_of(recipe, pattern=chosen, **_options(distribution))

@@ -4,6 +4,7 @@ The main pytest process keeps one device, so the cases run in one subprocess, wh
 prints one JSON line a case and the tests read those.
 """
 
+import functools
 import json
 import os
 import re
@@ -38,6 +39,17 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Any, ...], str, tuple[int, ...]]] 
     "special values": ((64, 40), (None, "x"), "special", ()),
 }
 
+# One sharding of each sort by default; the others, in a process of their own, are slow.
+SLOW = (
+    "last axis",
+    "one dimension",
+    "large, no round size",
+    "stacked last axis sharded",
+    "stacked and sharded inside",
+    "all ties",
+    "few values",
+)
+
 
 def _scores(kind: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(0)
@@ -53,15 +65,14 @@ def _scores(kind: str, shape: tuple[int, ...]) -> np.ndarray:
 # --- in the subprocess --------------------------------------------------------------------------------------
 
 
-def _run_cases() -> None:
+def _run_cases(names: list[str]) -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    for name, (shape, spec, kind, stacked) in CASES.items():
-        print(json.dumps({"case": name, **_run_mask(shape, spec, kind, stacked)}), flush=True)
-    print(json.dumps({"case": "where", **_run_where()}), flush=True)
-    print(json.dumps({"case": "vmap", **_run_vmap()}), flush=True)
-    print(json.dumps({"case": "global", **_run_global()}), flush=True)
+    others = {"where": _run_where, "vmap": _run_vmap, "global": _run_global}
+    for name in names:
+        found = others[name]() if name in others else _run_mask(*CASES[name])
+        print(json.dumps({"case": name, **found}), flush=True)
 
 
 def _place(value: np.ndarray, spec: tuple[Any, ...]) -> Any:
@@ -178,13 +189,13 @@ def _run_global() -> dict[str, Any]:
 # --- in pytest ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reports() -> dict[str, dict[str, Any]]:
-    """What the subprocess found, by case."""
+@functools.cache
+def _reports(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What a subprocess found in these cases, by case."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu", **WITHOUT}
     done = subprocess.run(
-        [sys.executable, os.path.abspath(__file__)],
+        [sys.executable, os.path.abspath(__file__), *names],
         env=environment,
         capture_output=True,
         text=True,
@@ -195,19 +206,31 @@ def reports() -> dict[str, dict[str, Any]]:
     return {line["case"]: line for line in lines}
 
 
-@pytest.mark.parametrize("case", [*CASES, "where", "vmap", "global"])
-def test_sharded_selection(reports: dict[str, dict[str, Any]], case: str) -> None:
-    report = reports[case]
+QUICK = (*(name for name in CASES if name not in SLOW), "where", "vmap", "global")
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_sharded_selection(case: str) -> None:
+    _check(_reports(QUICK)[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_selection_of_other_shardings(case: str) -> None:
+    _check(_reports(SLOW)[case])
+
+
+def _check(report: dict[str, Any]) -> None:
     assert all(report["equal"]), report
     assert report["sharding"], report
     assert report["moves"] == [], report
     assert report["largest"] <= 128, report  # counts of a few probes of a few slices, never entries
 
 
-def test_the_report_sees_collectives(reports: dict[str, dict[str, Any]]) -> None:
-    assert reports["rows"]["reductions"] > 0
+def test_the_report_sees_collectives() -> None:
+    assert _reports(QUICK)["rows"]["reductions"] > 0
     assert _elements("  %r = (u32[4]{0}, f32[2,3]{1,0}) all-reduce(%a, %b), channel_id=1") == 10
 
 
 if __name__ == "__main__":
-    _run_cases()
+    _run_cases(sys.argv[1:])
