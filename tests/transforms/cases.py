@@ -77,8 +77,9 @@ def _gmp(**options: Any) -> Build:
     return partial(sparsejax.gmp, sparsity=0.75, begin_step=1, end_step=9, update_every=2, **options)
 
 
-def _rigl(recipe: Any = sparsejax.rigl, *, update_every: int = 2, **options: Any) -> Build:
-    return partial(recipe, sparsity=0.5, total_steps=14, update_every=update_every, key=KEY, **options)
+def _rigl(recipe: Any = sparsejax.rigl, **options: Any) -> Build:
+    times = {"total_steps": 14, "update_every": 2}
+    return partial(recipe, sparsity=0.5, key=KEY, **times | options)
 
 
 _nm = {"pattern": sparsejax.patterns.NM(2, 4), "distribution": sparsejax.distributions.uniform()}
@@ -115,7 +116,9 @@ RECIPES: dict[str, Recipe] = {
     "rigl_nm": Recipe(_rigl(**_nm), _same(HALF), **_changing | {"changes": 3}),
     "rigl_block": Recipe(_rigl(pattern=sparsejax.patterns.Block(2, 2)), _erk, **_changing | {"changes": 3}),
     "rigl_channel": Recipe(
-        _rigl(pattern=sparsejax.patterns.Channel("output"), drop_fraction=0.8, update_every=1),
+        _rigl(
+            pattern=sparsejax.patterns.Channel("output"), drop_fraction=0.8, total_steps=20, update_every=1
+        ),
         _kernel_counts(80, 60),  # 5.25 and 5 of the 12 and 8 channels, of 16 and 12 weights
         changes=3,
         regrows=True,
