@@ -15,7 +15,16 @@ from tests.tracing.equality import FAST, assert_close, random_keep
 from tests.tracing.functions import CASES, normal, weights
 
 
-@pytest.mark.parametrize("name", ["gqa_scan", "group_norm", "recurrent", "experts", "straight_through"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gqa_scan", marks=pytest.mark.slow),
+        "group_norm",
+        "recurrent",
+        "experts",
+        "straight_through",
+    ],
+)
 def test_exported_once_for_every_batch_size(name):
     fn, params, inputs = CASES[name]()
     groups = prunable_groups(fn, params, inputs)
