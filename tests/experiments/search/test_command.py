@@ -38,14 +38,14 @@ def _run(options, workdir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
-    """Killed after every eightieth evaluation, and taken up each time."""
+    """Killed after every hundred and thirtieth evaluation, and taken up each time."""
     options, workdir = _options(data_dir), tmp_path_factory.mktemp("study") / "run"
     count, real, kills = [0], journal.Journal.add, 0
 
     def add(self, records):
         real(self, records)
         before, count[0] = count[0], count[0] + len(records)
-        if before // 80 < count[0] // 80:
+        if before // 130 < count[0] // 130:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
