@@ -1,5 +1,6 @@
 """A model of the zoo read back from a directory: its arrays tell the widths, ``model.json`` the rest."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.errors import WorkdirError
-from experiments.models.build import build_model
+from experiments.models.build import MODELS, build_model
 from experiments.models.rebuilding import rebuild
 
 
@@ -51,8 +52,21 @@ def whole_model(sizes: Mapping[str, Any], input_shape: Sequence[int], classes: i
       The abstract module.
     """
     sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
-    return nnx.eval_shape(
-        lambda: build_model(sizes, input_shape=tuple(input_shape), classes=classes, rngs=nnx.Rngs(0))
+    # Who builds it is part of the key: another function may come to stand under a name.
+    build = MODELS[sizes["name"]].build if sizes.get("name") in MODELS else None
+    return nnx.merge(*_outlined(build, tuple(sorted(sizes.items())), tuple(input_shape), classes))
+
+
+@functools.cache
+def _outlined(
+    build: Any, sizes: tuple[tuple[str, Any], ...], input_shape: tuple[int, ...], classes: int
+) -> tuple[Any, Any]:
+    """Traces a model once: a search asks for it at every evaluation."""
+    del build
+    return nnx.split(
+        nnx.eval_shape(
+            lambda: build_model(dict(sizes), input_shape=input_shape, classes=classes, rngs=nnx.Rngs(0))
+        )
     )
 
 
