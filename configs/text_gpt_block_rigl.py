@@ -44,3 +44,10 @@ def block_64() -> "object":
     from sparsejax.patterns import Block
 
     return Block(64, 64)
+
+
+def block_32() -> "object":
+    """The same for a model of half the width: `--config.pattern=configs.text_gpt_block_rigl:block_32`."""
+    from sparsejax.patterns import Block
+
+    return Block(32, 32)
