@@ -105,11 +105,18 @@ def multiply(product: Product, x: Array, other: Array, topology: Topology) -> Ar
       As `xla_products.dsd`, `dsd_t` and `sdd`; dead slots of the last may hold anything.
 
     Raises:
-      KernelError: sizes that do not fit. A device whose own share of the rows does not fit computes in plain XLA.
+      KernelError: sizes that do not fit, or rows that the devices do not divide. A device whose own share of the
+        rows does not fit computes in plain XLA.
     """
     rows = product.rows
-    if rows is None or math.prod(rows.mesh.shape[axis] for axis in rows.axes) == 1:
+    devices = 1 if rows is None else math.prod(rows.mesh.shape[axis] for axis in rows.axes)
+    if devices == 1:
         return _by_kernel(product, x, other, topology)
+    if x.shape[0] % devices:
+        raise KernelError(
+            f"{x.shape[0]} rows of inputs cannot be shared by the {devices} devices along {rows.axes}: take a batch "
+            "size that they divide."
+        )
     sums = product.name == "sdd"
 
     def share(x: Array, other: Array, topology: Topology) -> Array:

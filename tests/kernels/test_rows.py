@@ -15,6 +15,7 @@ from tests.compile_cache import quick_flags
 _OF_FOUR = """
 import dataclasses, functools, re, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from sparsejax.errors import KernelError
 from sparsejax.kernels import from_dense, tpu, with_probes, with_rows
 for name in ("dsd", "dsd_t", "sdd"):
     setattr(tpu, name, functools.partial(getattr(tpu, name), interpret=True))
@@ -45,7 +46,10 @@ for length in (8, 3):
     assert not [line for line in whole if f"[{4 * length},256]" in line or f"[4,{length},256]" in line], whole
     traced = str(step.trace(kernels, cut, True).jaxpr)
     assert ("pallas_call" in traced) == (length == 8)
-print("done")
+try:
+    loss(dataclasses.replace(w, implementation="tpu"), jnp.ones((3, 256)), True)
+except KernelError as error:
+    print(error)
 """
 
 
@@ -54,7 +58,8 @@ def test_each_device_multiplies_its_own_rows():
     done = subprocess.run(
         [sys.executable, "-c", _OF_FOUR], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.stdout == "done\n", done.stderr
+    said = "3 rows of inputs cannot be shared by the 4 devices"
+    assert done.stdout.startswith(said), done.stderr
 
 
 def test_an_axis_that_the_mesh_has_not_is_refused():
