@@ -169,8 +169,8 @@ METHODS = (
         "configs/text_gpt_block_rigl.py:blocks",
         "GPT, one seed: {} bits per byte (dense {})",
         (
-            Cell("dense | masked RigL", "3.101", "compressed RigL"),
-            Cell("dense | masked RigL", "3.101", "dense"),
+            Cell("step | dense | masked RigL", "600", "compressed RigL"),
+            Cell("step | dense | masked RigL", "600", "dense"),
         ),
     ),
     Method(
