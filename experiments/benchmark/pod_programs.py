@@ -106,12 +106,9 @@ def compiled_row(name: str, place: str) -> dict[str, Any]:
         row |= {"mesh": dict(mesh.shape), "accumulate": config.accumulate}
         memory = _compile(config, name, mesh).memory_analysis()
         row |= _memory(memory, chip)
-        if config.model.get("sparse_compute") == "blocks":
-            return row | {
-                "seconds": round(time.perf_counter() - begin)
-            }  # XLA counts no operation of a kernel
-        cost = costs(config, lambda changed: _cost(_compile(changed, name, mesh)))
-        row |= {"flops": cost.flops, "bytes": cost.bytes, "bound": utilisation_bound(cost, chip)}
+        if config.model.get("sparse_compute") != "blocks":  # XLA counts no operation of a kernel
+            cost = costs(config, lambda changed: _cost(_compile(changed, name, mesh)))
+            row |= {"flops": cost.flops, "bytes": cost.bytes, "bound": utilisation_bound(cost, chip)}
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"[:600]
     return row | {"seconds": round(time.perf_counter() - begin)}

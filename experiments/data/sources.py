@@ -157,9 +157,8 @@ def _root(kind: str) -> pathlib.Path:
 def _files(root: pathlib.Path, suffix: str, below: str = "") -> dict[str, bytes]:
     found = {}
     for folder, inside, names in os.walk(root / below):
-        inside[:] = filter(
-            _belongs, inside
-        )  # what is installed is never walked: it may be a hundred times as much
+        # What is installed is never walked: it may be a hundred times as much.
+        inside[:] = filter(_belongs, inside)
         for name in filter(_belongs, names):
             if name.endswith(suffix):
                 path = pathlib.Path(folder, name)

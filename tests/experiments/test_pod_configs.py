@@ -46,9 +46,8 @@ def test_the_whole_step_traces_from_shapes(name):
     shape, classes, count = SIZES[name]
     made = abstract_step(config, shape, classes)
     state, metrics = jax.eval_shape(made.program, made.state, made.member, made.batch)
-    leaves = [
-        leaf for leaf in flatten_with_paths(state.params)[1] if leaf.dtype != "int32"
-    ]  # places of blocks
+    # The int32 ones say where blocks stand.
+    leaves = [leaf for leaf in flatten_with_paths(state.params)[1] if leaf.dtype != "int32"]
     assert sum(leaf.size for leaf in leaves) == count
     assert {str(leaf.dtype) for leaf in leaves} == {"float32"}  # masters; products are bfloat16
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(

@@ -13,7 +13,7 @@ from sparsejax.kernels import from_dense, with_rows
 from tests.compile_cache import quick_flags
 
 _OF_FOUR = """
-import dataclasses, functools, re, jax, jax.numpy as jnp, numpy as np
+import dataclasses, functools, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from sparsejax.errors import KernelError
 from sparsejax.kernels import from_dense, tpu, with_probes, with_rows
