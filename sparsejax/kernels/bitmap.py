@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype
-from sparsejax.kernels.values import quantize, scaled
+from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.values import scaled, values_of
+from sparsejax.parametrizations.integer_grid import QuantizedTensor
 from sparsejax.typing import Array
 
 #: Inputs of a tile: its values are unpacked together, and padded to those of the fullest tile.
@@ -41,25 +42,28 @@ class Bitmap:
         """Bytes of all that it holds."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
+    __array_ufunc__ = None  # NumPy leaves `x @ w` to us
+
     def __rmatmul__(self, x: Array) -> Array:
         return matmul_bitmap(x, self)
 
 
-def pack_bitmap(dense: Array, *, values: str = "float") -> Bitmap:
+def pack_bitmap(dense: Array | QuantizedTensor, *, values: str = "float") -> Bitmap:
     """Packs a matrix by its zeros.
 
     Bytes a weight: 1/8 + density · bytes of a value, where density is that of the fullest tile of 128 inputs of
     one output.
 
     Args:
-      dense: float32 or bfloat16 (inputs, outputs), concrete.
+      dense: float32 or bfloat16 (inputs, outputs), concrete; or integers with a scale an output, which "int8" takes
+        as they are.
       values: "float" or "int8".
 
     Returns:
       The packed matrix.
 
     Raises:
-      KernelError: another type.
+      KernelError: another type, or "int8" of numbers that are not finite.
       PatternError: no matrix.
 
     Example:
@@ -67,11 +71,11 @@ def pack_bitmap(dense: Array, *, values: str = "float") -> Bitmap:
       >>> w.values.shape, unpack_bitmap(w)[2].tolist()
       ((1, 3, 1), [0.0, 0.0, 3.0])
     """
-    if dense.ndim != 2:
+    if len(dense.shape) != 2:
         raise PatternError(f"pack_bitmap takes a matrix (inputs, outputs); this has shape {dense.shape}.")
     check_dtype(dense.dtype, "the matrix")
     inputs, outputs = dense.shape
-    quantized, scales = quantize(dense, values)
+    dense, quantized, scales = values_of(dense, values)
     tiles = math.ceil(inputs / TILE)
     lay = lambda array: np.pad(np.asarray(array), ((0, tiles * TILE - inputs), (0, 0))).reshape(  # noqa: E731
         tiles, TILE, outputs
@@ -110,11 +114,16 @@ def matmul_bitmap(x: Array, w: Bitmap) -> Array:
     Returns:
       (…, outputs), of the type of `x`; sums are float32.
 
+    Raises:
+      ParamsError: another number of inputs.
+      KernelError: another type.
+
     Example:
       >>> matmul_bitmap(jnp.ones((1, 3)), pack_bitmap(jnp.diag(jnp.arange(1.0, 4.0)))).tolist()
       [[1.0, 2.0, 3.0]]
     """
-    check_dtype(x.dtype, "the input")
+    x = jnp.asarray(x)
+    check_input(x, w.shape)
     y = jnp.matmul(x, _dense(w, x.dtype), preferred_element_type=jnp.float32)
     return scaled(y, w.scales).astype(x.dtype)
 

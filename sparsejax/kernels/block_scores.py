@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparsejax.errors import KernelError
+from sparsejax.errors import KernelError, ParamsError
 from sparsejax.kernels.block_sparse import BlockSparse, block_grid, is_block_sparse
 from sparsejax.typing import Array, Params
 
@@ -30,6 +30,7 @@ def block_grad_scores(x: Array, g: Array, block: tuple[int, int], norm: str = "m
     Raises:
       PatternError: the block does not divide the matrix.
       KernelError: another norm.
+      ParamsError: `x` and `g` of other rows.
 
     Example:
       >>> block_grad_scores(jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, -4.0]]), (1, 2)).tolist()
@@ -40,6 +41,10 @@ def block_grad_scores(x: Array, g: Array, block: tuple[int, int], norm: str = "m
     if norm not in NORMS:
         raise KernelError(f"norm={norm!r}: choose one of {', '.join(NORMS)}.")
     x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    if x.shape[0] != g.shape[0]:
+        raise ParamsError(
+            f"x has {x.shape[0]} rows and g {g.shape[0]}: give the input and output of one product."
+        )
     rows, columns = block_grid((x.shape[1], g.shape[1]), block)
 
     def score(strip: Array) -> Array:

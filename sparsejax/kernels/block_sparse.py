@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import CapacityError, KernelError, MaskError, PatternError
+from sparsejax.errors import CapacityError, KernelError, MaskError, ParamsError, PatternError
 from sparsejax.kernels.topology import Topology, mask_of, rewired, topology_of
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import path_string
@@ -78,6 +78,8 @@ class BlockSparse:
         """2, as of the matrix it stands for."""
         return 2
 
+    __array_ufunc__ = None  # NumPy leaves `x @ w` to us
+
     def __rmatmul__(self, x: Array) -> Array:
         from sparsejax.kernels.products import matmul  # late: products import this file
 
@@ -117,8 +119,7 @@ def from_dense(
     check_dtype(dense.dtype, "the matrix")
     grid = block_grid(dense.shape, block)
     tiles = jnp.asarray(dense).reshape(grid[0], block[0], grid[1], block[1]).transpose(0, 2, 1, 3)
-    if mask is None:
-        mask = jnp.any(tiles != 0, axis=(2, 3))
+    mask = jnp.any(tiles != 0, axis=(2, 3)) if mask is None else jnp.asarray(mask, bool)
     if mask.shape != grid:
         raise MaskError(
             f"The mask has shape {mask.shape}; a matrix {dense.shape} in blocks of {block} has {grid} blocks, "
@@ -126,7 +127,7 @@ def from_dense(
         )
     if capacity is None:
         capacity = _count(mask)
-    topology = topology_of(jnp.asarray(mask, bool), max(capacity, 1))
+    topology = topology_of(mask, max(capacity, 1))
     data = _gathered(tiles, topology.rows, topology.columns)
     return _poisoned(BlockSparse(data, topology, tuple(dense.shape)))
 
@@ -181,8 +182,12 @@ def rewire(w: BlockSparse, mask: Array) -> BlockSparse:
       >>> to_dense(rewire(w, jnp.array([[False, True]]))).tolist()
       [[0.0, 0.0]]
     """
+    mask = jnp.asarray(mask, bool)
     if mask.shape != w.grid:
-        raise MaskError(f"The mask has shape {mask.shape}; the grid of blocks is {w.grid}.")
+        raise MaskError(
+            f"The mask has shape {mask.shape}; the grid of blocks is {w.grid} and needs one entry a block: pool a "
+            "mask of single weights with patterns.Block.contract."
+        )
     topology, stays = rewired(w.topology, mask)
     data = jnp.where(stays[:, None, None], w.data, jnp.zeros((), w.dtype))
     return _poisoned(dataclasses.replace(w, data=data, topology=topology))
@@ -245,7 +250,7 @@ def block_grid(shape: tuple[int, ...], block: tuple[int, int], path: str = "the 
       >>> block_grid((4, 6), (2, 3))
       (2, 2)
     """
-    sizes = tuple(block)
+    sizes = (block,) if isinstance(block, int) else tuple(block)  # one number is none: which way is it?
     bad = len(shape) != 2 or len(sizes) != 2 or min(sizes) < 1 or shape[0] % sizes[0] or shape[1] % sizes[1]
     if bad:
         raise PatternError(
@@ -268,6 +273,30 @@ def check_dtype(dtype: Any, what: str) -> None:
         raise KernelError(
             f"{what} is {jnp.dtype(dtype).name}; sparse products take {' and '.join(DTYPES)}: cast it with astype."
         )
+
+
+def check_input(x: Array, shape: tuple[int, int], dtype: Any = None) -> None:
+    """Refuses activations that a matrix does not take.
+
+    Args:
+      x: (…, inputs).
+      shape: (inputs, outputs) of the matrix.
+      dtype: its type, where the activations must have the same.
+
+    Raises:
+      ParamsError: another number of inputs.
+      KernelError: neither float32 nor bfloat16, or another type than the matrix.
+
+    Example:
+      >>> check_input(jnp.ones((3, 4)), (4, 2))
+    """
+    if x.ndim < 1 or x.shape[-1] != shape[0]:
+        raise ParamsError(
+            f"The input has shape {x.shape}; the matrix takes {shape[0]} features, the last axis."
+        )
+    check_dtype(x.dtype, "the input")
+    if dtype is not None and x.dtype != dtype:
+        raise KernelError(f"The input is {x.dtype} and the matrix {dtype}: cast one of them with astype.")
 
 
 @functools.partial(jax.jit, static_argnames="capacity")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax.errors import ParamsError, PatternError
+from sparsejax.errors import MaskError, ParamsError, PatternError
 from sparsejax.kernels.block_sparse import (
     BlockSparse,
     block_grid,
@@ -79,13 +79,18 @@ def kernel_layers(params: Params, prunable: Prunable | None) -> tuple[Layer, ...
     """
     layers = prunable_layers(params, prunable=prunable)
     for layer in layers:
-        order = input_output_last(layer.axes)
-        if layer.axes.spatial or layer.axes.stacked or order != tuple(range(len(layer.shape))):
+        if not is_matrix(layer):
             raise PatternError(
                 f"{layer.path!r} of shape {layer.shape} is no kernel (inputs…, outputs…) of one dense layer: "
                 f"{layer.axes}. Leave it dense with prunable=…, or unroll the stack (model.scan=False in the runner)."
             )
     return layers
+
+
+def is_matrix(layer: Layer) -> bool:
+    """Tells whether a layer is a kernel (inputs…, outputs…) of one dense layer."""
+    order = input_output_last(layer.axes)
+    return not (layer.axes.spatial or layer.axes.stacked) and order == tuple(range(len(layer.shape)))
 
 
 def matrix_shape(layer: Layer) -> tuple[int, int]:
@@ -135,7 +140,8 @@ def compress(
     Raises:
       PatternError: a block that does not divide a kernel.
       ParamsError: a mask for something that is no kernel.
-      MaskError, CapacityError: of `from_dense`.
+      MaskError: masks of another tree or shape.
+      CapacityError: as `from_dense`.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}}
@@ -145,6 +151,11 @@ def compress(
     """
     kernels = {layer.index: layer for layer in kernel_layers(params, prunable)}
     paths, leaves, treedef = flatten_with_paths(params)
+    if lone := sorted(set(flatten_with_paths(masks)[0]) ^ set(paths)):
+        raise MaskError(
+            f"Only the masks or only the parameters have {', '.join(map(repr, lone[:3]))}: give one mask a parameter, "
+            "0-d True for what stays dense."
+        )
     out = []
     for i, (path, leaf, mask) in enumerate(zip(paths, leaves, jax.tree.leaves(masks), strict=True)):
         if mask.ndim == 0:

@@ -10,17 +10,21 @@ import numpy as np
 from sparsejax.errors import KernelError, PatternError
 from sparsejax.kernels.bitmap import pack_bitmap
 from sparsejax.kernels.block_sparse import from_dense
-from sparsejax.kernels.block_view import kernel_layers, matrix_shape
+from sparsejax.kernels.block_view import is_matrix, matrix_shape
 from sparsejax.kernels.cost_model import Point, relative_time, shipped_points
 from sparsejax.kernels.fan_in import pack_fan_in
 from sparsejax.kernels.n_of_m import pack_n_m
 from sparsejax.masks.mask_trees import apply_masks
+from sparsejax.masks.prunable import Layer, prunable_layers
+from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
 from sparsejax.params.kept_count import is_concrete
-from sparsejax.params.paths import flatten_with_paths
+from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.typing import Array, MaskTree, Params, Prunable
 
 BLOCKS = (128, 64, 32)
 PATTERNS = ((1, 4), (2, 4), (4, 8))
+#: How far apart the weights of an N:M group may stand, beside inputs / m: side by side, in a lane of a TPU's registers.
+STRIDES = (1, 128)
 
 
 class Choice(NamedTuple):
@@ -54,11 +58,13 @@ def to_sparse(
     `x @ w` multiplies by every form, and so does `interop.sparse_linear.SparseLinear`.
 
     Args:
-      params: concrete parameters.
+      params: concrete parameters, of which some may be a `QuantizedTensor`, from `quantize` or `gptq`; convolutions
+        and stacks of layers stay dense.
       masks: their masks; None where the zeros are in the parameters.
       rows: activations a call, for the estimate of the time: batch, or batch × positions.
       prefer: "time" (estimated) or "bytes".
-      values: "float", or "int8" for the packed forms.
+      values: "float", or "int8" for the packed forms: a quantized parameter's own integers and scales where it has
+        a scale an output and no zero points, else rounded here.
       points: measurements of your machine; those that ship are of one core of a CPU.
       prunable: which leaves are kernels; the library's default filter when None.
 
@@ -78,13 +84,18 @@ def to_sparse(
         raise KernelError(f"prefer={prefer!r}: choose 'time' or 'bytes'.")
     if not all(map(is_concrete, jax.tree.leaves(params))):
         raise KernelError("to_sparse reads the zeros of the parameters: call it outside of jit.")
+    integers = jax.tree.leaves(params, is_leaf=lambda leaf: is_quantized(leaf) or is_masked_node(leaf))
+    params = dequantize(params)
     params = params if masks is None else apply_masks(params, masks)
     measured = shipped_points() if points is None else points
     paths, leaves, treedef = flatten_with_paths(params)
     choices = {}
-    for layer in kernel_layers(params, prunable):
+    for layer in prunable_layers(params, prunable=prunable):
+        if not is_matrix(layer):
+            choices[paths[layer.index]] = Choice("dense", 1.0, 1.0, 1.0)
+            continue
         dense = jnp.reshape(leaves[layer.index], matrix_shape(layer))
-        found = _candidates(dense, measured, rows, values)
+        found = _candidates(dense, _matrix_of(integers[layer.index], dense, layer), measured, rows, values)
         form, choice = min(found, key=lambda pair: getattr(pair[1], f"relative_{prefer}"))
         choices[paths[layer.index]] = choice
         if choice.form != "dense":
@@ -92,7 +103,23 @@ def to_sparse(
     return jax.tree.unflatten(treedef, leaves), choices
 
 
-def _candidates(dense: Array, points: Sequence[Point], rows: int, values: str) -> list[tuple[Any, Choice]]:
+def _matrix_of(leaf: Any, dense: Array, layer: Layer) -> Array | QuantizedTensor:
+    """The integers of a matrix whose scales belong to its outputs, else the matrix itself."""
+    if not is_quantized(leaf) or leaf.zero_point is not None:
+        return dense
+    inputs, outputs = (tuple(axes) for axes in (layer.axes.input, layer.axes.output))
+    apart = any(leaf.scale.shape[axis] != 1 for axis in inputs)
+    if apart or any(leaf.scale.shape[axis] not in (1, leaf.shape[axis]) for axis in outputs):
+        return dense
+    shape = tuple(1 if axis in inputs else size for axis, size in enumerate(leaf.shape))
+    scale = jnp.broadcast_to(leaf.scale, shape).reshape(1, dense.shape[1])
+    values = jnp.where(dense != 0, leaf.values.reshape(dense.shape), 0)  # less what the masks took
+    return QuantizedTensor(values, scale, None, leaf.bits, leaf.dtype)
+
+
+def _candidates(
+    dense: Array, matrix: Array | QuantizedTensor, points: Sequence[Point], rows: int, values: str
+) -> list[tuple[Any, Choice]]:
     """All forms that can hold the matrix, with what each would cost; dense first, so that it wins a tie."""
     found: list[tuple[Any, Choice]] = [(dense, Choice("dense", 1.0, 1.0, 1.0))]
 
@@ -111,10 +138,11 @@ def _candidates(dense: Array, points: Sequence[Point], rows: int, values: str) -
             balanced = pack_fan_in(dense, block=(block, block))
             add("fan_in", balanced.data.size / dense.size, balanced)
     for n, m in PATTERNS:
-        try:
-            add("n_m", n / m, pack_n_m(dense, n, m, values=values))
-        except PatternError:
-            continue
+        for stride in dict.fromkeys((max(dense.shape[0] // m, 1), *STRIDES)):
+            try:
+                add("n_m", n / m, pack_n_m(matrix, n, m, stride=stride, values=values))
+            except PatternError:
+                continue
     if host.mean() < 0.9:
-        add("bitmap", float(host.mean()), pack_bitmap(dense, values=values))
+        add("bitmap", float(host.mean()), pack_bitmap(matrix, values=values))
     return found

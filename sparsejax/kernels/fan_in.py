@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import block_grid, check_dtype
+from sparsejax.kernels.block_sparse import block_grid, check_dtype, check_input
 from sparsejax.typing import Array
 
 
@@ -36,6 +35,8 @@ class ConstantFanIn:
     def nbytes(self) -> int:
         """Bytes of all that it holds."""
         return self.data.nbytes + self.reads.nbytes
+
+    __array_ufunc__ = None  # NumPy leaves `x @ w` to us
 
     def __rmatmul__(self, x: Array) -> Array:
         return matmul_fan_in(x, self)
@@ -102,14 +103,15 @@ def matmul_fan_in(x: Array, w: ConstantFanIn) -> Array:
       (…, outputs); sums are float32.
 
     Raises:
-      PatternError: another number of inputs.
+      ParamsError: another number of inputs.
+      KernelError: another type.
 
     Example:
       >>> matmul_fan_in(jnp.ones((3, 4)), pack_fan_in(jnp.eye(4), block=(2, 2))).shape
       (3, 4)
     """
-    if x.shape[-1] != w.shape[0]:
-        raise PatternError(f"The input has {x.shape[-1]} features; the matrix takes {w.shape[0]}.")
+    x = jnp.asarray(x)
+    check_input(x, w.shape, w.data.dtype)
     flat = x.reshape(-1, x.shape[-1])
     tiles = flat.T.reshape(-1, w.block[0], flat.shape[0])
 

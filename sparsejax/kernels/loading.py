@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from sparsejax.export.sparse_file import read_tensors
 from sparsejax.kernels.convert import Choice, to_sparse
 from sparsejax.kernels.cost_model import Point
+from sparsejax.parametrizations.integer_grid import is_quantized
 from sparsejax.params.default_filter import default_prunable
 from sparsejax.typing import Params, Prunable
 
@@ -28,7 +29,8 @@ def load_sparse(
       path: of the file.
       rows: as in `to_sparse`.
       prefer: as in `to_sparse`.
-      values: "float", or "int8": quantized anew, a scale an output, whatever the file holds.
+      values: "float", or "int8": the file's own integers and scales where it has a scale an output, else rounded
+        anew.
       points: as in `to_sparse`.
       prunable: which leaves are kernels; the library's default filter when None.
 
@@ -52,11 +54,11 @@ def load_sparse(
     choose = prunable or default_prunable
     tree: dict[str, Any] = {}
     choices: dict[str, Choice] = {}
-    for name, tensor in read_tensors(path):
-        leaf = jnp.asarray(tensor)
+    for name, tensor in read_tensors(path, dequantized=False):
+        leaf = tensor.dequantize() if is_quantized(tensor) else jnp.asarray(tensor)
         if choose(name, leaf):
             options = {"rows": rows, "prefer": prefer, "values": values, "points": points}
-            found, choice = to_sparse({name: leaf}, prunable=lambda path, leaf: True, **options)
+            found, choice = to_sparse({name: tensor}, prunable=lambda path, leaf: True, **options)
             leaf = found[name]
             choices |= choice
         *above, last = name.split("/")

@@ -1,7 +1,9 @@
 """Packed N:M weights for inference: the kept values and their places, n of every m along the inputs.
 
-The m weights of a group stand a stride of inputs / m apart, not side by side: input i, i + stride, … So unpacking
+The weights are stored group member by group member: first those in the first place of every group, … So unpacking
 compares and selects whole rows, which is what the lanes of a TPU and the vectors of a CPU want; nothing is gathered.
+Where the members of a group stand a stride of inputs / m apart this is the order of the inputs; else the activations
+are put in it, which moves them once.
 """
 
 import dataclasses
@@ -12,13 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype
-from sparsejax.kernels.values import quantize, scaled
+from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.values import scaled, values_of
+from sparsejax.parametrizations.integer_grid import QuantizedTensor
 from sparsejax.typing import Array
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["values", "places", "scales"], meta_fields=["shape", "m"]
+    jax.tree_util.register_dataclass,
+    data_fields=["values", "places", "scales"],
+    meta_fields=["shape", "m", "stride"],
 )
 @dataclasses.dataclass(frozen=True)
 class PackedNM:
@@ -30,7 +35,8 @@ class PackedNM:
         weights each value is.
       scales: float32 (outputs,) of int8 values, else None.
       shape: (inputs, outputs).
-      m: weights of a group, which stand inputs / m apart.
+      m: weights of a group.
+      stride: how many inputs they stand apart.
     """
 
     values: Array
@@ -38,31 +44,39 @@ class PackedNM:
     scales: Array | None
     shape: tuple[int, int]
     m: int
+    stride: int
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that it holds."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
+    __array_ufunc__ = None  # NumPy leaves `x @ w` to us
+
     def __rmatmul__(self, x: Array) -> Array:
         return matmul_n_m(x, self)
 
 
-def pack_n_m(dense: Array, n: int, m: int, *, values: str = "float") -> PackedNM:
-    """Packs a matrix whose groups of m, a stride of inputs / m apart, have at most n weights that are not zero.
+def pack_n_m(
+    dense: Array | QuantizedTensor, n: int, m: int, *, stride: int | None = None, values: str = "float"
+) -> PackedNM:
+    """Packs a matrix whose groups of m along the inputs have at most n weights that are not zero.
 
     Args:
-      dense: float32 or bfloat16 (inputs, outputs), concrete.
+      dense: float32 or bfloat16 (inputs, outputs), concrete; or integers with a scale an output, which "int8" takes
+        as they are.
       n: kept weights of a group.
-      m: weights of a group, at most 16; divides the inputs.
+      m: weights of a group, at most 16.
+      stride: how many inputs the weights of a group stand apart, as in `patterns.NM`: 1 for neighbours; m times it
+        divides the inputs. None for inputs / m, which spares the reordering of the activations.
       values: "float" or "int8".
 
     Returns:
       The packed matrix.
 
     Raises:
-      PatternError: m does not divide the inputs, or a group has more than n weights.
-      KernelError: another type.
+      PatternError: no matrix, groups that do not divide the inputs, or one with more than n weights.
+      KernelError: another type, or "int8" of numbers that are not finite.
 
     Example:
       >>> w = jnp.array([[1.0], [0.0], [0.0], [4.0]])  # groups of two stand two apart: rows 0 and 2, rows 1 and 3
@@ -72,24 +86,30 @@ def pack_n_m(dense: Array, n: int, m: int, *, values: str = "float") -> PackedNM
     Source: Mishra et al., "Accelerating sparse deep neural networks", arXiv 2104.08378, section 3 (values and 2-bit
     places); there the weights of a group are neighbours.
     """
+    if len(dense.shape) != 2:
+        raise PatternError(f"pack_n_m takes a matrix (inputs, outputs); this has shape {dense.shape}.")
     check_dtype(dense.dtype, "the matrix")
     inputs, outputs = dense.shape
-    if not 1 <= n <= m <= 16 or inputs % m:
+    if not 1 <= n <= m <= 16 or inputs % m or (stride is not None and (stride < 1 or inputs % (m * stride))):
+        apart = "" if stride is None else f" with stride={stride}"
         raise PatternError(
-            f"{n}:{m} does not fit {inputs} inputs: give 1 <= n <= m <= 16, where m divides them."
+            f"{n}:{m}{apart} does not fit {inputs} inputs: give 1 <= n <= m <= 16, where m times the stride divides "
+            "them."
         )
-    quantized, scales = quantize(dense, values)
-    groups = np.asarray(dense).reshape(m, inputs // m, outputs)
+    stride = stride or inputs // m
+    dense, quantized, scales = values_of(dense, values)
+    groups = _by_place(np.asarray(dense), m, stride)
     most = int((groups != 0).sum(0).max(initial=0))
     if most > n:
         raise PatternError(
-            f"A group of {m} weights (inputs {inputs // m} apart) holds {most} that are not zero: prune with "
-            f"patterns.NM({n}, {m}) along that stride, or pack without the pattern: kernels.pack_bitmap."
+            f"A group of {m} weights (inputs {stride} apart) holds {most} that are not zero: prune with "
+            f"patterns.NM({n}, {m}, stride={stride}), give the stride that it was pruned with, or pack without the "
+            "pattern: kernels.pack_bitmap."
         )
     order = np.argsort(groups == 0, axis=0, kind="stable")[:n]  # the kept ones first, in the order of places
     order = np.sort(order, axis=0)
-    kept = jnp.take_along_axis(quantized.reshape(m, inputs // m, outputs), jnp.asarray(order), axis=0)
-    return PackedNM(kept, jnp.asarray(_packed(order, m)), scales, (inputs, outputs), m)
+    kept = np.take_along_axis(_by_place(np.asarray(quantized), m, stride), order, axis=0)
+    return PackedNM(jnp.asarray(kept), jnp.asarray(_packed(order, m)), scales, (inputs, outputs), m, stride)
 
 
 def unpack_n_m(w: PackedNM) -> Array:
@@ -101,7 +121,8 @@ def unpack_n_m(w: PackedNM) -> Array:
     Returns:
       (inputs, outputs).
     """
-    dense = _slabs(w, w.values.dtype if w.scales is None else jnp.float32).reshape(w.shape)
+    slabs = _slabs(w, w.values.dtype if w.scales is None else jnp.float32)
+    dense = slabs.reshape(w.m, -1, w.stride, w.shape[1]).swapaxes(0, 1).reshape(w.shape)
     return dense if w.scales is None else dense * w.scales
 
 
@@ -115,12 +136,18 @@ def matmul_n_m(x: Array, w: PackedNM) -> Array:
     Returns:
       (…, outputs), of the type of `x`; sums are float32.
 
+    Raises:
+      ParamsError: another number of inputs.
+      KernelError: another type.
+
     Example:
       >>> matmul_n_m(jnp.ones((1, 4)), pack_n_m(jnp.array([[1.0], [0.0], [0.0], [4.0]]), 1, 2)).tolist()
       [[5.0]]
     """
-    check_dtype(x.dtype, "the input")
-    y = jnp.matmul(x, _slabs(w, x.dtype).reshape(w.shape), preferred_element_type=jnp.float32)
+    x = jnp.asarray(x)
+    check_input(x, w.shape)
+    ordered = x.reshape(*x.shape[:-1], -1, w.m, w.stride).swapaxes(-3, -2).reshape(x.shape)
+    y = jnp.matmul(ordered, _slabs(w, x.dtype).reshape(w.shape), preferred_element_type=jnp.float32)
     return scaled(y, w.scales).astype(x.dtype)
 
 
@@ -132,6 +159,12 @@ def _slabs(w: PackedNM, dtype: jnp.dtype) -> Array:
     for value, place in zip(w.values, places, strict=True):
         slabs = slabs + jnp.where(place[None] == at, value[None].astype(dtype), 0)
     return slabs
+
+
+def _by_place(dense: np.ndarray, m: int, stride: int) -> np.ndarray:
+    """(m, inputs / m, outputs): the first members of all groups, then the second ones, …"""
+    inputs, outputs = dense.shape
+    return dense.reshape(-1, m, stride, outputs).swapaxes(0, 1).reshape(m, inputs // m, outputs)
 
 
 def _bits(m: int) -> int:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax.errors import KernelError, ParamsError
+from sparsejax.errors import KernelError
 from sparsejax.kernels import tuning, xla_products
 from sparsejax.kernels.block_scores import block_grad_scores
-from sparsejax.kernels.block_sparse import BlockSparse, check_dtype
+from sparsejax.kernels.block_sparse import BlockSparse, check_input
 from sparsejax.kernels.rows import HARDWARE, Product, Rows, multiply
 from sparsejax.kernels.topology import Topology
 from sparsejax.typing import Array
@@ -47,13 +47,8 @@ def matmul(x: Array, w: BlockSparse) -> Array:
       >>> matmul(jnp.ones((3, 4)), from_dense(jnp.eye(4), block=(2, 2))).shape
       (3, 4)
     """
-    check_dtype(x.dtype, "the input")
-    if x.shape[-1] != w.shape[0]:
-        raise ParamsError(
-            f"The input has {x.shape[-1]} features (shape {x.shape}); the matrix takes {w.shape[0]}."
-        )
-    if x.dtype != w.dtype:
-        raise KernelError(f"The input is {x.dtype} and the matrix {w.dtype}: cast one of them with astype.")
+    x = jnp.asarray(x)
+    check_input(x, w.shape, w.dtype)
     if w.implementation not in IMPLEMENTATIONS:
         raise KernelError(f"implementation={w.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}.")
     flat = x.reshape(-1, x.shape[-1])

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from sparsejax.errors import KernelError
 from sparsejax.kernels import tuning, xla_products
 from sparsejax.kernels.block_sparse import is_block_sparse
+from sparsejax.kernels.hardware import on_hardware
 from sparsejax.kernels.topology import Topology
 from sparsejax.typing import Array, Params
 
@@ -105,8 +106,8 @@ def multiply(product: Product, x: Array, other: Array, topology: Topology) -> Ar
       As `xla_products.dsd`, `dsd_t` and `sdd`; dead slots of the last may hold anything.
 
     Raises:
-      KernelError: sizes that do not fit, or rows that the devices do not divide. A device whose own share of the
-        rows does not fit computes in plain XLA.
+      KernelError: sizes that do not fit, rows that the devices do not divide, or devices of another kind. A device
+        whose own share of the rows does not fit computes in plain XLA.
     """
     rows = product.rows
     devices = 1 if rows is None else math.prod(rows.mesh.shape[axis] for axis in rows.axes)
@@ -147,7 +148,7 @@ def _by_kernel(product: Product, x: Array, other: Array, topology: Topology) -> 
         from sparsejax.kernels import tpu as kernels
     else:
         from sparsejax.kernels import mosaic_gpu as kernels
-    return getattr(kernels, product.name)(x, other, topology, _size(product))
+    return getattr(kernels, product.name)(on_hardware(x, product.hardware), other, topology, _size(product))
 
 
 def _by_xla(product: Product, x: Array, other: Array, topology: Topology) -> Array:

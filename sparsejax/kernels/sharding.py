@@ -36,6 +36,8 @@ class ShardedBlocks:
     axis: str
     over: str
 
+    __array_ufunc__ = None  # NumPy leaves `x @ w` to us
+
     def __rmatmul__(self, x: Array) -> Array:
         one = lambda leaf: leaf[0]  # noqa: E731  (a device's own part)
         last = (None,) * (x.ndim - 1)

@@ -3,9 +3,33 @@
 import jax.numpy as jnp
 
 from sparsejax.errors import KernelError
+from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized
 from sparsejax.typing import Array
 
 KINDS = ("float", "int8")
+
+
+def values_of(matrix: Array | QuantizedTensor, kind: str) -> tuple[Array, Array, Array | None]:
+    """What a packed form stores of a matrix.
+
+    Integers that are there already are taken as they are: nothing is rounded twice.
+
+    Args:
+      matrix: (inputs, outputs); a `QuantizedTensor` with one scale an output, or one for all, and no zero points.
+      kind: "float" or "int8".
+
+    Returns:
+      ``(dense, values, scales)``: the matrix, its values, and scales as `quantize`.
+
+    Raises:
+      KernelError: another kind, or numbers that are not finite.
+    """
+    if not is_quantized(matrix):
+        return matrix, *quantize(matrix, kind)
+    if kind != "int8":
+        return matrix.dequantize(), *quantize(matrix.dequantize(), kind)
+    scales = jnp.broadcast_to(matrix.scale, (1, matrix.shape[1]))[0]
+    return matrix.dequantize(), matrix.values, scales
 
 
 def quantize(dense: Array, kind: str) -> tuple[Array, Array | None]:
@@ -21,7 +45,7 @@ def quantize(dense: Array, kind: str) -> tuple[Array, Array | None]:
       ``(values, scales)``: scales are float32 (outputs,), None for "float".
 
     Raises:
-      KernelError: another kind.
+      KernelError: another kind, or numbers that are not finite.
 
     Example:
       >>> values, scales = quantize(jnp.array([[127.0, 1.0], [-3.2, 0.5]]), "int8")
@@ -33,6 +57,11 @@ def quantize(dense: Array, kind: str) -> tuple[Array, Array | None]:
     if kind == "float":
         return dense, None
     largest = jnp.max(jnp.abs(dense.astype(jnp.float32)), axis=0)
+    if not bool(jnp.all(jnp.isfinite(largest))):
+        raise KernelError(
+            "The matrix has entries that are not finite, which 8-bit integers cannot hold: look for the step at which "
+            "training diverged."
+        )
     scales = jnp.where(largest > 0, largest / 127.0, 1.0)
     return jnp.round(dense / scales).astype(jnp.int8), scales
 

@@ -14,6 +14,7 @@ from sparsejax.kernels.block_sparse import (
     to_dense,
     with_capacity,
 )
+from sparsejax.kernels.block_view import compress
 from tests.kernels.structures import masks
 
 DENSE = jax.random.normal(jax.random.key(0), (8, 12))
@@ -91,3 +92,12 @@ def test_bad_input_is_refused_with_a_remedy():
         jax.jit(lambda mask: from_dense(DENSE, mask, block=BLOCK).data)(jnp.ones(GRID, bool))
     with pytest.raises(MaskError, match="grid of blocks is \\(4, 4\\)"):
         rewire(from_dense(DENSE, block=BLOCK), jnp.ones((2, 2), bool))
+    with pytest.raises(PatternError, match="Blocks of \\(2,\\) do not divide"):
+        from_dense(DENSE, block=2)
+
+
+def test_masks_of_another_tree_are_refused_by_name():
+    params = {"a": {"kernel": DENSE}, "b": {"kernel": DENSE}}
+    masks = {"a": {"kernel": jnp.ones(GRID, bool)}, "c": {"kernel": jnp.ones(GRID, bool)}}
+    with pytest.raises(MaskError, match="'b/kernel', 'c/kernel': give one mask a parameter"):
+        compress(params, masks, BLOCK)

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import KernelError, PatternError
+from sparsejax.errors import KernelError, ParamsError, PatternError
 from sparsejax.kernels.bitmap import pack_bitmap, unpack_bitmap
+from sparsejax.kernels.block_sparse import from_dense
 from sparsejax.kernels.fan_in import pack_fan_in, unpack_fan_in
 from sparsejax.kernels.n_of_m import pack_n_m, unpack_n_m
+from sparsejax.params.axis_roles import AxisRoles
+from sparsejax.patterns import NM
+from sparsejax.post_training import quantize
 from tests.kernels.structures import TOLERANCE, relative_error
 
 
@@ -38,6 +42,35 @@ def test_n_of_m(n, m, dtype):
     kept = dense.nbytes * n // m
     bits = 2 if m <= 4 else 4
     assert w.nbytes == kept + -(-n * bits // 8) * (48 // m) * 20
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8])
+@pytest.mark.parametrize("values", ["float", "int8"])
+def test_n_of_m_in_the_stride_that_a_pattern_was_pruned_with(stride, values):
+    """2:4 of neighbours, and of inputs further apart: what `patterns.NM` keeps is what is packed."""
+    drawn = jax.random.normal(jax.random.key(0), (32, 12))
+    kept = NM(2, 4, stride).select(jnp.abs(drawn), drawn.size // 2, AxisRoles((0,), (1,)))
+    dense = drawn * kept
+    w = pack_n_m(dense, 2, 4, stride=stride, values=values)
+    unpacked = unpack_n_m(w)
+    np.testing.assert_allclose(unpacked, dense, rtol=0, atol=0 if values == "float" else 0.02)
+    x = jax.random.normal(jax.random.key(1), (3, 5, 32))
+    expected = np.asarray(x, np.float64) @ np.asarray(unpacked, np.float64)
+    assert relative_error(jax.jit(lambda x, w: x @ w)(x, w), expected) < 1e-5
+    if stride < 8:  # 8 is inputs / 4, which is what no stride means
+        with pytest.raises(PatternError, match=r"inputs 8 apart\) holds . .*stride=8"):
+            pack_n_m(dense, 2, 4)
+
+
+@pytest.mark.parametrize("pack", [pack_bitmap, lambda w, values: pack_n_m(w, 4, 8, values=values)])
+def test_integers_that_are_there_are_not_rounded_again(pack):
+    dense = strided(4, 8, 64, 6)
+    quantized = quantize({"w": dense}, bits=8)["w"]
+    w = pack(quantized, values="int8")
+    unpack = unpack_bitmap if pack is pack_bitmap else unpack_n_m
+    np.testing.assert_array_equal(unpack(w), quantized.dequantize())
+    assert np.abs(np.asarray(unpack(pack(dense, values="int8")) - quantized.dequantize())).max() > 0
+    np.testing.assert_array_equal(unpack(pack(quantized, values="float")), quantized.dequantize())
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
@@ -94,5 +127,23 @@ def test_bad_input_is_refused_with_a_remedy():
         pack_bitmap(dense.astype(jnp.float16))
     with pytest.raises(PatternError, match="do not divide"):
         pack_fan_in(dense, block=(3, 4))
-    with pytest.raises(PatternError, match="takes 8"):
-        jnp.ones((2, 7)) @ pack_fan_in(dense, block=(2, 2))
+    with pytest.raises(PatternError, match="takes a matrix"):
+        pack_n_m(dense[0], 2, 4)
+    with pytest.raises(PatternError, match="2:4 with stride=3 does not fit 8 inputs"):
+        pack_n_m(dense, 2, 4, stride=3)
+    with pytest.raises(KernelError, match="not finite"):
+        pack_bitmap(dense.at[0, 0].set(jnp.nan), values="int8")
+
+
+@pytest.mark.parametrize("pack", [
+    pack_bitmap, lambda w: pack_n_m(w, 1, 4), lambda w: pack_fan_in(w, block=(2, 2)),
+    lambda w: from_dense(w, block=(2, 2)),
+], ids=["bitmap", "n_m", "fan_in", "blocks"])  # fmt: skip
+def test_activations_that_do_not_fit_are_refused(pack):
+    w = pack(strided(1, 4, 8, 4))
+    for x in (jnp.ones((2, 7)), jnp.ones(())):
+        with pytest.raises(ParamsError, match="the matrix takes 8 features"):
+            x @ w
+    with pytest.raises(KernelError, match="the input is float16"):
+        jnp.ones((2, 8), jnp.float16) @ w
+    np.testing.assert_allclose(np.ones((2, 8), np.float32) @ w, jnp.ones((2, 8)) @ w)  # NumPy on the left

@@ -11,7 +11,9 @@ import pytest
 from sparsejax.errors import KernelError, ParamsError
 from sparsejax.kernels.block_scores import block_grad_scores, with_probes
 from sparsejax.kernels.block_sparse import from_dense, rewire, to_dense
+from sparsejax.kernels.hardware import PLATFORMS, on_hardware
 from sparsejax.kernels.products import matmul
+from sparsejax.kernels.rows import HARDWARE
 from sparsejax.kernels.topology import topology_of
 from sparsejax.kernels.xla_products import FORMULATIONS
 from tests.kernels.structures import TOLERANCE, blocks_of, make_case, masks, relative_error
@@ -119,7 +121,7 @@ def test_no_dense_gradient_is_in_the_compiled_program():
 
 def test_bad_input_is_refused_with_a_remedy():
     w = from_dense(jnp.eye(4), block=(2, 2))
-    with pytest.raises(ParamsError, match="takes 4"):
+    with pytest.raises(ParamsError, match="takes 4 features"):
         matmul(jnp.ones((3, 5)), w)
     with pytest.raises(KernelError, match="float16; sparse products take float32 and bfloat16"):
         matmul(jnp.ones((3, 4), jnp.float16), w)
@@ -127,8 +129,31 @@ def test_bad_input_is_refused_with_a_remedy():
         matmul(jnp.ones((3, 4), jnp.bfloat16), w)
     with pytest.raises(KernelError, match="choose one of auto, batched"):
         matmul(jnp.ones((3, 4)), dataclasses.replace(w, implementation="cusparse"))
+    with pytest.raises(ParamsError, match="x has 2 rows and g 3"):
+        block_grad_scores(jnp.ones((2, 2)), jnp.ones((3, 2)), (1, 1))
     with pytest.raises(KernelError, match="choose one of mean, l2"):
         block_grad_scores(jnp.ones((1, 2)), jnp.ones((1, 2)), (1, 1), "max")
+
+
+@pytest.mark.parametrize("kind", HARDWARE)
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_kernel_on_other_hardware_is_refused_with_a_remedy(kind, jitted):
+    """Forward and backward, under vmap too; a program for the hardware that is not here still lowers to that point."""
+    dtype = jnp.bfloat16
+    w = dataclasses.replace(from_dense(jnp.ones((128, 128), dtype), block=(128, 128)), implementation=kind)
+    x = jnp.ones((2, 256, 128), dtype)
+    for run in (
+        matmul,
+        jax.vmap(matmul, (0, None)),
+        jax.grad(lambda x, w: jnp.sum(matmul(x, w)).astype(jnp.float32)),
+    ):
+        with pytest.raises(
+            KernelError, match=f"implementation='{kind}' is a kernel for .* this program is for cpu"
+        ):
+            (jax.jit(run) if jitted else run)(x, w)
+    passes = jax.jit(lambda x: on_hardware(x, kind)).trace(x)
+    assert passes.lower(lowering_platforms=(PLATFORMS[kind][0],)).as_text()
+    np.testing.assert_array_equal(matmul(x, dataclasses.replace(w, implementation="auto")), x @ to_dense(w))
 
 
 def test_dead_slots_may_lie_anywhere():

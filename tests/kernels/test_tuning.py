@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from sparsejax.kernels import cost_model, tuning
 from sparsejax.kernels.convert import to_sparse
 from sparsejax.kernels.cost_model import Point, break_even, relative_time
 from sparsejax.kernels.loading import load_sparse
+from sparsejax.kernels.n_of_m import unpack_n_m
 from sparsejax.kernels.xla_products import FORMULATIONS
+from sparsejax.params.axis_roles import AxisRoles
+from sparsejax.patterns import NM
+from sparsejax.post_training import quantize
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +124,20 @@ def test_masks_and_int8_values():
     assert choices["single/kernel"].relative_bytes < 0.2
     with pytest.raises(KernelError, match="choose 'time' or 'bytes'"):
         to_sparse(params, prefer="speed")
+
+
+def test_quantized_parameters_keep_their_integers_under_masks():
+    """Of a kernel with several output axes, pruned 2:4 as `patterns.NM` does by default."""
+    drawn = jax.random.normal(jax.random.key(0), (64, 4, 8))
+    quantized = quantize({"query": {"kernel": drawn + jnp.sign(drawn)}}, bits=8)
+    mask = NM(2, 4).select(jnp.abs(drawn), drawn.size // 2, AxisRoles((0,), (1, 2)))
+    sparse, choices = to_sparse(
+        quantized, {"query": {"kernel": mask}}, prefer="bytes", values="int8", points=POINTS
+    )
+    kernel, stored = sparse["query"]["kernel"], quantized["query"]["kernel"]
+    assert (choices["query/kernel"].form, kernel.stride, kernel.values.dtype) == ("n_m", 1, jnp.int8)
+    expected = jnp.where(mask, stored.dequantize(), 0.0).reshape(64, 32)
+    np.testing.assert_array_equal(unpack_n_m(kernel), expected)
 
 
 def test_points_of_another_machine(tmp_path):
