@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sparsejax.errors import KernelError
-from sparsejax.kernels.block_sparse import BlockSparse, block_grid, from_dense, to_dense
+from sparsejax.kernels.block_sparse import BlockSparse, block_mask, from_dense, to_dense
 from sparsejax.kernels.products import matmul
 from sparsejax.typing import Array
 
@@ -87,15 +87,15 @@ def shard_blocks(
         raise KernelError(
             f"The mesh has axes {dict(mesh.shape)}; axis {axis!r} must divide the {w.grid[along]} blocks of the {over}."
         )
-    pieces = np.split(np.asarray(to_dense(w)), mesh.shape[axis], axis=along)
-    counts = [_live(piece, w.block) for piece in pieces]
-    room = max(1, *counts) if capacity is None else capacity
-    parts = [from_dense(jnp.asarray(piece), block=w.block, capacity=room) for piece in pieces]
+    split = functools.partial(np.split, indices_or_sections=mesh.shape[axis], axis=along)
+    # The mask, not what is zero: a block that has just grown lives.
+    pieces, masks = split(np.asarray(to_dense(w))), split(np.asarray(block_mask(w)))
+    room = max(1, *(int(mask.sum()) for mask in masks)) if capacity is None else capacity
+    parts = [
+        from_dense(jnp.asarray(piece), jnp.asarray(mask), block=w.block, capacity=room)
+        for piece, mask in zip(pieces, masks, strict=True)
+    ]
+    parts = [dataclasses.replace(part, implementation=w.implementation) for part in parts]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     placed = jax.device_put(stacked, NamedSharding(mesh, P(axis)))
     return ShardedBlocks(placed, mesh, axis, over)
-
-
-def _live(piece: np.ndarray, block: tuple[int, int]) -> int:
-    rows, columns = block_grid(piece.shape, block)
-    return int((piece.reshape(rows, block[0], columns, block[1]) != 0).any((1, 3)).sum())

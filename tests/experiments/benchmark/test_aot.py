@@ -14,7 +14,8 @@ def test_a_changed_kernel_without_a_new_run_fails():
 def test_everything_compiled_without_spills():
     rows = RESULT["rows"]
     assert {row["chip"] for row in rows} == {"v5e", "v6e", "H100", "H200"}
-    cases = {chip: {row["case"] for row in rows if row["chip"] == chip} for chip in ("v5e", "H100")}
+    cases = {chip: {row["case"] for row in rows if row["chip"] == chip} for chip in aot.CHIPS}
+    assert (cases["v5e"], cases["H100"]) == (cases["v6e"], cases["H200"])
     assert {"dsd", "dsd_t", "sdd", "dsd float32", "training step"} <= cases["v5e"]
     assert {"dsd", "dsd_t", "sdd", "2:4 tensor cores", "training step"} <= cases["H100"]
     assert not [row for row in rows if "error" in row or row.get("spill_bytes")]
