@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from experiments.benchmark import harness, kernels_gpu, models, reparametrize, selection, shrink, step
 from experiments.benchmark.harness import Row
+from experiments.report.break_even import break_even
 
 #: Seconds after which a part begins no further case; the longest case takes about 15 more.
 BUDGET = 160.0
@@ -22,6 +23,8 @@ BUDGET = 160.0
 TRIES = 2
 PARTS = ("1", "2", "3", "4")
 _MODELS = {"mlp": models.mlp, "transformer": models.transformer}
+#: What tells the dense baselines of a benchmark apart.
+_MATRIX = ("what", "width", "sparsity")
 
 Case = tuple[str, str, Callable[[], Iterable[Row]]]  # benchmark, name, work
 
@@ -151,8 +154,8 @@ def table(out: pathlib.Path) -> str:
     heads = list(dict.fromkeys(harness.header({**row, "date": row["date"][:10]}) for row in rows))
     shown: list[Row] = []
     dense = set()  # measured anew with every recipe: a model's first says enough
-    for row in rows:
-        which = row["benchmark"], row.get("model")
+    for row in _with_break_even(rows):
+        which = tuple(row.get(key) for key in ("benchmark", "model", *_MATRIX))
         if row["case"] != "dense" or which not in dense:
             shown.append({key: value for key, value in row.items() if key != "of"})
         if row["case"] == "dense":
@@ -160,15 +163,41 @@ def table(out: pathlib.Path) -> str:
     return "\n".join(heads) + "\n\n" + harness.markdown(shown)
 
 
+def _with_break_even(rows: list[Row]) -> list[Row]:
+    """Beside each speed-up from which sparsity zeros pay, by all sparsities of the same matrix and form."""
+    lines: dict[tuple, list[tuple[float, float]]] = {}
+    for row in rows:
+        if {"sparsity", "speedup"} <= set(row):
+            lines.setdefault(_matrix_of(row), []).append((row["sparsity"], row["speedup"]))
+    found = []
+    for row in rows:
+        line = sorted(lines.get(_matrix_of(row), []))
+        if row["case"].startswith("dense") or len(line) < 2 or "speedup" not in row:
+            found.append(row)
+            continue
+        at = break_even(*zip(*line, strict=True))
+        below = "below " if line[0][1] >= 1.0 else ""
+        said = f"dense wins up to {line[-1][0]:.0%}" if at is None else f"{below}{at:.0%}"
+        found.append({**row, "break_even": said})
+    return found
+
+
+def _matrix_of(row: Row) -> tuple:
+    return tuple(row.get(key) for key in ("benchmark", "case", "what", "width"))
+
+
 def read_rows(out: pathlib.Path) -> list[Row]:
     """The rows of all parts: of a case that is done the last run's, else whatever its tries measured."""
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, int], Row]] = {}
     for path in sorted(out.glob("part-*.jsonl")):
-        tries: dict[tuple[str, str], dict[str, Row]] = {}
+        tries: dict[tuple[str, str], dict[tuple[str, int], Row]] = {}
         for line in _lines(path):
             if "state" not in line:
-                tries.setdefault(_of(line), {})[line["case"]] = line
-                found.setdefault(_of(line), {})[line["case"]] = line
+                own = tries.setdefault(_of(line), {})
+                # The name alone would let the second "dense" of a case take the place of its first.
+                named = line["case"], sum(name == line["case"] for name, _ in own)
+                own[named] = line
+                found.setdefault(_of(line), {})[named] = line
             elif line["state"] == "begun":
                 tries[_of(line)] = {}
             else:

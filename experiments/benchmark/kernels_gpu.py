@@ -19,6 +19,8 @@ from sparsejax.post_training import solve_sparsegpt
 
 Case = tuple[str, str, Callable[[], Iterable[Row]]]
 
+#: Bytes a second of memory, by what the makers say.
+BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "v5 lite": 0.82e12, "v6 lite": 1.64e12}
 #: Error allowed beside float32 products of the same bfloat16 numbers.
 TOLERANCE = 1e-2
 
@@ -36,11 +38,7 @@ def cases(quick: bool) -> Iterator[Case]:
     yield "kernels", "2:4 on sparse tensor cores", sparse_tensor_core_rows
     yield "kernels", "torch BSR and 2:4", lambda: torch_rows(quick)
     for sparsity in sparsities:
-        yield (
-            "block-sparse GPT",
-            f"{sparsity:.0%}",
-            lambda s=sparsity: kernels_training.run("quick" if quick else "full", s, feed_forward_only=False),
-        )
+        yield "block-sparse GPT", f"{sparsity:.0%}", lambda s=sparsity: training_rows(s, quick)
     yield "SparseGPT", "one layer", lambda: sparsegpt_rows(256 if quick else 4096)
 
 
@@ -72,33 +70,56 @@ def check_products(width: int, quick: bool) -> Iterator[Row]:
         yield {"case": f"{name}, width {width}", "relative_error": float(f"{off:.2g}")}
 
 
-def block_rows(width: int, sparsity: float, quick: bool) -> list[Row]:
-    """Forward, and forward with both gradients, beside the dense product of the vendor's library."""
+def block_rows(width: int, sparsity: float, quick: bool) -> Iterator[Row]:
+    """Each product and all of a step, beside the dense products of the vendor's library.
+
+    ``share_of_ideal`` is of 1 / density; ``share_of_roof`` of what the memory allows as well: activations are read and
+    written whole. The dense product's own rate is taken for the arithmetic, the maker's number for the memory.
+    """
     block = 64 if quick else 128
     w, dense, x, g = _problem(width, block, sparsity)
-
-    def gradients(product: Callable[..., jax.Array], x: jax.Array, weights: jax.Array) -> Any:
-        y, pull = jax.vjp(product, x, weights)
-        return y, pull(g)
-
     sparse = lambda x, data: matmul(x, dataclasses.replace(w, data=data))  # noqa: E731
-    found = []
+    of_inputs = lambda f: lambda x, w, g: jax.vjp(lambda x: f(x, w), x)[1](g)  # noqa: E731
+    of_weights = lambda f: lambda x, w, g: jax.vjp(lambda w: f(x, w), w)[1](g)  # noqa: E731
+
+    def of_both(f: Callable[..., jax.Array]) -> Callable[..., Any]:
+        def step(x: jax.Array, weights: jax.Array, g: jax.Array) -> Any:
+            y, pull = jax.vjp(f, x, weights)
+            return y, pull(g)
+
+        return step
+
     for what, wrap in (
-        ("forward", lambda f: f),
-        ("forward and backward", lambda f: lambda *a: gradients(f, *a)),
+        ("forward", lambda f: lambda x, w, g: f(x, w)),
+        ("gradient of inputs", of_inputs),
+        ("gradient of weights", of_weights),
+        ("forward and backward", of_both),
     ):
-        pairs = {"dense": Jitted(wrap(jnp.matmul), x, dense), "blocks": Jitted(wrap(sparse), x, w.data)}
-        for row in interleaved(pairs, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 1.0):
+        pairs = {"dense": Jitted(wrap(jnp.matmul), x, dense, g), "blocks": Jitted(wrap(sparse), x, w.data, g)}
+        rows = interleaved(pairs, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 1.0)
+        products = 3 if what == "forward and backward" else 1
+        roof = _roof(width, 1 - sparsity, rows[0]["median_ms"] / 1e3 / products)
+        for row in rows:
             speedup = round(1 / row["ratio"], 3)
-            found.append(
-                {"what": what, "width": width, "sparsity": sparsity, **row, "speedup": speedup,
-                 "share_of_ideal": round(speedup * (1 - sparsity), 3)}
-            )  # fmt: skip
-    return found
+            new = {"what": what, "width": width, "sparsity": sparsity, **row, "speedup": speedup}
+            if row["case"] != "dense":
+                new |= {"share_of_ideal": round(speedup * (1 - sparsity), 3)}
+                new |= {"share_of_roof": round(speedup / roof, 3)} if roof else {}
+            yield new
+
+
+def _roof(width: int, density: float, dense_seconds: float) -> float | None:
+    """The most that a product in blocks can gain on this card, in bfloat16: None where its memory is not known."""
+    kind = jax.devices()[0].device_kind
+    rates = [rate for name, rate in BANDWIDTH.items() if name in kind]
+    if not rates:
+        return None
+    moved = 2 * width * width * (2 + density)  # inputs, outputs, live blocks
+    return dense_seconds / max(density * dense_seconds, moved / rates[0])
 
 
 def decode_rows(quick: bool) -> list[Row]:
-    """One row of activations, where bytes are the limit: the bitmap beside the dense matrix."""
+    """One row of activations, where bytes are the limit: the bitmap, in plain XLA, beside the dense matrix."""
     width, found = (256 if quick else 8192), []
     for sparsity, limit in ((0.5, 1.78), (0.7, 2.76)):
         rng = np.random.default_rng(0)
@@ -107,7 +128,8 @@ def decode_rows(quick: bool) -> list[Row]:
         call = lambda x, w: x @ w  # noqa: E731
         pairs = {"dense": Jitted(call, x, dense), "bitmap": Jitted(call, x, pack_bitmap(dense))}
         for row in interleaved(pairs, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 1.0):
-            found.append({"what": "decode", "sparsity": sparsity, **row, "limit_of_bytes": limit})
+            speedup = {"speedup": round(1 / row["ratio"], 3), "limit_of_bytes": limit}
+            found.append({"what": "decode", "width": width, "sparsity": sparsity, **row, **speedup})
     return found
 
 
@@ -136,25 +158,29 @@ def torch_rows(quick: bool) -> list[Row]:
 
     if not torch.cuda.is_available():
         return [{"case": "torch", "note": "not run: torch sees no GPU"}]
-    width, found = (512 if quick else 8192), []
-    x = torch.randn(width, width, device="cuda", dtype=torch.bfloat16)
+    width = 512 if quick else 8192
+    draw = lambda: torch.randn(width, width, device="cuda", dtype=torch.bfloat16)  # noqa: E731
+    x, linear = draw(), torch.nn.functional.linear
     pair = torch.tensor([0, 0, 1, 1], device="cuda", dtype=torch.bool).tile(width, width // 4)
-    semi = torch.randn(width, width, device="cuda", dtype=torch.bfloat16) * pair
-    blocks = (torch.rand(width // 128, width // 128, device="cuda") < 0.1).repeat_interleave(128, 0)
-    bsr = torch.randn(width, width, device="cuda", dtype=torch.bfloat16) * blocks.repeat_interleave(128, 1)
-    linear = torch.nn.functional.linear
-    packed, stored = torch.sparse.to_sparse_semi_structured(semi), bsr.to_sparse_bsr((128, 128))
-    calls = {
-        "dense": lambda: linear(x, semi),
-        "2:4": lambda: linear(x, packed),
-        "BSR, 90 %": lambda: linear(x, stored),
+    blocks = torch.rand(width // 128, width // 128, device="cuda") < 0.1
+    weights = {
+        "dense": draw,
+        "2:4": lambda: torch.sparse.to_sparse_semi_structured(draw() * pair),
+        "BSR, 90 %": lambda: (
+            draw() * blocks.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        ).to_sparse_bsr((128, 128)),
     }
-    times = {name: _torch_seconds(torch, call) for name, call in calls.items()}
-    for name, seconds in times.items():
-        speedup = round(times["dense"] / seconds, 3)
-        found.append(
-            {"case": f"torch, {name}", "width": width, "median_ms": seconds * 1e3, "speedup": speedup}
-        )
+    found: list[Row] = []
+    for name, make in weights.items():
+        row: Row = {"case": f"torch, {name}", "width": width}
+        try:
+            w = make()
+            seconds = _torch_seconds(torch, lambda w=w: linear(x, w))
+        except Exception as error:  # one that this torch or card has not should not cost the other's row
+            found.append({**row, "note": f"failed: {type(error).__name__}: {error}".split("\n")[0]})
+            continue
+        dense = found[0]["median_ms"] / 1e3 if found and "median_ms" in found[0] else seconds
+        found.append({**row, "median_ms": seconds * 1e3, "speedup": round(dense / seconds, 3)})
     return found
 
 
@@ -168,6 +194,12 @@ def _torch_seconds(torch: Any, call: Callable[[], Any]) -> float:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def training_rows(sparsity: float, quick: bool) -> list[Row]:
+    """Steps of a GPT whose kernels are all in blocks, beside its dense form."""
+    rows = kernels_training.run("quick" if quick else "full", sparsity, feed_forward_only=False)
+    return [{"what": "training step", "sparsity": sparsity, **row} for row in rows]
 
 
 def sparsegpt_rows(width: int) -> list[Row]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmark import gpu, selection
+from experiments.benchmark import gpu, kernels_gpu, selection
 
 
 def _case(name, seen):
@@ -99,11 +99,50 @@ def test_a_case_that_always_fails_is_given_up(tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_rows_of_one_name_are_all_kept_with_the_break_even_beside_them(tmp_path):
+    """A forward product and a step, each beside a dense one, are rows of one case."""
+    speedups = {0.5: (0.5, 0.25), 0.9: (2.0, 0.5)}
+
+    def work(sparsity):
+        for what, speedup in zip(("forward", "step"), speedups[sparsity], strict=True):
+            same = {"what": what, "width": 64, "sparsity": sparsity}
+            yield {"case": "dense", **same, "speedup": 1.0, "median_ms": 1.0}
+            yield {"case": "blocks", **same, "speedup": speedup, "median_ms": 1 / speedup}
+
+    cases = [("kernels", f"{s:.0%}", lambda s=s: work(s)) for s in speedups]
+    assert gpu.run_part(tmp_path / "part-4.jsonl", iter(cases), 60.0)
+    found = [(row["sparsity"], row["what"], row["case"]) for row in gpu.read_rows(tmp_path)]
+    assert found == [(s, w, c) for s in speedups for w in ("forward", "step") for c in ("dense", "blocks")]
+    blocks = [line for line in gpu.table(tmp_path).splitlines() if line.startswith("| blocks ")]
+    assert ["77%" in line for line in blocks] == [True, False, True, False]  # 2, 0.5 of dense's time
+    assert ["dense wins up to 90%" in line for line in blocks] == [False, True, False, True]
+    assert gpu.table(tmp_path).count("\n| dense |") == 4
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_part_has_its_cases(quick):
     for part in gpu.PARTS:
         names = [(benchmark, name) for benchmark, name, _ in gpu.cases(part, quick)]
         assert len(set(names)) == len(names) >= (3 if quick else 5)
+
+
+def test_the_table_of_targets_has_every_product(monkeypatch):
+    """Its smallest case: four comparisons, each with its own dense product, under the roof of a card that is known."""
+    monkeypatch.setattr(kernels_gpu, "BANDWIDTH", {"": 1e10})
+    rows = list(kernels_gpu.block_rows(128, 0.5, quick=True))
+    products = ("forward", "gradient of inputs", "gradient of weights", "forward and backward")
+    assert [row["what"] for row in rows] == [what for what in products for _ in range(2)]
+    for dense, blocks in zip(rows[::2], rows[1::2], strict=True):
+        assert (dense["case"], blocks["case"]) == ("dense", "blocks")
+        assert blocks["share_of_ideal"] == pytest.approx(blocks["speedup"] / 2, abs=1e-3)
+        assert (
+            blocks["share_of_roof"] >= blocks["share_of_ideal"] - 1e-3
+        )  # the memory can only lower the roof
+    # 2 · 128² · 2.5 bytes in 8.192 µs; a dense product of 4 µs gains nothing, one of 1 s all that it can.
+    assert kernels_gpu._roof(128, 0.5, 4.096e-6) == pytest.approx(0.5)
+    assert kernels_gpu._roof(128, 0.5, 1.0) == pytest.approx(2.0)
+    monkeypatch.setattr(kernels_gpu, "BANDWIDTH", {"H100": 1e10})
+    assert kernels_gpu._roof(128, 0.5, 1.0) is None
 
 
 @pytest.mark.parametrize("part", gpu.PARTS)
