@@ -81,6 +81,7 @@ def _run_seed(
     network, rows, networks = None, {}, {}
     for number, label in enumerate(options.stages):
         where = place / f"{number + 1}_{label}"
+        network = networks.get(options[label].after, network)
         with overall.part(f"seed {seed}, {label}"):
             network, rows[label] = _run_stage(context, network, options[label], where)
         networks[label] = network

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from experiments.compress.recipe.stage import Stage
 from experiments.compress.recipe.table import find_stage
-from experiments.config.checks import Check, check_names, check_value, require, whole
+from experiments.config.checks import Check, check_names, check_value, require, several, whole
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 
@@ -16,6 +16,7 @@ _OWN: dict[str, Check] = {
     "batches": whole(1),
     "latency_batch": whole(1),
     "latency_rounds": whole(0),
+    "compare": several("pairs of labels", lambda x: isinstance(x, tuple | list) and len(x) == 2),
 }
 
 
@@ -43,16 +44,19 @@ def default_recipe(base: ConfigDict) -> ConfigDict:
     options.batches = 8  # training batches for statistics and searches; as many more are held out from them
     options.latency_batch = 32
     options.latency_rounds = 5  # interleaved measurements; 0: none
+    options.compare = ()  # pairs of labels whose metrics are compared, paired by seed
     return options
 
 
-def add_stage(options: ConfigDict, label: str, function: str, **changes: Any) -> None:
+def add_stage(options: ConfigDict, label: str, function: str, *, after: str = "", **changes: Any) -> None:
     """Appends a stage.
 
     Args:
       options: of a recipe.
       label: what the stage is called in directories and tables; also its field, ``--config.LABEL.field=value``.
       function: a key of `experiments.compress.recipe.table.STAGES`, or ``"module:name"`` of a `Stage`.
+      after: the label of an earlier stage whose network this one gets, so that stages may branch; by default the one
+        right before.
       **changes: of the stage's fields.
 
     Raises:
@@ -62,7 +66,7 @@ def add_stage(options: ConfigDict, label: str, function: str, **changes: Any) ->
     stage = find_stage(label, function)
     check_names([*stage.fields, *changes], stage.fields, f"config.{label}")
     defaults = {name: copy.deepcopy(field.default) for name, field in stage.fields.items()}
-    options[label] = ConfigDict({"function": function, **defaults, **changes})
+    options[label] = ConfigDict({"function": function, "after": after, **defaults, **changes})
     options.stages = (*options.stages, label)
 
 
@@ -98,10 +102,13 @@ def validate_recipe(options: ConfigDict) -> None:
         config = options[label]
         stage = find_stage(label, config.get("function", ""))
         _check_stage(label, config, stage, stages[:number])
+    for pair in options.compare:
+        for label in pair:
+            require(label in stages, "compare", label, f"labels of stages: {', '.join(stages)}")
 
 
 def _check_stage(label: str, config: ConfigDict, stage: Stage, before: tuple[str, ...]) -> None:
-    check_names(config, ["function", *stage.fields], f"config.{label}")
+    check_names(config, ["function", "after", *stage.fields], f"config.{label}")
     for name, field in stage.fields.items():
         check_value(f"{label}.{name}", config[name], field.check)
     if not before and not stage.first:
@@ -109,8 +116,9 @@ def _check_stage(label: str, config: ConfigDict, stage: Stage, before: tuple[str
             f"config.stages begins with {label!r} ({config.function}), which needs a network: begin with 'train', or "
             "with a 'train' whose init_from names a finished run."
         )
-    teacher = config.get("teacher")
-    if isinstance(teacher, str) and teacher not in ("", *before):
-        raise ConfigError(
-            f"config.{label}.teacher is {teacher!r}: give the label of a stage before it: {', '.join(before)}."
-        )
+    for name in ("after", "teacher"):
+        if isinstance(config.get(name), str) and config[name] not in ("", *before):
+            raise ConfigError(
+                f"config.{label}.{name} is {config[name]!r}: give the label of a stage before it: "
+                f"{', '.join(before)}."
+            )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.statistics import interval
+from experiments.report.statistics import interval, paired_gain, verdict
 from experiments.report.tables import markdown_table
 
 _HEAD = ("stage", "function", "metric", "parameters", "nonzero", "FLOPs", "bytes on disk", "KV bytes a token")
@@ -40,11 +40,28 @@ def recipe_text(result: Mapping[str, Any]) -> str:
     ]
     if timed:
         notes.append("Latencies were measured in turns; stages whose arrays have equal shapes share one.")
-    return "\n".join([markdown_table(head, rows), "", *notes])
+    return "\n".join([markdown_table(head, rows), "", *notes, *_compared(options["compare"], stages, text)])
+
+
+def _compared(pairs: Sequence[Sequence[str]], stages: Mapping[str, Any], text: bool) -> list[str]:
+    """How much better the first of each pair of stages is, by the differences between runs of one seed."""
+    if not pairs:
+        return []
+    rows = []
+    for better, worse in pairs:
+        gain = paired_gain(*(_values(stages[label], text) for label in (better, worse)), lower=text)
+        digits = 4 if text else 2
+        width = f" ± {gain.half_width:.{digits}f}" if np.isfinite(gain.half_width) else ""
+        rows.append([better, worse, f"{gain.mean:+.{digits}f}{width}", verdict(gain) if width else ""])
+    return ["", markdown_table(["stage", "against", "gain, paired by seed", ""], rows)]
+
+
+def _values(found: Mapping[str, Sequence[float]], text: bool) -> list[float]:
+    return list(found["bits_per_byte"]) if text else [100 * value for value in found["test_accuracy"]]
 
 
 def _metric(found: Mapping[str, Sequence[float]], text: bool) -> str:
-    values = found["bits_per_byte"] if text else [100 * value for value in found["test_accuracy"]]
+    values = _values(found, text)
     mean = interval(values)
     width = f" ± {mean.half_width:.{4 if text else 2}f}" if len(values) > 1 else ""
     return f"{mean.mean:.{4 if text else 2}f}{width}"

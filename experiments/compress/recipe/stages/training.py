@@ -68,7 +68,8 @@ def _learn_masks(context: Context, network: Network, options: ConfigDict, place:
 def _config(context: Context, network: Network, options: ConfigDict) -> ConfigDict:
     config = copy.deepcopy(context.base).unlock()
     config.steps = options.steps or max(1, context.base.steps // 2)
-    config.schedule_steps, config.warmup_steps, config.decay_steps = config.steps, 0, ()
+    config.schedule_steps, config.decay_steps = config.steps, ()
+    config.warmup_steps = int(options.warmup * config.steps)
     config.learning_rate = options.learning_rate or context.base.learning_rate / 3
     config.begin_step = config.end_step = 0
     config.checkpoint_every = min(config.checkpoint_every, config.steps)
@@ -105,7 +106,11 @@ def _read(sizes: Any, origin: str, shape: tuple[int, ...], classes: int, directo
     return jax.tree.map(jnp.asarray, {"params": params, "batch_stats": stats})
 
 
-_TUNING = {"steps": StageField(0, _STEPS), "learning_rate": StageField(0.0, _RATE)}
+_TUNING = {
+    "steps": StageField(0, _STEPS),
+    "learning_rate": StageField(0.0, _RATE),
+    "warmup": StageField(0.0, _SHARE),  # of the steps, until the rate is whole
+}
 _TEACHING = {
     "weight": StageField(1.0, _SHARE),  # of the logits; the labels have the rest
     "temperature": StageField(1.0, _ABOVE_ZERO),

@@ -124,6 +124,20 @@ def test_a_finished_run_is_not_run_again(finished, monkeypatch):
     assert _run(options, workdir)[0] == result
 
 
+def test_stages_branch_and_are_compared(finished, data_dir, tmp_path):
+    options = _options(data_dir, seeds=2)
+    _set(options, ("dense",))
+    options.dense.init_from = str(finished[1] / "seed_0" / "1_dense" / "training")
+    add_stage(options, "half", "prune", sparsity=0.5, method="magnitude")
+    add_stage(options, "tenth", "prune", after="dense", sparsity=0.1, method="magnitude")
+    options.compare = (("tenth", "half"),)
+    result, out = _run(options, tmp_path / "run")
+    kept = {label: result["stages"][label]["nonzero"][0] for label in options.stages}
+    assert kept["half"] < kept["tenth"] < kept["dense"]  # after "half" no more than half would be left
+    gains = np.subtract(*(result["stages"][label]["test_accuracy"] for label in ("tenth", "half")))
+    assert f"{100 * gains.mean():+.2f} ±" in out
+
+
 OWN = Stage(lambda context, found, options, place: found, {}, first=False)
 NO_STAGE = "nothing"
 
@@ -155,6 +169,8 @@ def _set(options, labels):
         (lambda o: o.units.update(importance="l3"), "config.units.importance is 'l3'"),
         (lambda o: o.units.update(function="structure"), "did you mean 'structured'"),
         (lambda o: o.taught.update(teacher="weights"), "config.taught.teacher is 'weights': give the label"),
+        (lambda o: o.units.update(after="tuned"), "config.units.after is 'tuned': give the label"),
+        (lambda o: o.update(compare=(("dense", "smal"),)), "config.compare is 'smal': give labels"),
         (lambda o: o.base.update(method="gmp"), "config.base.method is 'gmp'"),
         (lambda o: o.update(seeds=0), "config.seeds is 0"),
     ],
