@@ -98,6 +98,19 @@ def magika_logits(params: Params, tokens: jax.Array) -> jax.Array:
       >>> magika_logits(params, jnp.zeros((2, 2048), jnp.int32)).shape
       (2, 214)
     """
+    return magika_features(params, tokens) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def magika_features(params: Params, tokens: jax.Array) -> jax.Array:
+    """What the head reads: embedding, convolution, the largest over positions, normalized.
+
+    Args:
+      params: as of `magika_logits`; the head is not looked at.
+      tokens: likewise.
+
+    Returns:
+      (batch, 512).
+    """
     x = jax.nn.gelu(params["embed"]["embedding"][tokens] + params["embed"]["bias"])
     x = x.reshape(len(tokens), 512, -1)  # four neighbours make one position
     x = _normalized(x, 1) * params["norm_0"]["scale"][:, None] + params["norm_0"]["bias"][:, None]
@@ -105,8 +118,7 @@ def magika_logits(params: Params, tokens: jax.Array) -> jax.Array:
         x, params["conv"]["kernel"], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
     )
     x = jnp.max(jax.nn.gelu(x + params["conv"]["bias"]), axis=1)
-    x = _normalized(x, 1) * params["norm_1"]["scale"] + params["norm_1"]["bias"]
-    return x @ params["head"]["kernel"] + params["head"]["bias"]
+    return _normalized(x, 1) * params["norm_1"]["scale"] + params["norm_1"]["bias"]
 
 
 def _normalized(x: jax.Array, axis: int) -> jax.Array:

@@ -31,6 +31,7 @@ from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.workdir import claim, stored_result
 from experiments.report.tables import terminal_text
+from experiments.search import magika
 from experiments.search.options import validate_search
 from experiments.search.report import compare, search_text
 from sparsejax import search as searching
@@ -45,7 +46,8 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     """Runs the searches that are not finished.
 
     Args:
-      options: made from `experiments.search.options.default_search`.
+      options: made from `experiments.search.options.default_search`; or from
+        `experiments.search.magika.default_magika_search`, for the pretrained network.
       workdir: each seed has a directory below, each search a journal in it.
       console: where to report; standard output by default.
 
@@ -59,6 +61,8 @@ def run(options: ConfigDict, workdir: str, console: Console | None = None) -> di
     """
     started = time.perf_counter()
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    if "pretrained" in options:
+        return magika.run(options, workdir, console)
     validate_search(options)
     with claim(workdir, as_json(options)) as directory:
         result = stored_result(directory)

@@ -1,6 +1,7 @@
 """The options of a study of searchers, with their defaults, and the check that they make sense together."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,10 +61,22 @@ def validate_search(options: ConfigDict) -> None:
     check_names(options, ["base", *_OWN, *FIELDS], "config")
     for name, (_, check) in {**_OWN, **FIELDS}.items():
         check_value(name, options[name], check)
-    for name in options.searchers:
-        choice(name, SEARCHERS, "searchers")
-    named = tuple(options.searchers)
-    require(len(set(named)) == len(named) > 0, "searchers", named, "one or several, each once")
+    require_searchers(options.searchers)
     require(
         not options.base.population, "base.population", options.base.population, "0: seeds= says how many"
     )
+
+
+def require_searchers(names: Sequence[str]) -> None:
+    """Refuses a list of searchers with an unknown one, one twice, or none.
+
+    Args:
+      names: of `SEARCHERS`.
+
+    Raises:
+      ConfigError: as said.
+    """
+    for name in names:
+        choice(name, SEARCHERS, "searchers")
+    named = tuple(names)
+    require(len(set(named)) == len(named) > 0, "searchers", named, "one or several, each once")
