@@ -4,7 +4,8 @@ python -m experiments.compress --config=configs/recipes/width_or_depth.py:gpt --
 python -m experiments.compress --config=configs/recipes/width_or_depth.py:encoder --workdir=runs/width_or_depth_encoder
 
 Two or four of eight blocks go, or as many parameters in width. The same shape drawn anew then trains for as many
-floating point operations as the distillation took, the teacher's forward passes included.
+floating point operations as the distillation took, the teacher's forward passes included. A quarter and a half of the
+attention heads alone are cut too: what they hold of the keys and values of every token goes with them.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from experiments.compress.recipe.options import add_stage, default_recipe
 from experiments.config.checks import choice
 from experiments.config.fields import default_config
 
-DATA = {"gpt": ("python_text", "test[:20%]", 0.005), "encoder": ("python_kinds", "test[:25%]", 0.003)}
+DATA = {"gpt": ("python_text", "test[:5%]", 0.005), "encoder": ("python_kinds", "test[:10%]", 0.003)}
 SHARES = {2: 0.769, 4: 0.538}  # blocks that go -> the share of the parameters that stays
 STEPS = 400
 
@@ -25,7 +26,7 @@ def get_config(name: str = "gpt") -> ConfigDict:
     base.dataset, base.test_split, base.learning_rate = DATA[name]
     base.window, base.batch_size, base.clip_norm = 64, 16, 1.0
     base.model.depth, base.model.width, base.model.mlp_dim = 8, 32, 128
-    base.steps = 2 * STEPS
+    base.steps, base.eval_every = 2 * STEPS, STEPS
     options = default_recipe(base)
     options.seeds = 3
     add_stage(options, "dense", "train")
@@ -43,5 +44,11 @@ def get_config(name: str = "gpt") -> ConfigDict:
             add_stage(options, f"{way}_{size}_scratch", "fine_tune", **scratch)
             pairs.append((f"{way}_{size}_distilled", f"{way}_{size}_scratch"))
         pairs.append((f"width_{size}_distilled", f"depth_{size}_distilled"))
+    for share in (0.25, 0.5):
+        label = f"heads_{1 - share:.0%}".rstrip("%")
+        cut = {"kinds": ("head",), "budget": "channel_ratio", "ratio": share, "importance": "taylor"}
+        add_stage(options, f"{label}_masked", "structured", after="dense", **cut)
+        add_stage(options, label, "shrink")
+        add_stage(options, f"{label}_distilled", "distil", steps=STEPS)
     options.compare = tuple(pairs)
     return options
