@@ -53,6 +53,22 @@ def run_and_keep(model: nnx.Module, x: jax.Array) -> Hidden:
     return Hidden([x, *states], list(probabilities))
 
 
+def blocks_of(model: nnx.Module) -> list[Block]:
+    """The blocks one by one, those of a scan as slices of their arrays.
+
+    Args:
+      model: with the blocks that `add_blocks` added.
+
+    Returns:
+      Modules that hold the model's weights, or copies of their slices.
+    """
+    if not hasattr(model, "blocks"):
+        return [getattr(model, f"block_{number}") for number in range(model.depth)]
+    graphdef, stacked = nnx.split(model.blocks)
+    layers = nnx.to_pure_dict(stacked)
+    return [nnx.merge(graphdef, jax.tree.map(lambda x, n=n: x[n], layers)) for n in range(model.depth)]
+
+
 def check_length(model: str, length: int, context: int) -> None:
     """Refuses more positions than the model has.
 

@@ -133,15 +133,45 @@ class Attention(nnx.Module):
         query, key, value = self.query(x), self.key(x), self.value(x)
         if self.rotary:
             query, key = rotate(query), rotate(key)
+        return self._attend(query, key, value, jnp.tri(x.shape[1], dtype=bool) if self.causal else None)
+
+    def step(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attends from one new position to itself and to those before it, whose keys and values were kept.
+
+        Args:
+          x: (batch, 1, width).
+          keys: (batch, length, kv_heads, head_dim); those from `position` on are not looked at.
+          values: likewise.
+          position: of `x`, a whole number below length.
+
+        Returns:
+          The output like `x`, and the keys and values with those of `x` at `position`.
+        """
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.rotary:
+            query, key = rotate(query, position[None]), rotate(key, position[None])
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
+            for old, new in ((keys, key), (values, value))
+        )
+        out, _ = self._attend(query, keys, values, jnp.arange(keys.shape[1]) <= position)
+        return out, keys, values
+
+    def _attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output, and the probabilities (batch, heads, queries, keys); `seen` broadcasts to the last two."""
         batch, length, heads, head_dim = query.shape
         grouped = query.reshape(batch, length, self.kv_heads, heads // self.kv_heads, head_dim)
         scores = jnp.einsum("btkgd,bskd->bkgts", grouped * head_dim**-0.5, key).astype(jnp.float32)
-        if self.causal:
-            scores = jnp.where(jnp.tri(length, dtype=bool), scores, jnp.finfo(jnp.float32).min)
+        if seen is not None:
+            scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1)
         mixed = jnp.einsum("bkgts,bskd->btkgd", probabilities.astype(value.dtype), value)
         out = self.out(mixed.reshape(batch, length, heads, head_dim))
-        return out, probabilities.reshape(batch, heads, length, length)
+        return out, probabilities.reshape(batch, heads, length, key.shape[1])
 
 
 class FeedForward(nnx.Module):
@@ -247,13 +277,14 @@ def make_norm(sizes: BlockSizes, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNo
     return kind(sizes.width, rngs=rngs)
 
 
-def rotate(x: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, positions: jax.Array | None = None) -> jax.Array:
     """Applies rotary positions: at position t, pair i of features turns by ``t · 10000^(−2i / head_dim)``.
 
     Scores of rotated queries and keys depend on the distance of their positions only.
 
     Args:
       x: queries or keys, (batch, positions, heads, head_dim) with head_dim even.
+      positions: of `x`, whole numbers (positions,); from 0 on when None.
 
     Returns:
       An array like `x`; the angles are computed in float32.
@@ -269,7 +300,8 @@ def rotate(x: jax.Array) -> jax.Array:
     length, half = x.shape[1], x.shape[3] // 2
     # The frequencies are a constant of each layer, and no iota, so that each layer may lose pairs of its own.
     frequencies = (10_000.0 ** (-np.arange(half) / half)).astype(np.float32)
-    angles = (jnp.arange(length)[:, None] * frequencies)[:, None, :]
+    at = jnp.arange(length) if positions is None else positions
+    angles = (at[:, None] * frequencies)[:, None, :]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
