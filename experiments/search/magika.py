@@ -66,8 +66,8 @@ def default_magika_search() -> ConfigDict:
     )
     options.evaluations = 60
     options.draws = 3  # of the calibration files
-    options.calibration_files = 128  # that layers are pruned and rounded on
-    options.search_files = 192  # others, that choices are compared on, without labels
+    options.calibration_files = 64  # that layers are pruned and rounded on
+    options.search_files = 96  # others, that choices are compared on, without labels
     options.test_files = 600  # others still, with labels, that no search was given
     options.most_of_a_kind = 150
     return options
