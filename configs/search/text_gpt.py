@@ -1,4 +1,4 @@
-"""All searchers on a GPT of 8 layers, Python source text: heads and FFN units of 16 groups at 0.75 of the parameters.
+"""All searchers on a GPT of 8 layers, Python source text: heads and FFN units of 16 groups at half of the parameters.
 
 python -m experiments.search --config=configs/search/text_gpt.py --workdir=runs/search_text_gpt
 """
@@ -10,20 +10,20 @@ from experiments.search.options import default_search
 
 
 def get_config() -> ConfigDict:
-    """Eight layers of width 32."""
+    """Eight layers of width 32. At 300 steps and 0.75 nothing is told apart: half-trained layers are hardly used."""
     base = default_config("gpt")
     base.dataset = "python_text"
-    base.test_split = "test[:20%]"
+    base.test_split = "test[:5%]"
     base.window = 64
     base.batch_size = 16
     base.model.depth, base.model.width, base.model.mlp_dim = 8, 32, 128
-    base.steps = 300
+    base.steps = 1500
     base.checkpoint_every = 0
     base.learning_rate = 0.005
     base.clip_norm = 1.0
     options = default_search(base)
     options.importance = "taylor"
     options.kinds = ("neuron", "head")
-    options.resource, options.share = "parameters", 0.75
+    options.resource, options.share = "parameters", 0.5
     options.evaluations, options.batches = 100, 2
     return options
