@@ -12,7 +12,8 @@ import numpy as np
 from sparsejax.errors import FileError, QuantizationError
 from sparsejax.export import safetensors
 from sparsejax.export.layouts import pack_bits
-from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized, require_scales
+from sparsejax.parametrizations.check_quantized import check_quantized
+from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized
 
 FORMATS = ("pack-quantized", "int-quantized")
 #: Bits, strategy, group size and symmetry: what one group of the configuration says.
@@ -128,7 +129,7 @@ def _check(format: str) -> None:
 
 
 def _scheme(name: str, leaf: QuantizedTensor, format: str) -> _Scheme:
-    require_scales(name, leaf.scale, leaf.bits)
+    check_quantized(name, leaf)
     if len(leaf.shape) != 2:
         raise QuantizationError(f"{name!r} {leaf.shape}: the format has matrices (outputs, inputs) alone.")
     outputs, inputs = leaf.shape
@@ -256,23 +257,24 @@ def save_compressed_tensors(
       The bytes of ``model.safetensors``.
 
     Raises:
-      FileError, QuantizationError: as `compressed_tensors`; a disk that refuses.
+      FileError, QuantizationError: as `compressed_tensors`; a config that JSON does not hold; a disk that refuses.
     """
     arrays, quantization = compressed_tensors(weights, format=format, ignore=ignore)
     place = pathlib.Path(folder)
     if place.exists() and not place.is_dir():
         raise FileError(f"{place} is a file; give a folder.")
+    try:  # before anything is written
+        text = json.dumps({**config, "quantization_config": quantization}, indent=2)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"config does not go into config.json: {error}.") from error
     writer = safetensors.Writer(place / "model.safetensors")
     try:
         for name, array in arrays.items():
-            if jnp.issubdtype(array.dtype, jnp.floating) and not np.all(
-                np.isfinite(array.astype(np.float64))
-            ):
+            if jnp.issubdtype(array.dtype, jnp.floating) and not np.all(np.isfinite(array)):
                 raise FileError(f"{name!r} {array.shape} has entries that are not finite.")
             writer.add(name, array)
         size = writer.finish({"format": "pt"})
     finally:
         writer.close()
-    text = json.dumps({**config, "quantization_config": quantization}, indent=2)
     safetensors.write_bytes(place / "config.json", f"{text}\n".encode())
     return size

@@ -93,9 +93,14 @@ def kept_places(
 
     Returns:
       bool, of that shape.
+
+    Raises:
+      ValueError: an unknown kind, or no index where the kind has one.
     """
-    if kind == "dense" or index is None:
+    if kind == "dense":
         return np.ones(shape, bool)
+    if kind not in ("bitmask", "n:m", "blocks") or index is None:
+        raise ValueError(f"layout {kind!r} {'without' if index is None else 'with'} an index")
     if kind == "n:m":
         n, m, axis = facts["n"], facts["m"], facts["axis"]
         moved = (*shape[:axis], *shape[axis + 1 :], shape[axis])

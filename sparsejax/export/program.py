@@ -9,13 +9,17 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from sparsejax.errors import FileError, TracingError
+from sparsejax.errors import FileError, SparsejaxError, TracingError
 from sparsejax.export import safetensors
 from sparsejax.parametrizations.integer_grid import dequantize, is_quantized
+from sparsejax.params.check_values import require_callable
 from sparsejax.params.paths import require_arrays
 from sparsejax.typing import Params
 
 _BATCH = "batch"
+#: What JAX calls the platforms that it lowers for.
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_NOT_TRACED = (TypeError, ValueError, jax.errors.InconclusiveDimensionOperation)
 
 
 def export_program(
@@ -46,9 +50,9 @@ def export_program(
       The bytes of the file.
 
     Raises:
-      TracingError: the function does not trace with an unknown batch size.
-      FileError: the path is a folder, or the disk refuses (a file that was there stays); the package flatbuffers,
-        in which JAX writes programs, is absent.
+      TracingError: the function does not trace on such inputs, or not with an unknown batch size.
+      FileError: the path is a folder, or the disk refuses (a file that was there stays); a platform that JAX does not
+        know; the package flatbuffers, in which JAX writes programs, is absent.
       ParamsError: parameters without numbers.
 
     Example (not run here, since it needs flatbuffers)::
@@ -59,26 +63,55 @@ def export_program(
     place = pathlib.Path(path)
     if place.is_dir():
         raise FileError(f"{place} is a folder; give the path of a file in it.")
+    _check_platforms(platforms)
+    require_callable(fn, "fn", "fn(params, *inputs)", TracingError)
     require_arrays(
         jax.tree.map(lambda x: x.values if is_quantized(x) else x, params, is_leaf=is_quantized),
         "export_program writes the parameters",
     )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    specs = jax.tree.map(_fixed, arguments)
+    program = jax.jit(lambda *inputs: fn(dequantize(params), *inputs))
+    specs = _traced(program, arguments)
     if symbolic_batch:
         specs = _with_batch(specs)
-    program = jax.jit(lambda *inputs: fn(dequantize(params), *inputs))
     try:
         made = bytes(jax_export.export(program, platforms=platforms)(*specs).serialize())
-    except jax.errors.InconclusiveDimensionOperation as error:
+    except _NOT_TRACED as error:  # with the sizes of `inputs` it did trace
+        if not symbolic_batch or isinstance(error, SparsejaxError):
+            raise
         raise TracingError(
-            f"The function computes with the batch size in Python ({str(error).splitlines()[0]}). Write it without, or "
-            "pass symbolic_batch=False and inputs of the size you need."
+            f"The function computes with the batch size in Python ({_first_line(error)}). Write it without, or pass "
+            "symbolic_batch=False and inputs of the size you need."
         ) from error
     except ImportError as error:
         raise FileError("Writing programs needs the package flatbuffers: pip install flatbuffers") from error
     safetensors.write_bytes(place, made)
     return len(made)
+
+
+def _check_platforms(platforms: Sequence[str] | None) -> None:
+    if isinstance(platforms, str):
+        raise FileError(f"platforms={platforms!r} is a text; give a tuple, ({platforms!r},).")
+    for name in platforms or ():
+        if name not in (*_PLATFORMS, jax_export.default_export_platform()):
+            raise FileError(f"platforms has {name!r}; there are: {', '.join(_PLATFORMS)}.")
+
+
+def _traced(program: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shapes of the arguments, on which the function traces."""
+    try:
+        specs = jax.tree.map(_fixed, arguments)
+        jax.eval_shape(program, *specs)
+    except SparsejaxError:
+        raise
+    except _NOT_TRACED as error:
+        shapes = jax.tree.map(np.shape, arguments)
+        raise TracingError(f"The function does not trace on inputs {shapes}: {_first_line(error)}") from error
+    return specs
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _fixed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,5 +1,6 @@
 """Files of sparse and quantized weights: safetensors whose manifest says how each tensor is encoded."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 
 from sparsejax.errors import FileError
 from sparsejax.export import safetensors
+from sparsejax.export.named_arrays import as_tree
 from sparsejax.export.tensor_encoding import compressor, read_places, read_tensor, stored_name, write_tensor
 from sparsejax.masks.mask_trees import validate
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, is_quantized
@@ -104,7 +106,7 @@ def save(
         folder, a disk that is full. A file that was there before stays.
       MaskError: masks that do not fit.
       ParamsError: a weight that is off its mask and not zero; leaves that are no arrays.
-      QuantizationError: scales that are not positive.
+      QuantizationError: a `QuantizedTensor` whose parts do not belong together, or stand for no finite weights.
 
     Example:
       >>> import tempfile
@@ -166,44 +168,66 @@ def summarize_file(path: str | os.PathLike[str]) -> FileSummary:
     reader.close()
     tensors, dense = [], 0
     for name, entry in manifest.items():
-        own, size = safetensors.DTYPES[entry["dtype"]], int(np.prod(entry["shape"]))
-        parts = [reader.parts[stored_name(name, part, entry)] for part in entry["parts"]]
-        dense += size * (4 if jnp.issubdtype(own, jnp.floating) else own.itemsize)
-        tensors.append(
-            TensorSummary(
-                path=name,
-                shape=tuple(entry["shape"]),
-                dtype=entry["dtype"],
-                layout=entry["layout"],
-                bits=entry.get("bits", 8 * own.itemsize),
-                sparsity=1 - entry["kept"] / size if size else 0.0,
-                bytes=sum(part.end - part.begin for part in parts),
+        with _decoding(reader, name):
+            own, size = safetensors.DTYPES[entry["dtype"]], int(np.prod(entry["shape"]))
+            parts = [reader.parts[stored_name(name, part, entry)] for part in entry["parts"]]
+            dense += size * (4 if jnp.issubdtype(own, jnp.floating) else own.itemsize)
+            tensors.append(
+                TensorSummary(
+                    path=name,
+                    shape=tuple(map(int, entry["shape"])),
+                    dtype=entry["dtype"],
+                    layout=str(entry["layout"]),
+                    bits=int(entry.get("bits", 8 * own.itemsize)),
+                    sparsity=1 - entry["kept"] / size if size else 0.0,
+                    bytes=sum(part.end - part.begin for part in parts),
+                )
             )
-        )
     return FileSummary(pathlib.Path(path).stat().st_size, dense, tuple(tensors))
+
+
+#: What a manifest or an array that is not as `save` writes it runs into.
+_NONSENSE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, zlib.error)
 
 
 def _open(path: str | os.PathLike[str]) -> tuple[safetensors.Reader, dict[str, Any]]:
     reader = safetensors.Reader(path)
     try:
-        found = json.loads(reader.metadata[_KEY])
-        version, manifest = found["version"], found["tensors"]
-        expected = {
-            stored_name(name, part, entry) for name, entry in manifest.items() for part in entry["parts"]
-        }
-    except (KeyError, ValueError, TypeError) as error:
+        return reader, _manifest(reader)
+    except BaseException:
         reader.close()
+        raise
+
+
+def _manifest(reader: safetensors.Reader) -> dict[str, Any]:
+    try:
+        found = json.loads(reader.metadata[_KEY])
+        version = found["version"]
+        if version == VERSION:  # what another one holds beside is not known
+            manifest = dict(found["tensors"])
+            expected = {
+                stored_name(name, part, entry) for name, entry in manifest.items() for part in entry["parts"]
+            }
+    except _NONSENSE as error:
         raise safetensors.damaged(reader.path, f"its manifest does not read ({error})") from error
     if version != VERSION:
-        reader.close()
         raise FileError(
             f"{reader.path} is of version {version}; this sparsejax reads version {VERSION}. Read it with the one that "
             "wrote it, and save it anew."
         )
     if expected != set(reader.parts):
-        reader.close()
         raise safetensors.damaged(reader.path, "its manifest and its arrays do not fit")
-    return reader, manifest
+    return manifest
+
+
+@contextlib.contextmanager
+def _decoding(reader: safetensors.Reader, name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileError:  # says already what it is
+        raise
+    except _NONSENSE as error:
+        raise safetensors.damaged(reader.path, f"{name!r} does not decode ({error})") from error
 
 
 def read_tensors(
@@ -224,10 +248,9 @@ def read_tensors(
     reader, manifest = _open(path)
     try:
         for name, entry in manifest.items():
-            try:
-                yield name, read_tensor(reader, name, entry, dequantized)
-            except (KeyError, ValueError, TypeError, zlib.error) as error:
-                raise safetensors.damaged(reader.path, f"{name!r} does not decode ({error})") from error
+            with _decoding(reader, name):
+                found = read_tensor(reader, name, entry, dequantized)
+            yield name, found
     finally:
         reader.close()
 
@@ -244,7 +267,8 @@ def load(path: str | os.PathLike[str], like: Params | None = None, *, dequantize
       The parameters, as NumPy arrays.
 
     Raises:
-      FileError: damage, truncation, another version, or other parameters than those of `like`.
+      FileError: damage, truncation, another version, other parameters than those of `like`, or paths that no nested
+        dict says ("a" and "a/b").
 
     Example:
       >>> import tempfile
@@ -253,7 +277,7 @@ def load(path: str | os.PathLike[str], like: Params | None = None, *, dequantize
       ...     load(f"{folder}/a")["layer"]["w"].tolist()
       [1.0, 1.0]
     """
-    return _as_tree(path, dict(read_tensors(path, dequantized=dequantized)), like)
+    return as_tree(path, dict(read_tensors(path, dequantized=dequantized)), like)
 
 
 def load_masks(path: str | os.PathLike[str], like: Params | None = None) -> MaskTree:
@@ -273,37 +297,13 @@ def load_masks(path: str | os.PathLike[str], like: Params | None = None) -> Mask
     try:
         found = {}
         for name, entry in manifest.items():
-            try:
+            with _decoding(reader, name):
                 if entry["layout"] == "dense":
                     found[name] = np.asarray(True)
                 elif entry["mask"]:
                     found[name] = read_places(reader, name, entry)
                 else:
                     found[name] = np.asarray(read_tensor(reader, name, entry, True) != 0)
-            except (KeyError, ValueError, TypeError, zlib.error) as error:
-                raise safetensors.damaged(reader.path, f"{name!r} does not decode ({error})") from error
     finally:
         reader.close()
-    return _as_tree(path, found, like, shapes=False)
-
-
-def _as_tree(
-    path: str | os.PathLike[str], found: dict[str, Any], like: Params | None, shapes: bool = True
-) -> Params:
-    if like is None:
-        tree: dict[str, Any] = {}
-        for name, leaf in found.items():
-            *above, last = name.split("/")
-            inside = tree
-            for key in above:
-                inside = inside.setdefault(key, {})
-            inside[last] = leaf
-        return tree
-    paths, leaves, treedef = flatten_with_paths(like)
-    wanted = {p: np.shape(x) for p, x in zip(paths, leaves, strict=True) if not is_masked_node(x)}
-    for name in sorted(set(wanted) ^ set(found)):
-        raise FileError(f"{path}: {name!r} is only in {'the file' if name in found else 'like='}.")
-    for name, shape in wanted.items():
-        if shapes and tuple(found[name].shape) != shape:
-            raise FileError(f"{path}: {name!r} is {tuple(found[name].shape)}, and {shape} in like=.")
-    return jax.tree.unflatten(treedef, [found.get(p, x) for p, x in zip(paths, leaves, strict=True)])
+    return as_tree(path, found, like, scalars=True)

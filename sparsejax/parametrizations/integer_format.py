@@ -186,6 +186,7 @@ def formatted_layers(
         if chosen and own is not None:
             _check_leaf(path, leaf)
             shape = tuple(np.shape(leaf))
+            own = own._replace(bits=int(own.bits))  # NumPy's numbers are not what a file's header takes
             layer = FormattedLayer(index, path, shape, roles.get(path) or flax_axes(path, shape), own)
             _ = layer.scale_shape  # refused here, before anything is computed
             layers.append(layer)

@@ -83,8 +83,9 @@ def dequantize(params: Params) -> Params:
 
 
 def in_runs(array: Array, scales: tuple[int, ...]) -> Array:
-    """Cuts each axis in runs that share a scale: (n₀, r₀, n₁, r₁, …)."""
-    return array.reshape(sum(((n, size // n) for size, n in zip(array.shape, scales, strict=True)), ()))
+    """Cuts each axis in runs that share a scale: (n₀, r₀, n₁, r₁, …); an axis of nothing has runs of one."""
+    runs = ((n, size // n if n else 1) for size, n in zip(array.shape, scales, strict=True))
+    return array.reshape(sum(runs, ()))
 
 
 def between_runs(scale: Array) -> Array:
@@ -274,19 +275,21 @@ def _all_positive(scale: Array) -> Array:
     return jnp.all((scale > 0) & jnp.isfinite(scale))
 
 
-def require_scales(path: str, scale: Array, bits: int) -> None:
+def require_scales(path: str, scale: Array | np.ndarray) -> None:
     """Refuses scales that are zero, negative or not finite.
 
     Args:
       path: for the error.
       scale: the scales.
-      bits: 2 to 8.
 
     Raises:
       QuantizationError: one is.
     """
-    IntegerFormat(bits)
-    if not bool(_all_positive(scale)):
+    # NumPy's are looked at there: a program for each shape takes longer.
+    positive = (
+        np.all((scale > 0) & np.isfinite(scale)) if isinstance(scale, np.ndarray) else _all_positive(scale)
+    )
+    if not bool(positive):
         raise QuantizationError(
             f"{path!r}: a scale of {np.shape(scale)} is zero, negative or not finite; where all weights are zero use 1."
         )

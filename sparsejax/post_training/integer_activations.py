@@ -40,6 +40,9 @@ def integer_products(fn: Callable[..., Any], ranges: Mapping[str, float] | None 
     Dynamic, without `ranges`: s_x = max|x| / 127 over what one product sums, so a scale for each token (row). Static,
     with them: s_x = range / 127, one number a layer, from `activation_ranges`; nothing is searched for at run time.
 
+    Inputs that are not finite give outputs that are not with dynamic scales; with static ones they are clipped like
+    all that is too large, and NaN becomes some number.
+
     Only products whose weight is a parameter itself (or its cast) with no scale along what is summed are done so:
     "channel" and "tensor", not groups. Everything else computes with the dequantized weights: convolutions (XLA on CPU
     has no fast one of integers), groups, and what lies inside `scan`, `while` and `cond`.
@@ -66,7 +69,7 @@ def integer_products(fn: Callable[..., Any], ranges: Mapping[str, float] | None 
     section 4.1.
     """
     for path, value in (ranges or {}).items():
-        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+        if not (_is_number(value) and np.isfinite(value) and value > 0):
             raise QuantizationError(f"ranges[{path!r}] is {value!r}; give a positive number.")
 
     def product(path: str, x: Array, tensor: QuantizedTensor, eqn: core.JaxprEqn, side: int) -> Array:
@@ -112,7 +115,7 @@ def activation_ranges(
     Source: Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation", arXiv
     2004.09602, section 5.2 (percentile calibration).
     """
-    if not 0 < percentile <= 100:
+    if not (_is_number(percentile) and 0 < percentile <= 100):
         raise CalibrationError(f"percentile={percentile!r}; give a number in (0, 100], such as 99.99.")
     dense = dequantize(params)
     checked = _checked(fn, dense, batches)
@@ -131,6 +134,10 @@ def activation_ranges(
         if not np.isfinite(size):
             raise CalibrationError(f"The inputs of {path!r} are not finite on a calibration batch.")
     return {path: size if size > 0 else 1.0 for path, size in ranges.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
 def _checked(fn: Callable[..., Any], params: Params, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
@@ -228,7 +235,7 @@ def _integer_product(
     wide = x.astype(jnp.float32)
     if limit is None:
         largest = jnp.max(jnp.abs(wide), axis=summed, keepdims=True)
-        scale = jnp.where(largest > 0, largest, _HIGHEST) / _HIGHEST
+        scale = jnp.where(largest == 0, _HIGHEST, largest) / _HIGHEST  # NaN stays NaN
     else:
         scale = jnp.full((1,) * x.ndim, limit / _HIGHEST, jnp.float32)
     steps = jnp.clip(jnp.round(wide / scale), -_HIGHEST, _HIGHEST).astype(jnp.int8)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.masks.mask_trees import apply_masks, validate
 from sparsejax.parametrizations.integer_format import IntegerFormat, formatted_layers
@@ -69,6 +70,7 @@ def quantize(
         params = apply_masks(params, masks)
     _, leaves, treedef = flatten_with_paths(params)
     for layer in layers:
-        leaf = jnp.asarray(leaves[layer.index])
+        with np.errstate(over="ignore"):  # of float64: what does not fit is refused below
+            leaf = jnp.asarray(leaves[layer.index])
         leaves[layer.index] = quantize_array(layer.path, leaf, layer.scale_shape, layer.format)
     return jax.tree.unflatten(treedef, leaves)

@@ -91,6 +91,9 @@ def test_a_folder_is_written_whole(tmp_path):
     with pytest.raises(FileError, match="not finite"):
         save_compressed_tensors(tmp_path / "n", {"a.weight": quantized(), "b": np.array([np.nan])}, {})
     assert not (tmp_path / "n" / "model.safetensors").exists()
+    with pytest.raises(FileError, match=r"config does not go into config\.json: .*float32"):
+        save_compressed_tensors(tmp_path / "j", {"a.weight": quantized()}, {"scale": np.float32(1)})
+    assert not (tmp_path / "j").exists()
 
 
 def as_torch(array):

@@ -75,6 +75,38 @@ def test_a_fixed_batch_serves_functions_that_compute_with_it(tmp_path):
     assert program.call(np.ones((4, 64), np.float32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("own", "options", "error", "text"),
+    [
+        (lambda p, x: fn(p, x + jnp.ones((4, 64))), {}, TracingError, "batch size in Python"),
+        (lambda p, x: sum(fn(p, x[i]) for i in range(x.shape[0])), {}, TracingError, "symbolic_batch=False"),
+        (lambda p, x: fn(p, x) if x.shape[0] > 3 else x, {}, TracingError, "batch size in Python"),
+        (
+            lambda p, x: fn(p, x) if x.sum() > 0 else x,
+            {},
+            TracingError,
+            r"does not trace on inputs \(\(4, 64\),\)",
+        ),
+        (lambda p, x: fn(p, x[:, :63]), {}, TracingError, "does not trace on inputs"),
+        (lambda p, x, y: x, {}, TracingError, "does not trace on inputs"),
+        ("text", {}, TracingError, "fn is the text 'text'"),
+        (fn, {"platforms": "cpu"}, FileError, r"give a tuple, \('cpu',\)"),
+        (fn, {"platforms": ("cpu", "gpu")}, FileError, "'gpu'; there are: cpu, cuda, rocm, tpu"),
+    ],
+)
+def test_functions_and_platforms_that_make_no_program_are_refused(tmp_path, own, options, error, text):
+    with pytest.raises(error, match=text):
+        export_program(own, PARAMS, jnp.ones((4, 64)), tmp_path / "m", **options)
+    assert not os.listdir(tmp_path)
+
+
+def test_one_program_for_several_platforms(tmp_path):
+    pytest.importorskip("flatbuffers")
+    export_program(fn, PARAMS, jnp.ones((4, 64)), tmp_path / "m", platforms=("cpu", "cuda", "tpu"))
+    program = jax.export.deserialize(bytearray((tmp_path / "m").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="folder"):
         export_program(fn, PARAMS, jnp.ones((4, 64)), tmp_path)

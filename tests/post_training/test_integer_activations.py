@@ -151,9 +151,22 @@ def test_inputs_of_zero_and_bfloat16():
     assert not np.any(out)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_token_that_is_not_finite_says_so_and_others_are_as_before(bad):
+    fn = integer_products(lambda p, x: x @ p["w"])
+    q, x = quantize({"w": arrays(16, 4)}, 8), arrays(3, 16)
+    out = fn(q, x.at[1, 5].set(bad))
+    assert not np.any(np.isfinite(out[1]))
+    np.testing.assert_array_equal(out[::2], fn(q, x)[::2])
+
+
 def test_what_does_not_fit_is_refused():
     fn = lambda p, x: x @ p["w"]  # noqa: E731
     q = quantize({"w": arrays(16, 4)}, 8)
+    with pytest.raises(QuantizationError, match="'much'; give a positive number"):
+        integer_products(fn, {"w": "much"})
+    with pytest.raises(CalibrationError, match="percentile='99'"):
+        activation_ranges(fn, q, [jnp.ones((2, 16))], percentile="99")
     with pytest.raises(QuantizationError, match="positive"):
         integer_products(fn, {"w": 0.0})
     with pytest.raises(QuantizationError, match="None of the parameters"):

@@ -368,6 +368,24 @@ def test_all_zero_and_one_weight():
     assert abs(float(one.dequantize()[0, 0]) + 0.3) < 0.003
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", 4])
+def test_a_layer_without_weights_passes(shape, granularity):
+    found = quantize({"w": jnp.zeros(shape)}, 4, granularity)["w"]
+    assert found.values.shape == found.dequantize().shape == shape
+
+
+def test_numbers_of_numpy_are_bits_and_sizes_too():
+    found = quantize({"w": weights()}, np.int64(4), np.int64(32))["w"]
+    assert type(found.bits) is int
+    np.testing.assert_array_equal(found.values, quantize({"w": weights()}, 4, 32)["w"].values)
+
+
+def test_float64_weights_beyond_float32_are_refused_without_a_warning():
+    with pytest.raises(QuantizationError, match="not finite in float32"):
+        quantize({"w": np.full((4, 4), 1e300)})
+
+
 def test_experts_that_are_gathered_token_by_token_are_named_and_may_be_left_out():
     params = {"router": {"kernel": normal(6, 3)}, "experts": {"kernel": normal(3, 6, 4)}}
 

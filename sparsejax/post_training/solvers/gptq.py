@@ -160,7 +160,7 @@ def _columns(
             f"Scales {np.shape(scale)} and zero points {np.shape(zero_point)} do not broadcast to weights "
             f"{weights.shape}."
         ) from error
-    require_scales("weights", full[0], bits)
+    require_scales("weights", full[0])
     return Columns(weights.T, *full, allowed.T)
 
 
