@@ -368,8 +368,8 @@ def test_all_zero_and_one_weight():
     assert abs(float(one.dequantize()[0, 0]) + 0.3) < 0.003
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
-@pytest.mark.parametrize("granularity", ["tensor", "channel", 4])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+@pytest.mark.parametrize("granularity", ["channel", 4])
 def test_a_layer_without_weights_passes(shape, granularity):
     found = quantize({"w": jnp.zeros(shape)}, 4, granularity)["w"]
     assert found.values.shape == found.dequantize().shape == shape

@@ -1,6 +1,8 @@
 """The stages that end a recipe: the file is what is counted, measured and gone on with; masks hold."""
 
 import io
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from rich.console import Console
 from experiments.compress import command as compress
 from experiments.compress.recipe import network
 from experiments.compress.recipe.options import add_stage, default_recipe, validate_recipe
+from experiments.compress.recipe.table import STAGES
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from sparsejax import export
@@ -49,6 +52,30 @@ def test_the_file_is_counted_measured_and_gone_on_with(tmp_path, data_dir):
     for mask, leaf in zip(*map(jax.tree.leaves, (pruned.masks, last.variables["params"])), strict=True):
         assert not np.any(np.asarray(leaf)[~np.broadcast_to(mask, leaf.shape)])
     assert {t.bits for t in export.summarize_file(file / "model.safetensors").tensors} == {4, 32}
+
+
+def test_a_network_that_was_not_quantized_is_exported_as_a_program_too(tmp_path, data_dir):
+    pytest.importorskip("flatbuffers")
+    options = _options(data_dir)
+    options.stages = ("dense", "file")
+    del options.weights, options.integers
+    options.base.steps, options.file.program, options.latency_batch = 30, True, 4
+    compress.run(options, str(tmp_path), Console(file=io.StringIO(), width=200))
+    (place,) = tmp_path.glob("**/2_file")
+    whole = network.load_network(place)
+    assert {t.bits for t in export.summarize_file(place / "model.safetensors").tensors} == {32}
+    program = jax.export.deserialize(bytearray((place / "model.stablehlo").read_bytes()))
+    x = np.random.default_rng(0).normal(size=(4, *whole.input_shape)).astype(np.float32)
+    found, expected = program.call(x), whole.function()(whole.variables, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_page_names_every_stage():
+    page = (pathlib.Path(__file__).parents[4] / "docs" / "search.md").read_text(encoding="utf-8")
+    table = page.split("| function | what it does |")[1].split("\n\n")[0].strip()
+    firsts = [line.split("|")[1] for line in table.splitlines()]
+    named = {name for cell in firsts for name in re.findall(r"`(\w+)`", cell)}
+    assert named == set(STAGES)
 
 
 @pytest.mark.parametrize(
