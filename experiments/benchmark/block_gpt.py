@@ -1,4 +1,7 @@
-"""Steps of configs/text_gpt_block_rigl.py dense, masked and in live blocks, in turn, and what each keeps in memory."""
+"""Steps of configs/text_gpt_block_rigl.py dense, masked and in live blocks, in turn, and what each keeps in memory.
+
+Live blocks at a second, lower sparsity tell from which one they pay.
+"""
 
 import time
 
@@ -10,9 +13,12 @@ from configs import text_gpt_block_rigl
 from experiments.benchmark.bar import Line
 from experiments.benchmark.harness import Row, interval
 from experiments.benchmark.kernels_training import start_form
+from experiments.report.break_even import crossing
 
 #: Steps of a chunk, one mask update in each; chunks that are timed after the first of each form.
 CHUNK, CHUNKS = 20, 3
+#: The form that is run once more, and at which sparsity: its time is about linear in the live blocks.
+AGAIN, LOWER = "blocks", 0.5
 
 
 def run(quick: bool) -> list[Row]:
@@ -24,10 +30,14 @@ def run(quick: bool) -> list[Row]:
     Returns:
       A row a form: ``median_ms`` a step; ``speedup`` over dense, the median over the rounds, with what all rounds
       span; the same of the CPU time, which other jobs on the machine disturb less; ``relative_memory`` of parameters
-      and optimizer state.
+      and optimizer state; of blocks the ``break_even`` sparsity, linear between the two.
     """
     chunk = 2 if quick else CHUNK
-    forms = {name: start_form(make_config(name, quick), chunk) for name in text_gpt_block_rigl.FORMS}
+    configs = {name: make_config(name, quick) for name in text_gpt_block_rigl.FORMS}
+    lower = f"{AGAIN}, {LOWER if not quick else LOWER / 2:.0%}"
+    configs[lower] = make_config(AGAIN, quick)
+    configs[lower].sparsity = LOWER / 2 if quick else LOWER
+    forms = {name: start_form(config, chunk) for name, config in configs.items()}
     clocks = {"": time.perf_counter, "cpu_": time.process_time}
     times: dict[str, dict[str, list[float]]] = {name: {key: [] for key in clocks} for name in forms}
     losses: dict[str, float] = {}
@@ -52,6 +62,10 @@ def run(quick: bool) -> list[Row]:
         rows.append(
             row | {"relative_memory": memory, "loss": round(losses[name], 3), "steps": chunk * CHUNKS}
         )
+    line = [(configs[row["case"]].sparsity, row["speedup"]) for row in rows if row["case"] in (lower, AGAIN)]
+    for row in rows:
+        if row["case"] in (lower, AGAIN):
+            row["break_even"] = crossing(sorted(line))
     return rows
 
 

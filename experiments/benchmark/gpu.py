@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from experiments.benchmark import harness, kernels_gpu, models, reparametrize, selection, shrink, step
 from experiments.benchmark.harness import Row
-from experiments.report.break_even import break_even
+from experiments.report.break_even import crossing
 
 #: Seconds after which a part begins no further case; the longest case takes about 15 more.
 BUDGET = 160.0
@@ -175,10 +175,7 @@ def _with_break_even(rows: list[Row]) -> list[Row]:
         if row["case"].startswith("dense") or len(line) < 2 or "speedup" not in row:
             found.append(row)
             continue
-        at = break_even(*zip(*line, strict=True))
-        below = "below " if line[0][1] >= 1.0 else ""
-        said = f"dense wins up to {line[-1][0]:.0%}" if at is None else f"{below}{at:.0%}"
-        found.append({**row, "break_even": said})
+        found.append({**row, "break_even": crossing(line)})
     return found
 
 

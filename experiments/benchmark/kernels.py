@@ -5,18 +5,20 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 from experiments.benchmark import kernels_training
 from experiments.benchmark.harness import Jitted, Row, interleaved, write_json
 from experiments.benchmark.peer_process import PEER_PYTHON, PeerError
-from experiments.report.break_even import break_even
+from experiments.report.break_even import crossing
 from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_fan_in, pack_n_m
+from sparsejax.kernels.cost_model import FORMS
 
 
 class Size(NamedTuple):
@@ -59,7 +61,9 @@ def _sizes(quick: bool) -> list[Size]:
 
 
 def _gradient_sizes(quick: bool) -> list[Size]:
-    return [Size(64, 16, 8, 0.75)] if quick else [Size(1024, 128, 256, 0.9), Size(4096, 128, 256, 0.9)]
+    if quick:
+        return [Size(64, 16, 8, s) for s in (0.5, 0.75)]
+    return [Size(width, 128, 256, s) for width in (1024, 4096) for s in (0.75, 0.9, 0.95)]
 
 
 def products(size: Size, quick: bool) -> list[Row]:
@@ -78,8 +82,14 @@ def products(size: Size, quick: bool) -> list[Row]:
         cases["n_m"] = Jitted(call, x, pack_n_m(strided, round(4 * (1 - size.sparsity)), 4))
     if size.rows <= 8:
         cases["bitmap"] = Jitted(call, x, pack_bitmap(dense))
+    # What a product with masked weights costs where nothing is packed, and JAX's own list of single weights.
+    cases["masked dense"] = Jitted(lambda x, w, mask: x @ (w * mask), x, _normal(dense.shape, 0), dense != 0)
+    once = []
+    if size.width <= 1024:  # more would take longer than all the rest
+        cases["BCOO"] = Jitted(call, x, BCOO.fromdense(dense))
+        once = ["BCOO"] if size.rows > 8 else []
     _check(cases, np.asarray(x, np.float64) @ np.asarray(dense, np.float64))
-    return _beside_best(cases, size, "product", quick)
+    return _beside_best(cases, size, "product", quick, once)
 
 
 def gradients(size: Size, quick: bool) -> list[Row]:
@@ -122,18 +132,10 @@ def break_evens(rows: list[Row]) -> list[Row]:
                 "case": f"{case}: break-even",
                 "width": width,
                 "rows": count,
-                "break_even": _crossing(line),
+                "break_even": crossing(line),
             }
         )
     return found
-
-
-def _crossing(line: list[tuple[float, float]]) -> str:
-    sparsities, speedups = zip(*line, strict=True)
-    at = break_even(sparsities, speedups)
-    if at is None:
-        return f"dense wins up to {sparsities[-1]:.0%}"
-    return f"below {at:.0%}" if speedups[0] >= 1.0 else f"{at:.0%}"
 
 
 def points(rows: list[Row]) -> list[dict[str, Any]]:
@@ -143,7 +145,7 @@ def points(rows: list[Row]) -> list[dict[str, Any]]:
         for row in rows
         if row.get("what") == "product" and row["width"] in (64, 1024) and "speedup" in row
     ]
-    forms = [row for row in chosen if not row["case"].startswith("dense")]
+    forms = [row for row in chosen if row["case"] in FORMS and row["case"] != "dense"]
     return [
         {
             "form": row["case"],
@@ -179,8 +181,12 @@ def write_points(rows: str, points_file: str) -> None:
     write_json(points_file, found)
 
 
-def _beside_best(cases: dict[str, Any], size: Size, what: str, quick: bool) -> list[Row]:
-    rows = interleaved(cases, "dense", repeats=3 if quick else 15, min_seconds=0.0 if quick else 1.0)
+def _beside_best(
+    cases: dict[str, Any], size: Size, what: str, quick: bool, once: Collection[str] = ()
+) -> list[Row]:
+    rows = interleaved(
+        cases, "dense", repeats=3 if quick else 15, min_seconds=0.0 if quick else 1.0, once=once
+    )
     best = min(row["ratio"] for row in rows if row["case"].startswith("dense"))
     for row in rows:
         row["what"] = what

@@ -25,3 +25,23 @@ def break_even(sparsities: Sequence[float], speedups: Sequence[float]) -> float 
         if faster <= 1.0:
             return s + (later - s) * (time - 1.0) / (time - faster)
     return None
+
+
+def crossing(line: Sequence[tuple[float, float]]) -> str:
+    """The break-even of a table's column, in words where it was not met.
+
+    Args:
+      line: sparsities, rising, and their speed-ups.
+
+    Returns:
+      A percentage, "below" the first sparsity, or that dense wins.
+
+    Example:
+      >>> crossing([(0.5, 0.5), (0.9, 2.0)]), crossing([(0.5, 1.2)]), crossing([(0.5, 0.2), (0.9, 0.8)])
+      ('77%', 'below 50%', 'dense wins up to 90%')
+    """
+    sparsities, speedups = zip(*line, strict=True)
+    at = break_even(sparsities, speedups)
+    if at is None:
+        return f"dense wins up to {sparsities[-1]:.0%}"
+    return f"below {at:.0%}" if speedups[0] >= 1.0 else f"{at:.0%}"

@@ -39,7 +39,9 @@ def test_the_three_forms_are_timed_in_turn(monkeypatch, data_dir):
     monkeypatch.setattr(block_gpt, "make_config", prepared)
     monkeypatch.setattr(block_gpt, "CHUNKS", 2)
     rows = {row["case"]: row for row in block_gpt.run(True)}
-    assert list(rows) == ["dense", "masked", "blocks"]
+    assert list(rows) == ["dense", "masked", "blocks", "blocks, 25%"]
+    assert rows["blocks"]["break_even"] == rows["blocks, 25%"]["break_even"] is not None
+    assert rows["blocks"]["relative_memory"] < rows["blocks, 25%"]["relative_memory"]
     assert rows["dense"]["speedup"] == rows["dense"]["cpu_speedup"] == 1.0
     assert rows["blocks"]["relative_memory"] < 0.8 < 1.0 <= rows["masked"]["relative_memory"]
     assert rows["masked"]["loss"] > 0

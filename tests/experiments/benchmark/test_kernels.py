@@ -9,6 +9,7 @@ from experiments.benchmark import harness, kernels, kernels_training
 from experiments.benchmark.peer_process import Peer, PeerError
 from experiments.config.validation import validate_config
 from experiments.data.batches import batch_indices
+from experiments.report.break_even import crossing
 from experiments.run.prepare import prepare
 from sparsejax.kernels.cost_model import Point, read_points
 
@@ -28,6 +29,8 @@ def test_every_form_is_beside_the_better_dense_layout(rows):
         "fan_in",
         "n_m",
         "bitmap",
+        "masked dense",
+        "BCOO",
     }
     for what in ("product", "forward and backward"):
         dense = [row["speedup"] for row in rows if row["what"] == what and row["case"].startswith("dense")]
@@ -46,9 +49,9 @@ def test_a_form_that_computes_something_else_is_not_timed():
 
 def test_the_break_even_is_where_the_time_falls_below_dense():
     line = [(0.5, 1 / 1.5), (0.75, 2.0), (0.9, 5.0)]  # 1.5, 0.5 and 0.2 of dense's time
-    assert kernels._crossing(line) == "62%"
-    assert kernels._crossing([(0.5, 1.25), (0.75, 2.0)]) == "below 50%"
-    assert kernels._crossing([(0.5, 1 / 3), (0.9, 1 / 1.5)]) == "dense wins up to 90%"
+    assert crossing(line) == "62%"
+    assert crossing([(0.5, 1.25), (0.75, 2.0)]) == "below 50%"
+    assert crossing([(0.5, 1 / 3), (0.9, 1 / 1.5)]) == "dense wins up to 90%"
 
 
 def test_points_feed_the_cost_model(rows):
