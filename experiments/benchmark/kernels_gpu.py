@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark import kernels_training
+from experiments.benchmark import gpu_training
 from experiments.benchmark.harness import Jitted, Row, interleaved
 from sparsejax.kernels import BlockSparse, block_grad_scores, from_dense, matmul, pack_bitmap
 from sparsejax.kernels.sparse_tensor_cores import COLUMNS, DEPTH, ROWS, multiply_tile, pack_metadata
@@ -38,7 +38,7 @@ def cases(quick: bool) -> Iterator[Case]:
     yield "kernels", "2:4 on sparse tensor cores", sparse_tensor_core_rows
     yield "kernels", "torch BSR and 2:4", lambda: torch_rows(quick)
     for sparsity in sparsities:
-        yield "block-sparse GPT", f"{sparsity:.0%}", lambda s=sparsity: training_rows(s, quick)
+        yield "block-sparse GPT", f"{sparsity:.0%}", lambda s=sparsity: gpu_training.rows(s, quick)
     yield "SparseGPT", "one layer", lambda: sparsegpt_rows(256 if quick else 4096)
 
 
@@ -194,12 +194,6 @@ def _torch_seconds(torch: Any, call: Callable[[], Any]) -> float:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def training_rows(sparsity: float, quick: bool) -> list[Row]:
-    """Steps of a GPT whose kernels are all in blocks, beside its dense form."""
-    rows = kernels_training.run("quick" if quick else "full", sparsity, feed_forward_only=False)
-    return [{"what": "training step", "sparsity": sparsity, **row} for row in rows]
 
 
 def sparsegpt_rows(width: int) -> list[Row]:

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: Width, depth, heads, hidden units, tokens an example, examples a step, steps.
-SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200),
-         "full": (640, 8, 10, 2560, 128, 4, 200)}  # fmt: skip
+SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200)}
 SPARSITY = 0.9
 
 

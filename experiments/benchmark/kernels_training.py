@@ -18,8 +18,7 @@ from experiments.run.chunk import compile_chunk
 from experiments.run.prepare import prepare
 
 #: As in `kernels_peer`: width, depth, heads, hidden units, tokens an example, examples a step, steps.
-SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200),
-         "full": (640, 8, 10, 2560, 128, 4, 200)}  # fmt: skip
+SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200)}
 _STEPS = 2  # of a compiled chunk
 OURS = ("dense", "blocks")
 #: Which models the times are compared with, and the columns of the ratios.
@@ -34,7 +33,6 @@ def run(
     size: str,
     sparsity: float = 0.9,
     *,
-    feed_forward_only: bool = True,
     steps: int | None = None,
     peer_python: str = "",
 ) -> list[Row]:
@@ -43,7 +41,6 @@ def run(
     Args:
       size: a key of `SIZES`.
       sparsity: of the blocks of 64×64 (16×16 in "quick").
-      feed_forward_only: whether attention stays dense, as in the peer's model.
       steps: another number of steps than the size's.
       peer_python: a Python that has torch and sparselab, whose models then see the same batches; "" for none.
 
@@ -56,10 +53,7 @@ def run(
       PeerError: the peer failed; its own words.
     """
     steps = SIZES[size][-1] if steps is None else steps
-    forms = {
-        f"{name}, ours": start_form(make_config(size, name, sparsity, feed_forward_only), _STEPS)
-        for name in OURS
-    }
+    forms = {f"{name}, ours": start_form(make_config(size, name, sparsity), _STEPS) for name in OURS}
     times: dict[str, list[float]] = {name: [] for name in forms}
     losses: dict[str, float] = {}
     with contextlib.ExitStack() as stack, Line() as line:
@@ -96,8 +90,8 @@ def _row(name: str, times: dict[str, list[float]], memory: dict[str, int]) -> Ro
     return row | {"relative_memory": round(memory[name] / memory[dense], 3)}
 
 
-def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) -> ConfigDict:
-    """The configuration of one form."""
+def make_config(size: str, form: str, sparsity: float) -> ConfigDict:
+    """The configuration of one form; attention stays dense, as in the peer's model."""
     width, depth, heads, hidden, length, batch, steps = SIZES[size]
     config = default_config("gpt")
     config.dataset, config.test_split, config.window, config.batch_size = (
@@ -111,7 +105,7 @@ def make_config(size: str, form: str, sparsity: float, feed_forward_only: bool) 
     config.block, config.warmup_steps = (16 if size == "quick" else 64), 1
     if form == "blocks":
         config.model.sparse_compute, config.method, config.sparsity = "blocks", "rigl", sparsity
-        config.dense_layers = ("*/attention/*",) if feed_forward_only else ()
+        config.dense_layers = ("*/attention/*",)
         config.update_every = 2 if size == "quick" else 100
     validate_config(config)
     return config
@@ -131,7 +125,7 @@ def start_form(config: ConfigDict, steps: int) -> dict[str, Any]:
 def _batches(size: str) -> np.ndarray:
     """The bytes that our forms train on, a step after the other: windows and the byte that follows each."""
     *_, batch, steps = SIZES[size]
-    setup = prepare(make_config(size, "dense", 0.0, True))
+    setup = prepare(make_config(size, "dense", 0.0))
     split, members = setup.source, setup.groups[0].members
     picked = split.take(batch_indices(members.data_key, 0, steps, split.size, batch).reshape(-1))
     windows = np.concatenate([np.asarray(picked.inputs), np.asarray(picked.targets)[:, -1:]], axis=1)

@@ -1,10 +1,13 @@
 """The parts of `make gpu`: rows that survive a kill, resuming, budgets, errors as rows, one table."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from experiments.benchmark import gpu, kernels_gpu, selection
+from experiments.benchmark import gpu, gpu_training, kernels_gpu, selection
+from sparsejax.kernels import mosaic_gpu
 
 
 def _case(name, seen):
@@ -117,6 +120,45 @@ def test_rows_of_one_name_are_all_kept_with_the_break_even_beside_them(tmp_path)
     assert ["77%" in line for line in blocks] == [True, False, True, False]  # 2, 0.5 of dense's time
     assert ["dense wins up to 90%" in line for line in blocks] == [False, True, False, True]
     assert gpu.table(tmp_path).count("\n| dense |") == 4
+
+
+_BARE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ml_collections", "tensorflow_datasets", "array_record", "grain"}:
+            raise ModuleNotFoundError(name, name=name.split(".")[0])
+sys.meta_path.insert(0, Missing())
+from experiments.benchmark import gpu
+print(sum(len(list(gpu.cases(part, False))) for part in gpu.PARTS))
+print(gpu._runner(True)[0]["note"])
+"""
+
+
+def test_it_runs_without_what_configurations_need():
+    """A GPU machine's image need not have them, and may reach no package index."""
+    done = subprocess.run([sys.executable, "-c", _BARE], capture_output=True, text=True, timeout=300)
+    count, note = done.stdout.splitlines() if done.returncode == 0 else pytest.fail(done.stderr)
+    assert int(count) > 40
+    assert note == "not run: ml_collections is not installed"
+
+
+@pytest.mark.slow
+def test_steps_of_a_gpt_in_live_blocks_beside_its_dense_form():
+    rows = {row["case"]: row for row in gpu_training.rows(0.5, quick=True)}
+    assert list(rows) == ["dense", "blocks", "blocks, mask update"]
+    plain, update = rows["blocks"], rows["blocks, mask update"]
+    assert rows["dense"]["speedup"] == rows["dense"]["relative_memory"] == 1.0
+    assert plain["relative_memory"] < 0.8
+    shared = plain["ratio"] + (update["ratio"] - plain["ratio"]) / gpu_training.EVERY
+    assert plain["speedup"] == pytest.approx(1 / shared, rel=1e-2)
+    assert plain["tokens_per_second"] == round(32 / plain["median_ms"] * 1e3)
+
+
+def test_the_training_benchmark_fits_the_kernels_of_the_card():
+    size = gpu_training.FULL
+    assert mosaic_gpu.fits(size.context * size.examples, (size.block, size.block), "bfloat16")
+    assert size.width % size.block == 0
 
 
 @pytest.mark.parametrize("quick", [False, True])

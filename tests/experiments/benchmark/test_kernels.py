@@ -99,7 +99,7 @@ def test_the_peer_trains_between_our_chunks_on_the_same_bytes(monkeypatch, tmp_p
     assert blocks["speedup_over_sparselab"] == pytest.approx(8000 / blocks["median_ms"], rel=0.5)
     assert blocks["relative_memory"] < 0.7
     text = np.frombuffer((tmp_path / "tokens").read_bytes(), np.uint8).reshape(6, 2, 33)
-    config = kernels_training.make_config("quick", "blocks", 0.9, True)
+    config = kernels_training.make_config("quick", "blocks", 0.9)
     setup = prepare(config)
     members, split = setup.groups[0].members, setup.source
     for step in (0, 5):  # drawn alone, as a resumed run would
@@ -133,7 +133,7 @@ def _no_peer(size, peer_python=""):
 
 def test_the_training_comparison_is_of_equal_sizes():
     for form in ("dense", "blocks"):
-        config = kernels_training.make_config("full", form, 0.9, True)
+        config = kernels_training.make_config("cpu", form, 0.9)
         validate_config(config)
         assert (config.model.width, config.model.depth, config.model.mlp_dim) == (640, 8, 2560)
     assert json.dumps(config.to_dict())
