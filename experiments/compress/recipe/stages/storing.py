@@ -12,6 +12,7 @@ from experiments.compress.recipe.network import Network
 from experiments.compress.recipe.stage import Context, Stage, StageField
 from experiments.config.checks import flag, number, one_of, whole
 from sparsejax import export
+from sparsejax.errors import TracingError
 
 #: What a stage leaves beside the network's arrays: the file that its bytes are counted of.
 FILE = "model.safetensors"
@@ -37,11 +38,16 @@ def _export(context: Context, network: Network, options: ConfigDict, place: path
     if before is not None and before.exists():
         variables = export.load(before, variables, dequantized=False)
     if options.program:
-        export.export_program(
-            lambda variables, inputs: network.function()(variables, inputs), variables, context.inputs,
-            place / "model.stablehlo", symbolic_batch=False,
-        )  # fmt: skip
+        _write_program(network.function(), variables, context.inputs, place / "model.stablehlo")
     return _saved(network, variables, options, place)
+
+
+def _write_program(fn: Any, variables: Any, inputs: Any, path: pathlib.Path) -> None:
+    """For any batch; where a module computes with its size, for that of the inputs."""
+    try:
+        export.export_program(fn, variables, inputs, path)
+    except TracingError:
+        export.export_program(fn, variables, inputs, path, symbolic_batch=False)
 
 
 def _saved(network: Network, variables: Any, options: ConfigDict, place: pathlib.Path) -> Network:

@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments.compress import command as compress
 from experiments.compress.recipe import network
 from experiments.compress.recipe.options import add_stage, default_recipe, validate_recipe
+from experiments.compress.recipe.stages import storing
 from experiments.compress.recipe.table import STAGES
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
@@ -65,9 +66,17 @@ def test_a_network_that_was_not_quantized_is_exported_as_a_program_too(tmp_path,
     whole = network.load_network(place)
     assert {t.bits for t in export.summarize_file(place / "model.safetensors").tensors} == {32}
     program = jax.export.deserialize(bytearray((place / "model.stablehlo").read_bytes()))
-    x = np.random.default_rng(0).normal(size=(4, *whole.input_shape)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(7, *whole.input_shape)).astype(np.float32)
     found, expected = program.call(x), whole.function()(whole.variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_that_computes_with_the_batch_size_gets_a_program_for_one_size(tmp_path):
+    pytest.importorskip("flatbuffers")
+    rows = lambda v, x: sum(x[i] for i in range(len(x))) * v["w"]  # noqa: E731
+    storing._write_program(rows, {"w": np.float32(2)}, np.ones((3, 5), np.float32), tmp_path / "m")
+    program = jax.export.deserialize(bytearray((tmp_path / "m").read_bytes()))
+    np.testing.assert_array_equal(program.call(np.ones((3, 5), np.float32)), np.full(5, 6.0))
 
 
 def test_the_page_names_every_stage():
