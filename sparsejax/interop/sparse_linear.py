@@ -1,4 +1,4 @@
-"""A linear layer of Flax nnx whose kernel may be of a sparse form: the same parameters, the same names."""
+"""Linear layers of Flax, nnx and linen, whose kernel may be of a sparse form: the same parameters and names."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from jax import lax
 
 
@@ -63,6 +63,39 @@ class SparseLinear(nnx.Module):
             contracted = tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))
             y = lax.dot_general(x, kernel, (contracted, ((), ())))
         return y if self.bias is None else y + self.bias.get_value()
+
+
+class SparseDense(linen.Module):
+    """`SparseLinear` for linen: `linen.Dense`, whose ``params["kernel"]`` may be any form of `sparsejax.kernels`.
+
+    Args:
+      features: outputs.
+      use_bias: whether there is a bias.
+      kernel_init: draws (inputs, outputs).
+
+    Example:
+      >>> from sparsejax.kernels.block_sparse import from_dense
+      >>> layer = SparseDense(6)
+      >>> params = layer.init(jax.random.key(0), jnp.ones((5, 4)))["params"]
+      >>> params["kernel"] = from_dense(params["kernel"], block=(2, 2))
+      >>> layer.apply({"params": params}, jnp.ones((5, 4))).shape
+      (5, 6)
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Callable[..., jax.Array] = linen.initializers.lecun_normal()
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Computes the layer for `x` of shape (…, inputs): (…, features)."""
+        held = self.has_variable("params", "kernel")  # `param` would compare its shape with the dense one
+        shape = x.shape[-1], self.features
+        kernel = (
+            self.get_variable("params", "kernel") if held else self.param("kernel", self.kernel_init, shape)
+        )
+        y = x @ kernel
+        return y + self.param("bias", linen.initializers.zeros, (self.features,)) if self.use_bias else y
 
 
 def _sizes(features: int | Sequence[int]) -> tuple[int, ...]:

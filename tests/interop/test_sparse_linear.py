@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from experiments.models.gpt import GPT
 from experiments.models.vit import ViT
 from sparsejax.interop.flax import functional
-from sparsejax.interop.sparse_linear import SparseLinear
+from sparsejax.interop.sparse_linear import SparseDense, SparseLinear
 from sparsejax.kernels import compress, from_dense, pack_bitmap, pack_fan_in, pack_n_m, to_dense
 
 X = jax.random.normal(jax.random.key(1), (3, 5, 8))
@@ -41,6 +41,20 @@ def test_any_form_may_stand_in_the_kernels_place(pack):
     expected = (X @ dense).reshape(3, 5, 3, 4) + layer.bias[...]
     layer.kernel = nnx.Param(pack(jnp.asarray(dense, jnp.float32)))
     np.testing.assert_allclose(nnx.jit(lambda layer, x: layer(x))(layer, X), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_linen_twin_is_linens_dense_and_trains_on_its_blocks():
+    ours, theirs = SparseDense(12), linen.Dense(12)
+    params = ours.init(jax.random.key(0), X)["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), X)["params"])
+    np.testing.assert_array_equal(ours.apply({"params": params}, X), theirs.apply({"params": params}, X))
+    assert set(SparseDense(12, use_bias=False).init(jax.random.key(0), X)["params"]) == {"kernel"}
+    w = from_dense(params["kernel"], jnp.eye(2, 3, dtype=bool), block=(4, 4))
+    loss = lambda params: jnp.sum(ours.apply({"params": params}, X) ** 2)  # noqa: E731
+    grads = jax.jit(jax.grad(loss, allow_int=True))({**params, "kernel": w})
+    expected = jax.grad(loss)({**params, "kernel": to_dense(w)})
+    np.testing.assert_allclose(grads["kernel"].data[1], expected["kernel"][4:, 4:8], rtol=1e-5)
+    np.testing.assert_allclose(grads["bias"], expected["bias"], rtol=1e-5)
 
 
 def test_the_layer_trains_on_its_blocks():
