@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.compress.recipe.search_problem import FIELDS
+from experiments.compress.recipe.search_problem import FIELDS, check_tuning
 from experiments.compress.recipe.stages.searching import SEARCHERS
 from experiments.config.checks import Check, check_names, check_value, choice, require, several, whole
 from experiments.config.validation import validate_config
@@ -62,6 +62,8 @@ def validate_search(options: ConfigDict) -> None:
     for name, (_, check) in {**_OWN, **FIELDS}.items():
         check_value(name, options[name], check)
     require_searchers(options.searchers)
+    for name in options.searchers:
+        check_tuning(name, options)
     require(
         not options.base.population, "base.population", options.base.population, "0: seeds= says how many"
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 import sparsejax
 from experiments.compress.recipe.network import Network
@@ -40,7 +41,27 @@ FIELDS: dict[str, tuple[Any, Check]] = {
     "share": (0.5, number("the share that stays, in (0, 1]", lambda x: 0 < x <= 1)),
     "loss": ("labels", one_of(("labels", "logits"))),  # or the divergence from the network's own logits
     "population": (16, whole(1)),  # candidates of a program
+    "tune_steps": (
+        0,
+        whole(0),
+    ),  # of fine-tuning on half of the batches, before the other half judges a candidate
 }
+
+
+def check_tuning(searcher: str, options: Any) -> None:
+    """Refuses the searcher that goes on from fine-tuned weights where nothing is fine-tuned.
+
+    Args:
+      searcher: its name.
+      options: with the fields of `FIELDS`.
+
+    Raises:
+      ConfigError: as said.
+    """
+    if searcher == "netadapt_tuned" and not options.tune_steps:
+        raise ConfigError(
+            "The searcher 'netadapt_tuned' fine-tunes candidates: give tune_steps=, such as 10."
+        )
 
 
 class NetworkProblem(NamedTuple):
@@ -50,7 +71,8 @@ class NetworkProblem(NamedTuple):
       problem: of `sparsejax.search`.
       budget: that choices are to meet.
       network_of: the network that a choice means, masked; `shrink` cuts units out.
-      held_out: a choice's loss on data that the search is not given.
+      held_out: a choice's loss on data that the search is not given; after fine-tuning from the network's own weights
+        where candidates are fine-tuned.
     """
 
     problem: searching.Problem
@@ -90,14 +112,39 @@ def build_problem(context: Context, network: Network, options: Any) -> NetworkPr
         given = [tuple(batch) for batch in batches]
         return searching.population_loss(candidates, loss, given, size=options.population, mode=mode)
 
-    problem = searching.Problem(sites, {options.resource: cost}, population(context.batches))
+    if options.tune_steps:
+        steps, judging = context.batches[::2], context.batches[1::2]
+        judged, held_out = (
+            _tuned(context, candidates, loss, options, steps, given, mode)
+            for given in (judging, context.held_out)
+        )
+    else:
+        judged, held_out = population(context.batches), population(context.held_out)
+    problem = searching.Problem(sites, {options.resource: cost}, judged)
     if options.what == "weights":  # its levels lie around the budget
         budget = searching.Budget(
             "weights", cost(tuple(_middle(site, options.share) for site in sites.values()))
         )
     else:
         budget = searching.share_of(problem, options.resource, options.share)
-    return NetworkProblem(problem, budget, network_of, population(context.held_out))
+    return NetworkProblem(problem, budget, network_of, held_out)
+
+
+def _tuned(
+    context: Context, candidates: Any, loss: Any, options: Any, steps: Any, judging: Any, mode: str
+) -> searching.Loss:
+    """Candidates after a few steps of Adam at a third of the base's rate; batch statistics stay as they are."""
+    if not judging:
+        raise ConfigError(
+            f"batches is {len(context.batches)} with tune_steps={options.tune_steps}: give at least 2."
+        )
+    training = [tuple(steps[number % len(steps)]) for number in range(options.tune_steps)]
+    fixed = optax.masked(optax.set_to_zero(), {"params": False, "batch_stats": True})
+    optimizer = optax.chain(optax.adam(context.base.learning_rate / 3), fixed)
+    given = [tuple(batch) for batch in judging]
+    return searching.tuned_loss(
+        candidates, loss, training, given, optimizer, size=options.population, mode=mode
+    )
 
 
 def loss_function(network: Network, kind: str) -> Callable[..., jax.Array]:

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.compress.recipe.network import Network
-from experiments.compress.recipe.search_problem import FIELDS, build_problem
+from experiments.compress.recipe.search_problem import FIELDS, build_problem, check_tuning
 from experiments.compress.recipe.stage import Context, Stage, StageField
 from experiments.config.checks import flag, one_of, whole
 from experiments.record import files
@@ -23,6 +23,7 @@ SEARCHERS: dict[str, Callable[[], searching.Searcher]] = {
     "allocation_in_rounds": lambda: searching.allocation(around="uniform", rounds=2),
     "evopress": lambda: searching.evopress(offspring=16, survivors=(4, 2, 1), shares=(1 / 8, 1 / 4, 1.0)),
     "netadapt": searching.netadapt,
+    "netadapt_tuned": lambda: searching.netadapt(tune=True),  # each step goes on from the weights of the last
     "amc": searching.amc,
     "optuna": searching.optuna_search,
     "cma": searching.cma_search,
@@ -30,7 +31,8 @@ SEARCHERS: dict[str, Callable[[], searching.Searcher]] = {
 
 
 def _search(context: Context, network: Network, options: ConfigDict, place: pathlib.Path) -> Network:
-    """Searches, and masks what the best choice removes."""
+    """Searches, and masks what the best choice removes; the weights are the network's own, tuned or not."""
+    check_tuning(options.searcher, options)
     made = build_problem(context, network, options)
     result = searching.search(
         made.problem, made.budget, SEARCHERS[options.searcher](), evaluations=options.evaluations,

@@ -1,5 +1,6 @@
 """Searching, and cutting width and depth, as stages on digits and Python text: what each leaves is what it says."""
 
+import copy
 import io
 import json
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from experiments.compress import command as compress
 from experiments.compress.recipe import command, network, search_problem
 from experiments.compress.recipe.options import add_stage, default_recipe
-from experiments.compress.recipe.stages import slimming
+from experiments.compress.recipe.stages import searching, slimming
 from experiments.config.fields import default_config
 from experiments.errors import ConfigError
 from sparsejax.search import Request
@@ -85,6 +86,26 @@ def test_the_network_of_a_choice_loses_what_the_search_saw(searched):
         assert stored["loss"] == pytest.approx(expected, rel=1e-4)
         assert made.problem.loss([Request(choice)])[0] == pytest.approx(expected, rel=1e-4)
         assert made.held_out([Request(choice)])[0] > 0
+
+
+def test_candidates_are_fine_tuned_before_they_are_judged(searched, tmp_path):
+    options, workdir, _ = searched
+    context = command.build_context(options, options.base)
+    source = network.load_network(workdir / "seed_0" / "1_dense")
+    changed = copy.deepcopy(options.units).unlock()
+    changed.tune_steps, changed.searcher, changed.sensitivity = 40, "netadapt_tuned", False
+    plain, tuned = (search_problem.build_problem(context, source, o) for o in (options.units, changed))
+    half = Request(tuple(count // 2 for count in tuned.problem.levels))
+    assert tuned.held_out([half])[0] < plain.held_out([half])[0] - 0.02
+    found = searching.SEARCH.run(context, source, changed, tmp_path)
+    stored = json.loads((tmp_path / "search.json").read_text())
+    assert stored["cost"] <= stored["at_most"]
+    assert found.masks is not None
+    paths = [json.loads(line).get("path") for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    assert any(paths)  # each step went on from the weights of the last
+    changed.tune_steps = 0
+    with pytest.raises(ConfigError, match="give tune_steps="):
+        searching.SEARCH.run(context, source, changed, tmp_path)
 
 
 def test_weights_keep_the_total(searched):
