@@ -26,6 +26,7 @@ def get_config(name: str = "gpt") -> ConfigDict:
     base.dataset, base.test_split, base.learning_rate = DATA[name]
     base.window, base.batch_size, base.clip_norm = 64, 16, 1.0
     base.model.depth, base.model.width, base.model.mlp_dim = 8, 32, 128
+    base.model.scan = True  # 23 stages, each compiled: in the time of one block
     base.steps, base.eval_every = 2 * STEPS, STEPS
     options = default_recipe(base)
     options.seeds = 3
