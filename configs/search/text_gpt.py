@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     options.importance = "taylor"
     options.kinds = ("neuron", "head")
     options.resource, options.share = "parameters", 0.5
-    options.evaluations, options.batches = 100, 2
+    options.evaluations, options.batches = 200, 2
     return options

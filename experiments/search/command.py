@@ -129,7 +129,7 @@ def _search(
         row = {
             **result_json(result),
             **context.evaluate(made.network_of(result.choice)),
-            "held_out": _held_out(made, result.choice),
+            "held_out": _held_out(made, result.choice, _path(result)),
             "relative_cost": result.cost / whole,
             "seconds": seconds,
         }
@@ -142,8 +142,16 @@ def _search(
     return row
 
 
-def _held_out(made: NetworkProblem, choice: searching.Choice) -> float:
-    return float(made.held_out([searching.Request(choice)])[0])
+def _held_out(
+    made: NetworkProblem, choice: searching.Choice, path: tuple[searching.Choice, ...] = ()
+) -> float:
+    return float(made.held_out([searching.Request(choice, path=path)])[0])
+
+
+def _path(result: searching.SearchResult) -> tuple[searching.Choice, ...]:
+    """The choices that were fine-tuned before the one that was found."""
+    found = [r for r in result.records if (r.request.choice, r.loss) == (result.choice, result.loss)]
+    return found[0].request.path
 
 
 def _sensitivity(options: ConfigDict, made: NetworkProblem, place: pathlib.Path) -> dict[str, float]:

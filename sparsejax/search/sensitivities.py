@@ -1,11 +1,12 @@
 """Sensitivity: what is lost when one site alone is lowered, level by level."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sparsejax.errors import SearchError
 from sparsejax.search.problem import Choice, Problem, Request, check_problem
-from sparsejax.tracing.tables import table
+from sparsejax.tracing.tables import WIDTH, table
 
 
 class Sensitivity(NamedTuple):
@@ -34,16 +35,30 @@ class Sensitivity(NamedTuple):
         return found
 
     def __str__(self) -> str:
-        """A table: a row a site, a column a level, the rise of the loss."""
-        width = max(map(len, self.removed.values()))
-        rows = [("site", "kind", *(f"level {k}" for k in range(width)))]
-        for name, losses in self.losses.items():
-            cells = [
+        """Sites with the rise of the loss at each level, within 80 columns.
+
+        A table, a row a site and a column a level; or, where that is too wide for their names, a paragraph a site.
+        """
+        cells = {
+            name: [
                 f"{loss - self.base_loss:+.4f} at {share:.0%}"
                 for share, loss in zip(self.removed[name], losses, strict=True)
             ]
-            rows.append((name, self.kinds[name], *cells, *[""] * (width - len(cells))))
-        return "\n".join(table(rows, left=2))
+            for name, losses in self.losses.items()
+        }
+        width = max(map(len, self.removed.values()))
+        rows = [("site", "kind", *(f"level {k}" for k in range(width)))]
+        rows += [(name, self.kinds[name], *row, *[""] * (width - len(row))) for name, row in cells.items()]
+        if sum(2 + max(map(len, column)) for column in zip(*rows, strict=True)) - 2 <= WIDTH:
+            return "\n".join(table(rows, left=2))
+        lines = []
+        for name, row in cells.items():
+            lines.append(f"{name} ({self.kinds[name]})")
+            lines += textwrap.wrap(
+                "  ".join(cell.replace(" ", "\0") for cell in row), WIDTH,
+                initial_indent="    ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+        return "\n".join(lines).replace("\0", " ")
 
 
 def sensitivity(

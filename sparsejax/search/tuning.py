@@ -83,7 +83,7 @@ def tuned_loss(
 
     def after(path: tuple[Choice, ...]) -> Params:
         if path not in reached:
-            levels = jnp.asarray([path[-1]] * size, jnp.int32)
+            levels = jnp.asarray([path[-1]], jnp.int32)
             found = tune_all(after(path[:-1]), candidates.tables, levels, stacked)
             reached[path] = jax.tree.map(lambda leaf: leaf[0], found)
         return reached[path]

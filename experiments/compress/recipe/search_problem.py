@@ -219,7 +219,7 @@ def _weights(context: Context, network: Network, options: Any) -> tuple[Any, ...
     batches = [batch.inputs for batch in context.batches]
     prunable = sparsejax.masks.prunable_layers(params)
     sizes = {layer.path: int(np.prod(layer.shape)) for layer in prunable}
-    step = max(1, min(sizes.values()) // 8)
+    step = max(1, int(np.median(list(sizes.values()))) // 8)  # of small layers a level is then much or all
     shares = searching.equal_steps(sizes, 1 - options.share, step, options.steps)
     with warnings.catch_warnings():
         warnings.simplefilter(
