@@ -26,7 +26,7 @@ _NO_BENCHMARK = {
 }
 
 # Their ratios are those of one core: more would be shared differently by the cases.
-_ONE_CORE = {"step", "selection", "kernels", "block_gpt"}
+_ONE_CORE = {"step", "selection", "kernels", "block_gpt", "decode"}
 
 
 def names() -> list[str]:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from experiments.data.split import Batch
 from experiments.run.objective import Objective
+from sparsejax.errors import CapacityError
+from sparsejax.kernels import check_capacity
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.typing import Params
 
@@ -21,14 +23,18 @@ def blame(objective: Objective, params: Params, batch_stats: Any, batch: Batch) 
       batch: of that step.
 
     Returns:
-      A sentence that names parameter paths: those that are not finite already, else the input if it is not,
-      else the largest weight, in which the forward pass overflows.
+      A sentence that names parameter paths: that whose blocks found no room, else those that are not finite already,
+      else the input if it is not, else the largest weight, in which the forward pass overflows.
 
     Example:
       >>> objective = Objective(lambda params, stats, batch: None, None)
       >>> blame(objective, {"a": jnp.array([jnp.inf])}, {}, Batch(jnp.ones(1), jnp.ones(1)))
       "the parameters 'a' are not finite"
     """
+    try:
+        check_capacity(params)
+    except CapacityError as error:
+        return str(error)
     paths, leaves, _ = flatten_with_paths(params)
     if bad := [path for path, leaf in zip(paths, leaves, strict=True) if not jnp.isfinite(leaf).all()]:
         return f"the parameters {', '.join(map(repr, bad[:3]))} are not finite" + (

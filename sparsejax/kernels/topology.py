@@ -29,7 +29,7 @@ class Topology:
       column_starts: (block columns + 1,), where each column begins in `by_column`.
       row_starts: (block rows + 1,), where each row begins in `by_row`.
       live: scalar, live slots.
-      overflow: scalar, blocks that were asked for and found no slot.
+      overflow: scalar, blocks that were asked for and found no slot; of the rewirings since, the most.
     """
 
     rows: Array
@@ -116,7 +116,9 @@ def _listed(mask: Array, capacity: int) -> Topology:
 @jax.jit
 def _moved(old: Topology, mask: Array) -> tuple[Topology, Array]:
     stays = old.is_live & mask[old.rows, old.columns]
-    return _filled(old.rows, old.columns, stays, mask), stays
+    made = _filled(old.rows, old.columns, stays, mask)
+    # What was lost once stays said: the values are NaN from then on, and a check may come many rewirings later.
+    return dataclasses.replace(made, overflow=jnp.maximum(made.overflow, old.overflow)), stays
 
 
 def _filled(rows: Array, columns: Array, stays: Array, mask: Array) -> Topology:
