@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     base.clip_norm = 1.0
     options = default_search(base)
     options.what, options.resource, options.share = "weights", "weights", 0.4
-    options.steps, options.method = 3, "wanda"
+    options.steps, options.method = 3, "sparsegpt"
     options.evaluations, options.batches = 150, 4
     options.searchers = ("uniform", "random", "allocation", "allocation_in_rounds", "evopress", "amc")
     return options

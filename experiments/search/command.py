@@ -35,6 +35,8 @@ from experiments.search import magika
 from experiments.search.options import validate_search
 from experiments.search.report import compare, search_text
 from sparsejax import search as searching
+from sparsejax.errors import SearchError
+from sparsejax.search.space import Space
 
 
 def main() -> None:
@@ -85,6 +87,7 @@ def _seed(options: ConfigDict, seed: int, place: pathlib.Path, console: Console)
     context = build_context(shared, base)
     dense = _dense(context, place / "dense")
     made = build_problem(context, dense, options)
+    Space(made.problem, made.budget)  # a budget that no choice meets is refused here, whoever searches
     whole = (0,) * len(made.problem.sites)
     found = {
         "sites": len(made.problem.sites),
@@ -95,7 +98,7 @@ def _seed(options: ConfigDict, seed: int, place: pathlib.Path, console: Console)
         },
         "sensitivity": _sensitivity(options, made, place),
     }
-    curves = {name: row["curve"] for name, row in found["searchers"].items()}
+    curves = {name: row["curve"] for name, row in found["searchers"].items() if "refused" not in row}
     title = f"{base.dataset}, {base.model.name}, seed {seed}"
     draw_trade_off(place / "curves.png", title, curves, options.resource)
     return found
@@ -116,14 +119,18 @@ def _search(
     place: pathlib.Path,
     console: Console,
 ) -> dict[str, Any]:
-    """One search, and its choice on data that it was not given."""
+    """One search, and its choice on data that it was not given; or why this searcher cannot do it."""
     if not (place / "row.json").exists():
         place.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        result = searching.search(
-            made.problem, made.budget, SEARCHERS[name](), evaluations=options.evaluations,
-            seed=context.base.seed, journal=place / "search.jsonl",
-        )  # fmt: skip
+        try:
+            result = searching.search(
+                made.problem, made.budget, SEARCHERS[name](), evaluations=options.evaluations,
+                seed=context.base.seed, journal=place / "search.jsonl",
+            )  # fmt: skip
+        except SearchError as error:
+            console.print(f"seed {context.base.seed}, {name} refused: {error}")
+            return {"refused": str(error)}
         seconds = time.perf_counter() - began
         whole = result.space.cost(result.space.whole)
         row = {
@@ -165,7 +172,11 @@ def _sensitivity(options: ConfigDict, made: NetworkProblem, place: pathlib.Path)
 
 
 def _result(options: ConfigDict, seeds: list[int], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    searchers = {name: [row["searchers"][name] for row in rows] for name in options.searchers}
+    every = {name: [row["searchers"][name] for row in rows] for name in options.searchers}
+    refused = {
+        name: why for name, found in every.items() if (why := [x["refused"] for x in found if "refused" in x])
+    }
+    searchers = {name: found for name, found in every.items() if name not in refused}
     dense = {name: [float(np.asarray(row["dense"][name])) for row in rows] for name in rows[0]["dense"]}
     return {
         "config": as_json(options),
@@ -174,6 +185,7 @@ def _result(options: ConfigDict, seeds: list[int], rows: list[dict[str, Any]]) -
         "levels": rows[0]["levels"],
         "dense": dense,
         "searchers": searchers,
+        "refused": {name: why[0] for name, why in refused.items()},
         "comparisons": compare(searchers, ("uniform", "random")),
         "sensitivity": [row["sensitivity"] for row in rows],
         "device": device_name(),

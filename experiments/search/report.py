@@ -85,6 +85,7 @@ def search_text(result: Mapping[str, Any]) -> str:
             markdown_table(["searcher", "against", "gain in held-out loss, paired by seed", ""], cells),
             "",
         ]
+    lines += [f"{name} refused: {why}\n" for name, why in result["refused"].items()]
     lines.append(_rules_of_thumb(result["sensitivity"], options["sensitivity_rise"]))
     return "\n".join(lines)
 

@@ -120,3 +120,13 @@ def test_a_budget_out_of_reach(data_dir, tmp_path):
     options.share, options.levels = 0.05, (0.0, 0.25)
     with pytest.raises(SearchError, match="cannot be met: the whole model has"):
         _run(options, tmp_path / "run")
+
+
+def test_a_searcher_that_refuses_is_named_and_the_others_are_compared(data_dir, tmp_path):
+    options = _options(data_dir)
+    options.seeds, options.evaluations, options.searchers = 1, 4, ("uniform", "random", "allocation")
+    result, out = _run(options, tmp_path / "run")
+    assert set(result["searchers"]) == {"uniform", "random"}
+    assert "4 evaluations do not measure" in result["refused"]["allocation"]
+    assert "allocation refused: 4 evaluations do not measure" in out
+    assert {row["worse"] for row in result["comparisons"]} == {"uniform", "random"}
