@@ -24,6 +24,7 @@ from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall
 from experiments.record.workdir import claim, stored_result
 from experiments.report.bootstrap import paired_bootstrap
+from experiments.report.tables import terminal_text
 from experiments.run.towards_dense import train_towards
 from sparsejax import export, post_training
 from sparsejax.post_training import IntegerFormat
@@ -151,7 +152,7 @@ def run(options: ConfigDict, workdir: str, console: Console) -> dict[str, Any]:
             files.write_bytes(directory / "summary.txt", f"{magika_text(result)}\n".encode())
             draw_magika(directory / "sizes.png", result)
             files.write_json(directory / "result.json", result)
-        console.print((directory / "summary.txt").read_text())
+        console.print(terminal_text((directory / "summary.txt").read_text()))
         console.print(f"written to {directory}")
     return result
 

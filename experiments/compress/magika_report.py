@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments.report import plots
+from experiments.report.tables import markdown_table
 
 
 def magika_text(result: Mapping[str, Any]) -> str:
-    """A line a stage, then what each tensor of the file takes.
+    """A row a stage, then what each tensor of the file takes, as markdown.
 
     Args:
       result: of `experiments.compress.magika.run`.
@@ -18,18 +19,17 @@ def magika_text(result: Mapping[str, Any]) -> str:
     Returns:
       The text.
     """
-    dense, lines = result["dense"], []
-    lines.append(
-        f"dense: {dense['bytes']:,} B, accuracy {dense['accuracy']:.2%} on {result['files']['test']} files"
-    )
+    dense = result["dense"]
+    rows = [["dense", f"{dense['bytes']:,}", "1.0", f"{dense['accuracy']:.2%}", "", "100 %"]]
     for stage, row in result["stages"].items():
-        mean, low, high = row["change"]
-        lines.append(
-            f"{stage:9}: {np.mean(row['bytes']):9,.0f} B, {row['times_smaller']:5.1f} times smaller, accuracy "
-            f"{np.mean(row['accuracy']):.2%} ({100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to "
-            f"{100 * high:+.2f}), as the dense network {np.mean(row['agreement']):.2%}"
-        )
-    return "\n".join([*lines, "", result["stages"]["quantized"]["file"]])
+        mean, low, high = (100 * value for value in row["change"])
+        rows.append([
+            stage, f"{np.mean(row['bytes']):,.0f}", f"{row['times_smaller']:.1f}", f"{np.mean(row['accuracy']):.2%}",
+            f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", f"{np.mean(row['agreement']):.2%}",
+        ])  # fmt: skip
+    head = ["stage", "bytes", "times smaller", "accuracy", "points, 95 % interval", "as dense"]
+    about = f"Accuracy on {result['files']['test']} files, and how often the answer is the dense network's."
+    return "\n".join([markdown_table(head, rows), "", about, "", result["stages"]["quantized"]["file"]])
 
 
 def draw_magika(path: pathlib.Path, result: Mapping[str, Any]) -> None:

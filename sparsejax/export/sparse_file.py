@@ -66,12 +66,15 @@ class FileSummary(NamedTuple):
         lines = [
             f"{self.bytes:,} bytes, {self.dense_bytes / self.bytes:.1f} times smaller than {self.dense_bytes:,}"
         ]
-        width = max((len(t.path) for t in self.tensors), default=0)
-        for t in self.tensors:
-            shape = "×".join(map(str, t.shape))
+        shapes = ["×".join(map(str, t.shape)) for t in self.tensors]
+        names, sizes, counts = (
+            max(map(len, column), default=0)
+            for column in ([t.path for t in self.tensors], shapes, [f"{t.bytes:,}" for t in self.tensors])
+        )
+        for t, shape in zip(self.tensors, shapes, strict=True):
             lines.append(
-                f"  {t.path:{width}}  {shape:>16}  {t.layout:7}  {t.bits:2} bits  {t.sparsity:6.1%} zeros  "
-                f"{t.bytes:>12,} B"
+                f"  {t.path:{names}}  {shape:>{sizes}}  {t.layout:7}  {t.bits:2} bits  {t.sparsity:6.1%} zeros  "
+                f"{t.bytes:>{counts},} B"
             )
         return "\n".join(lines)
 
