@@ -18,7 +18,7 @@ import sparsejax
 from experiments.compress.magika_report import draw_magika, magika_text
 from experiments.config.checks import check_names, choice, is_whole, require
 from experiments.data.machine_files import MachineFiles, read_machine_files
-from experiments.models.magika import load_magika, magika_logits
+from experiments.models.magika import in_batches, load_magika, magika_logits
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall
@@ -167,10 +167,8 @@ def _task(options: ConfigDict) -> tuple[Task, MachineFiles]:
     pool, test = found.tokens[: options.pool_files], found.tokens[options.pool_files :]
     jitted = jax.jit(magika_logits)
 
-    def logits(params: Params, tokens: np.ndarray, batch: int = 32) -> np.ndarray:
-        padded = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
-        parts = [np.asarray(jitted(params, padded[i : i + batch])) for i in range(0, len(padded), batch)]
-        return np.concatenate(parts)[: len(tokens)]
+    def logits(params: Params, tokens: np.ndarray) -> np.ndarray:
+        return in_batches(jitted, params, tokens)
 
     labels = found.labels[options.pool_files :]
     return Task(options, model.params, logits(model.params, test), pool, test, labels, logits), found

@@ -3,7 +3,8 @@
 import importlib.util
 import json
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from experiments.errors import DatasetError
 from experiments.models.onnx_arrays import read_arrays
 from sparsejax.typing import Params
 
+_BATCH = 32  # files of a call
 _PREFIX = "jax2tf_get_logits_/"
 _NETWORK = f"{_PREFIX}pjit_get_logits_/MagikaV2/"
 
@@ -119,6 +121,22 @@ def magika_features(params: Params, tokens: jax.Array) -> jax.Array:
     )
     x = jnp.max(jax.nn.gelu(x + params["conv"]["bias"]), axis=1)
     return _normalized(x, 1) * params["norm_1"]["scale"] + params["norm_1"]["bias"]
+
+
+def in_batches(fn: Callable[..., Any], params: Params, tokens: np.ndarray) -> np.ndarray:
+    """``fn(params, tokens)`` of many files, some at a time.
+
+    Args:
+      fn: of one shape of tokens.
+      params: its parameters.
+      tokens: (files, 2048).
+
+    Returns:
+      (files, …).
+    """
+    padded = np.pad(tokens, ((0, -len(tokens) % _BATCH), (0, 0)))
+    parts = [np.asarray(fn(params, padded[i : i + _BATCH])) for i in range(0, len(padded), _BATCH)]
+    return np.concatenate(parts)[: len(tokens)]
 
 
 def _normalized(x: jax.Array, axis: int) -> jax.Array:

@@ -15,7 +15,7 @@ from rich.console import Console
 from experiments.compress.recipe.stages.searching import SEARCHERS
 from experiments.config.checks import check_names, choice, is_whole, require
 from experiments.data.machine_files import MachineFiles, read_machine_files
-from experiments.models.magika import load_magika, magika_logits
+from experiments.models.magika import in_batches, load_magika, magika_logits
 from experiments.record import files
 from experiments.record.outcome import as_json, device_name, versions
 from experiments.record.progress import Overall
@@ -25,14 +25,12 @@ from experiments.report.tables import markdown_table, terminal_text
 from experiments.search.magika_choices import (
     Level,
     every_loss,
-    in_batches,
     make_levels,
-    plain_weights,
     problem_of,
     with_levels,
 )
 from experiments.search.options import require_searchers
-from sparsejax import export
+from sparsejax import export, post_training
 from sparsejax import search as searching
 from sparsejax.search.space import Space
 from sparsejax.typing import Params
@@ -218,9 +216,9 @@ def _test_labels(
     tokens, truth = found.tokens[: options.test_files], found.labels[: options.test_files]
     fn = jax.jit(magika_logits)
     chosen = {tuple(row["choice"]) for row in rows.values()}
-    networks = {one: plain_weights(with_levels(params, levels, one)[0]) for one in sorted(chosen)} | {
-        None: params
-    }
+    networks = {
+        one: post_training.dequantize(with_levels(params, levels, one)[0]) for one in sorted(chosen)
+    } | {None: params}
     return {
         one: (in_batches(fn, made, tokens).argmax(-1) == truth).tolist() for one, made in networks.items()
     }

@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sparsejax
-from experiments.models.magika import magika_features, magika_logits
+from experiments.models.magika import in_batches, magika_features, magika_logits
 from sparsejax import export, post_training
 from sparsejax import search as searching
-from sparsejax.parametrizations.integer_grid import is_quantized
 from sparsejax.post_training import IntegerFormat
 from sparsejax.typing import Params
 
@@ -59,9 +58,8 @@ def make_levels(
     heads, convs = tuple(options.head_sparsities), tuple(options.conv_sparsities)
     embeddings = tuple(options.embedding_bits)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", post_training.CalibrationWarning
-        )  # few rows for the head: the test tells
+        # The head has few rows; what that costs the test files tell.
+        warnings.simplefilter("ignore", post_training.CalibrationWarning)
         for turn in range(max(len(heads), len(convs), -(-len(embeddings) // len(options.bits)))):
             shares = {
                 "conv/kernel": convs[min(turn, len(convs) - 1)],
@@ -144,9 +142,9 @@ def every_loss(params: Params, levels: dict[str, list[Level]], tokens: np.ndarra
     dense = log(in_batches(jax.jit(magika_logits), params, tokens))
     rows = list(levels.values())
     found = np.empty((*map(len, rows), len(tokens)))
-    kernels = [_weights(level.leaf) for level in rows[2]]
+    kernels = [np.asarray(post_training.dequantize(level.leaf)) for level in rows[2]]
     for i, j in itertools.product(*(range(len(row)) for row in rows[:2])):
-        network = plain_weights(with_levels(params, levels, (i, j, 0))[0])
+        network = post_training.dequantize(with_levels(params, levels, (i, j, 0))[0])
         read = in_batches(features, network, tokens)
         for k, kernel in enumerate(kernels):
             outputs = log(read @ kernel + np.asarray(params["head"]["bias"]))
@@ -185,35 +183,3 @@ def _looked_at(request: searching.Request, count: int) -> Any:
         return slice(None)
     some = max(1, round(request.share * count))
     return np.random.default_rng(request.seed).permutation(count)[:some]
-
-
-def in_batches(fn: Callable[..., Any], params: Params, tokens: np.ndarray) -> np.ndarray:
-    """``fn(params, tokens)`` of many files, some at a time.
-
-    Args:
-      fn: of one shape of tokens.
-      params: its parameters.
-      tokens: (files, 2048).
-
-    Returns:
-      (files, …).
-    """
-    padded = np.pad(tokens, ((0, -len(tokens) % _BATCH), (0, 0)))
-    parts = [np.asarray(fn(params, padded[i : i + _BATCH])) for i in range(0, len(padded), _BATCH)]
-    return np.concatenate(parts)[: len(tokens)]
-
-
-def _weights(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf.dequantize() if is_quantized(leaf) else leaf)
-
-
-def plain_weights(params: Params) -> Params:
-    """The weights that quantized ones stand for.
-
-    Args:
-      params: arrays and `QuantizedTensor`s.
-
-    Returns:
-      NumPy arrays.
-    """
-    return jax.tree.map(_weights, params, is_leaf=is_quantized)

@@ -15,6 +15,7 @@ from experiments.data.machine_files import MachineFiles
 from experiments.errors import ConfigError
 from experiments.models.magika import Magika, magika_logits
 from experiments.search import command, magika, magika_choices
+from sparsejax import post_training
 from sparsejax.errors import SearchError
 from tests.configurations import read_config
 
@@ -66,7 +67,7 @@ def test_every_loss_is_that_of_the_whole_network():
     assert losses.shape == (*map(len, levels.values()), 6)
     dense = jax.nn.log_softmax(magika_logits(params, tokens))
     for chosen in itertools.product(*(range(0, len(row), 2) for row in levels.values())):
-        made = magika_choices.plain_weights(magika_choices.with_levels(params, levels, chosen)[0])
+        made = post_training.dequantize(magika_choices.with_levels(params, levels, chosen)[0])
         outputs = jax.nn.log_softmax(magika_logits(made, tokens))
         np.testing.assert_allclose(
             losses[chosen], np.sum(np.exp(dense) * (dense - outputs), -1), rtol=1e-3, atol=1e-6
