@@ -43,8 +43,7 @@ gpu:  ## OUT=DIR PART=1|2|3|4|table, on a machine with an accelerator: four part
 
 # The compilers' wheels stand in a folder of their own: beside an installed JAX they would be taken for its devices.
 AOT_DIR := .aot
-AOT_RUN := JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 MOSAIC_GPU_DUMP_PTXAS=1 TPU_SKIP_MDS_QUERY=1 \
-	PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) $(RUN) -m experiments.benchmark.aot
+AOT_RUN := PYTHONPATH=$(CURDIR):$(CURDIR)/$(AOT_DIR) $(RUN) -m experiments.benchmark.aot
 
 aot: $(VENV)/.installed-test  ## compile the kernels for TPUs and GPUs that are not here; the result is committed
 	$(RUN) -m experiments.benchmark.aot --install $(AOT_DIR)
