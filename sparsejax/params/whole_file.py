@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+_TEMPORARY = ".{}.{}.tmp"
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
@@ -29,7 +31,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
       b'whole'
     """
     # Opened by its name, not by `tempfile`, whose files nobody else may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_TEMPORARY.format(path.name, os.getpid()))
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -43,3 +45,22 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)  # the new name too
     finally:
         os.close(folder)
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What kills in the middle of `whole_file` have left beside a file.
+
+    Args:
+      path: the file; its name may be a pattern.
+
+    Returns:
+      The files; whoever may be sure that nobody else is writing removes them.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "a"
+      >>> _ = path.with_name(".a.12.tmp").write_bytes(b"ha")
+      >>> [left.name for left in unfinished(path)]
+      ['.a.12.tmp']
+    """
+    return sorted(path.parent.glob(_TEMPORARY.format(path.name, "*")))

@@ -1,5 +1,7 @@
 """Calibration that is killed, goes on, and gives the same bytes; folders of another calibration; full disks."""
 
+import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.whole_file import whole_file
 from sparsejax.post_training import alps, calibration_run, sparsegpt
 from sparsejax.post_training.sequential.store import Store, fingerprint
 from sparsejax.post_training.sequential.walk import Walk
@@ -126,19 +129,24 @@ def test_a_damaged_stage_is_solved_again(tmp_path):
     same(first, prune(tmp_path))
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
-    prune(None)  # compiled before the limit, so that only our own files meet it
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The kernel refuses what is written beyond it, in the middle of a write, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        store = Store(tmp_path, "a")
-        store.save_stage(0, {"x": jnp.arange(10)}, {"note": 1})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(CalibrationError, match=r"cannot be written.*free some space"):
-            store.save_stage(1, {"x": jnp.arange(10_000)}, {})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
+    store = Store(tmp_path, "a")
+    store.save_stage(0, {"x": jnp.arange(10)}, {"note": 1})
+    with files_of_at_most(4096), pytest.raises(CalibrationError, match=r"cannot be written.*free some space"):
+        store.save_stage(1, {"x": jnp.arange(10_000)}, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["calibration.json", "stage_00000.npz"]
     arrays, notes = Store(tmp_path, "a").stage(0)
     np.testing.assert_array_equal(arrays["x"], np.arange(10))
@@ -146,13 +154,82 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
     assert Store(tmp_path, "a").stage(1) is None
 
 
+def test_a_disk_that_fills_up_in_the_middle_of_a_call_leaves_what_the_next_call_goes_on_from(
+    tmp_path, monkeypatch
+):
+    """The first call meets the full disk at its first write, the second at its second, and so on to the end."""
+    fresh, write, left, done = prune(None), Store._write, 0, None
+    refused, said = [], []
+
+    def one_too_many(store, name, fill):
+        nonlocal left
+        left -= 1
+        if left > 0:
+            return write(store, name, fill)
+        refused.append(name)
+        with files_of_at_most(40):
+            write(store, name, fill)
+
+    monkeypatch.setattr(calibration_run, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(Store, "_write", one_too_many)
+    for call in range(1, 20):
+        left = call
+        try:
+            done = prune(tmp_path)
+            break
+        except CalibrationError as error:
+            said.append(str(error))
+        for path in tmp_path.iterdir():  # whole, each of them
+            json.loads(path.read_text()) if path.suffix == ".json" else np.load(path).close()
+    assert all("free some space and call again" in text for text in said)
+    same(fresh, done)
+    assert {name.split("_")[0] for name in refused} == {"calibration.json", "running.npz", "stage"}
+    assert len(list(tmp_path.iterdir())) == 1 + 4
+
+
+def test_what_a_kill_left_of_a_write_is_cleared_away_by_the_next_call(tmp_path):
+    Store(tmp_path, "a").save_stage(0, {"x": jnp.arange(10)}, {})
+    writing = whole_file(tmp_path / "running.npz")
+    writing.__enter__().write(b"half")  # and never closed
+    (tmp_path / ".mine.1.tmp").write_text("not ours")
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(CalibrationError, match="differ"):
+        Store(tmp_path, "b")
+    assert len(list(tmp_path.iterdir())) == 4
+    assert Store(tmp_path, "a").stage(0) is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".mine.1.tmp",
+        "calibration.json",
+        "stage_00000.npz",
+    ]
+
+
+def test_a_flipped_bit_anywhere_in_a_file_is_no_file_or_the_same(tmp_path):
+    store, arrays = Store(tmp_path, "a"), {"x": np.arange(3.0), "y": np.ones(2, bool)}
+    store.save_stage(0, arrays, {"note": 1})
+    path, states = tmp_path / "stage_00000.npz", []
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        found = store.stage(0)
+        states.append(found is None)
+        if found is not None:
+            assert found[1] == {"note": 1}
+            assert found[0].keys() == arrays.keys()
+            assert all(np.array_equal(found[0][key], arrays[key]) for key in arrays)
+    assert np.mean(states) > 0.5
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CalibrationError, match="cannot be made or written"):
         prune(tmp_path / "file")
-    (tmp_path / "calibration.json").write_text("{}")
-    with pytest.raises(CalibrationError, match=r"calibration\.json cannot be read"):
-        prune(tmp_path)
+    for text in ("{}", "[]", "null", "{"):
+        (tmp_path / "calibration.json").write_text(text)
+        with pytest.raises(CalibrationError, match=r"calibration\.json cannot be read"):
+            Store(tmp_path, "a")
 
 
 def test_what_is_stored_comes_back_bit_by_bit(tmp_path):

@@ -13,8 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.whole_file import whole_file
+from sparsejax.params.whole_file import unfinished, whole_file
 from sparsejax.typing import Array
+
+_MANIFEST, _RUNNING, _STAGE = "calibration.json", "running.npz", "stage_{:05d}.npz"
+# What zipfile, NumPy and JSON make of a file that is absent or damaged, wherever the damage lies.
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -59,22 +63,23 @@ class Store:
         self._say = f"workdir={str(workdir)!r}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob("*.writing"):
-                left.unlink()
         except OSError as error:
             raise CalibrationError(f"{self._say} cannot be made or written: {error}.") from error
-        manifest = self._folder / "calibration.json"
+        manifest = self._folder / _MANIFEST
         if not manifest.exists():
             self._write(manifest.name, lambda file: file.write(json.dumps({"hash": wanted}).encode()))
         try:
             found = json.loads(manifest.read_text())["hash"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(f"{self._say}: {manifest.name} cannot be read: {error!r}.") from error
         if found != wanted:
             raise CalibrationError(
                 f"{self._say} holds the calibration {found[:12]}…, and this one is {wanted[:12]}…: parameters, "
                 "batches, function or options differ. Give the same again to go on, or another folder."
             )
+        for name in (_MANIFEST, _RUNNING, "stage_*.npz"):
+            for left in unfinished(self._folder / name):
+                left.unlink(missing_ok=True)
 
     def save_stage(self, number: int, arrays: Mapping[str, Array], notes: Any) -> None:
         """Writes down a finished stage; the running sums are then no longer needed.
@@ -84,8 +89,8 @@ class Store:
           arrays: arrays by name.
           notes: anything that JSON can hold.
         """
-        self._save(f"stage_{number:05d}.npz", arrays, notes)
-        (self._folder / "running.npz").unlink(missing_ok=True)
+        self._save(_STAGE.format(number), arrays, notes)
+        (self._folder / _RUNNING).unlink(missing_ok=True)
 
     def stage(self, number: int) -> tuple[dict[str, np.ndarray], Any] | None:
         """Reads a finished stage; None where there is none, or its file was damaged.
@@ -96,7 +101,7 @@ class Store:
         Returns:
           ``(arrays, notes)``.
         """
-        return self._load(f"stage_{number:05d}.npz")
+        return self._load(_STAGE.format(number))
 
     def save_running(self, number: int, batches: int, arrays: Mapping[str, Array], notes: Any) -> None:
         """Writes down the sums of a stage over its first batches.
@@ -107,7 +112,7 @@ class Store:
           arrays: the sums.
           notes: anything that JSON can hold.
         """
-        self._save("running.npz", arrays, {"stage": number, "batches": batches, "notes": notes})
+        self._save(_RUNNING, arrays, {"stage": number, "batches": batches, "notes": notes})
 
     def running(self, number: int) -> tuple[int, dict[str, np.ndarray], Any] | None:
         """Reads the sums of a stage.
@@ -118,7 +123,7 @@ class Store:
         Returns:
           ``(batches, arrays, notes)``; None where there are none of that stage.
         """
-        found = self._load("running.npz")
+        found = self._load(_RUNNING)
         if found is None or found[1]["stage"] != number:
             return None
         return found[1]["batches"], found[0], found[1]["notes"]
@@ -139,7 +144,7 @@ class Store:
                     key: file[key].view(jnp.dtype(dtype)).reshape(shape)
                     for key, (dtype, shape) in about.items()
                 }
-        except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError, KeyError):
+        except _UNREADABLE:
             return None
         return arrays, notes
 
