@@ -136,7 +136,7 @@ def prunable_layers(
       >>> prunable_layers({"dense": {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}})[0].path
       'dense/kernel'
     """
-    _check_arguments(pattern, prunable, overrides)
+    check_arguments(pattern, prunable, overrides)
     require_array_leaves(params)
     paths, leaves, _ = flatten_with_paths(params)
     found = match_paths(overrides or {}, paths, "overrides")
@@ -208,9 +208,19 @@ def _default(known: Mapping[str, AxisRoles] | None) -> Prunable:
     return lambda path, leaf: dense_reason(path, leaf, known) is None
 
 
-def _check_arguments(
+def check_arguments(
     pattern: Pattern | None, prunable: Prunable | None, overrides: Mapping[str, Override] | None
 ) -> None:
+    """Refuses arguments of `prunable_layers` that are of another kind.
+
+    Args:
+      pattern: as there.
+      prunable: likewise.
+      overrides: likewise.
+
+    Raises:
+      PatternError, ParamsError: which one, and what to give.
+    """
     if pattern is not None:
         require_kind(pattern, Pattern, "pattern", "patterns.NM(2, 4)", PatternError)
         if isinstance(pattern, type):  # it has the methods, but not their values
@@ -224,7 +234,7 @@ def _check_arguments(
             override, Override, f"overrides[{name!r}]", "sparsejax.Override(sparsity=0.5)", ParamsError
         )
         if override.pattern is not None:
-            _check_arguments(override.pattern, None, None)
+            check_arguments(override.pattern, None, None)
 
 
 def _with_overrides(choose: Prunable, chosen_by: Mapping[str, Override]) -> Prunable:

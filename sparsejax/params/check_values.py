@@ -184,6 +184,32 @@ def require_array_leaves(params: Any) -> None:
             )
 
 
+def require_same_shapes(first: Any, second: Any, say: str) -> None:
+    """Refuses two trees of parameters that differ in paths or shapes.
+
+    Args:
+      first: a pytree.
+      second: another.
+      say: how the error begins.
+
+    Raises:
+      ParamsError: they differ; the first path in the alphabet is named.
+
+    Example:
+      >>> require_same_shapes({"w": np.ones(2)}, {"w": np.zeros(2)}, "The networks differ")
+    """
+    ours, theirs = (
+        {path: np.shape(leaf) for path, leaf in zip(*flatten_with_paths(tree)[:2], strict=True)}
+        for tree in (first, second)
+    )
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise ParamsError(
+                f"{say}: {path!r} is {ours.get(path, 'absent')} in the first and {theirs.get(path, 'absent')} in the "
+                "second."
+            )
+
+
 def is_single_key(key: jax.Array) -> bool:
     """Tells whether an array is one random key, typed or of raw words, and not several.
 

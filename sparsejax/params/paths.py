@@ -124,7 +124,7 @@ def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> di
       ``{path: pattern}`` for the paths that some pattern matches.
 
     Raises:
-      PathError: a pattern matches nothing.
+      PathError: a pattern matches nothing, or is no text.
 
     Example:
       >>> match_paths(["a/*"], ["a/kernel", "b/kernel"], "overrides")
@@ -132,6 +132,8 @@ def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> di
     """
     found: dict[str, str] = {}
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise PathError(f"{where}: {pattern!r} is no path pattern; give a text such as 'head/*'.")
         hits = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
         if not hits:
             raise PathError(

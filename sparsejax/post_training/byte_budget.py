@@ -45,10 +45,12 @@ def sparsity_for_bytes(
       The sparsity of the layers that have none of their own.
 
     Raises:
-      SparsityError: both are given, or not even a sparsity of 1 fits, or no layer is free.
+      SparsityError: both are given, no number, or not even a sparsity of 1 fits, or no layer is free.
     """
     if sparsity is not None:
         raise SparsityError(f"sparsity={sparsity!r} and max_bytes={max_bytes!r}: give one of them.")
+    if np.asarray(max_bytes).dtype.kind not in "iuf" or not max_bytes >= 0:
+        raise SparsityError(f"max_bytes={max_bytes!r}: give a number of bytes.")
     chosen = {layer.index: layer for layer in layers}
     fixed, free, itemsizes = 0, [], []
     for index, leaf in enumerate(flatten_with_paths(params)[1]):

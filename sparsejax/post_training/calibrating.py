@@ -73,13 +73,14 @@ def run_calibration(
     batches = [*c.to_solve, *c.unseen]
     leaves = frozenset(layer.index for layer in layers)
     walk = Walk(c.fn, c.params, batches, leaves, paired=paired, means=c.means)
+    walk.weights = row_weights_of(c.row_weights, walk, c.params, batches)
     store = None
     if c.workdir is not None:
         said = [*(str(layer) for layer in layers), *map(_name, settings), f"{options.sequential} {paired}"]
         said.append(c.row_weights if isinstance(c.row_weights, str) else _name(c.row_weights))
-        arrays = (c.params, options.masks, c.start, list(c.to_solve), list(c.unseen))
+        arrays = [c.params, options.masks, c.start, list(c.to_solve), list(c.unseen)]
+        arrays += [walk.weights] if callable(c.row_weights) else []  # two functions may have one name
         store = Store(c.workdir, fingerprint(_description(walk, said), *arrays))
-    walk.weights = row_weights_of(c.row_weights, walk, c.params, batches)
     if solver is not None:
         options = options._replace(solver=solver(walk))
     run = CalibrationRun(walk, c.params, c.start, layers, options, len(c.to_solve), store)
@@ -102,6 +103,12 @@ def _description(walk: Walk, said: Sequence[str]) -> str:
 def _name(value: Any) -> str:
     if isinstance(value, functools.partial):
         return f"{_name(value.func)} {value.args} {sorted(value.keywords.items())}"
-    if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
-    return repr(value)
+    if not callable(value):
+        return repr(value)
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    code = getattr(value, "__code__", None)
+    if "<" not in name or code is None:
+        return name
+    # Lambdas and functions made inside others share their names: what they do and what they hold tells them apart.
+    held = [_name(cell.cell_contents) for cell in value.__closure__ or ()]
+    return f"{name} {code.co_code.hex()} {code.co_names} {code.co_consts} {value.__defaults__} {held}"

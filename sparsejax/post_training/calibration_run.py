@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.post_training.layer_solving import relative
+from sparsejax.post_training.layer_solving import Solved, checked_errors, relative, warn_of_no_unseen_row
 from sparsejax.post_training.matrices import without_axes
 from sparsejax.post_training.piece_solving import PieceSolver
 from sparsejax.post_training.results import LayerResult, PrunedModel
@@ -125,9 +125,11 @@ class CalibrationRun:
         arrays: dict[str, Array] = {}
         notes = []
         for i, (piece, (solved, peak)) in enumerate(zip(stage, made, strict=True)):
-            leaf, layer, _ = self._piece(piece)
-            own = ordered(unseen.moments[piece], unseen.stacked[piece])
-            error, size = solver.error(piece, leaf, solved, layer, own)
+            layer = self._layers[piece[0]]
+            checked_errors(layer.path, "calibration rows", solved.error, solved.size)
+            error, size = self._unseen_errors(
+                piece, solved, ordered(unseen.moments[piece], unseen.stacked[piece])
+            )
             about = {key: getattr(solved, key) for key in ("error", "size", "rows", "damping", "converged")}
             about |= {"held_out_error": error, "held_out_size": size, "seconds": seconds}
             notes.append({**about, "kept_bytes": kept, "peak_bytes": peak, "others": list(solved.others)})
@@ -135,6 +137,14 @@ class CalibrationRun:
             named |= {f"other {j}": array for j, array in enumerate(solved.others.values())}
             arrays |= {f"{i} {name}": array for name, array in named.items()}
         return arrays, notes
+
+    def _unseen_errors(self, piece: Piece, solved: Solved, sums: Mapping[str, Array]) -> tuple[float, float]:
+        leaf, layer, _ = self._piece(piece)
+        if not np.any(sums["count"]):
+            warn_of_no_unseen_row(layer.path)
+            return np.nan, np.nan
+        found = self._options.solver.error(piece, leaf, solved, layer, sums)
+        return checked_errors(layer.path, "batches held out", *found)
 
     def _sums(self, number: int, batches: Sequence[int], store: Store | None) -> Totals:
         """The sums of a stage over some batches, from where a killed run left them."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sparsejax.errors import CalibrationError, PathError
-from sparsejax.masks.prunable import Layer, Override, dense, prunable_layers
+import jax
+import numpy as np
+
+from sparsejax.errors import CalibrationError, PathError, SparsityError
+from sparsejax.masks.prunable import Layer, Override, check_arguments, dense, prunable_layers
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.paths import flatten_with_paths, literal, match_paths
 from sparsejax.patterns.pattern import Pattern
@@ -26,22 +29,49 @@ def hold_out(batches: Iterable[Any], held_out: Iterable[Any] | None) -> tuple[li
       ``(to solve on, to measure on)``.
 
     Raises:
-      CalibrationError: one of them is empty.
+      CalibrationError: one of them is empty, or a batch in it is.
     """
-    batches = list(batches)
+    batches = list_of_batches(batches)
     if held_out is None:
         # The last of every ten; of fewer the last.
         last = set(range(9, len(batches), 10)) or {len(batches) - 1}
         unseen = [batch for i, batch in enumerate(batches) if i in last]
         batches = [batch for i, batch in enumerate(batches) if i not in last]
     else:
-        unseen = list(held_out)
+        unseen = list_of_batches(held_out)
     if not batches or not unseen:
         raise CalibrationError(
             f"{len(batches)} batches to calibrate on and {len(unseen)} to measure the error on; each needs at least "
             "one. Give two batches or more, or held_out=…; an iterator must not be used up."
         )
     return batches, unseen
+
+
+def list_of_batches(batches: Iterable[Any]) -> list[Any]:
+    """All batches; one without a row is refused.
+
+    Args:
+      batches: tuples of inputs.
+
+    Returns:
+      Them.
+
+    Raises:
+      CalibrationError: no iterable, or a batch all of whose arrays are empty.
+    """
+    try:
+        found = iter(batches)
+    except TypeError as error:
+        raise CalibrationError(f"batches are {batches!r}; give an iterable of tuples of inputs.") from error
+    found = list(found)
+    for number, batch in enumerate(found):
+        arrays = [leaf for leaf in jax.tree.leaves(jaxprs.as_tuple(batch)) if np.ndim(leaf)]
+        if arrays and not any(np.size(leaf) for leaf in arrays):
+            raise CalibrationError(
+                f"Batch {number} has no row: its arrays are of shapes {', '.join(str(np.shape(a)) for a in arrays)}. "
+                "Leave it out."
+            )
+    return found
 
 
 def layers_in_order(
@@ -72,6 +102,7 @@ def layers_in_order(
     """
     inputs = jaxprs.as_tuple(batch)
     ops, first = ops_in_order(fn, params, inputs)
+    check_arguments(pattern, prunable, overrides)
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     match_paths(ignore, list(ops), "ignore")
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}
@@ -135,11 +166,15 @@ def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) ->
 
     Raises:
       PathError: a pattern that matches no layer.
+      SparsityError: no layer gets one.
     """
     found = match_paths(sparsities, [layer.path for layer in layers], "sparsity")
     own = [(layer, sparsities.get(found.get(layer.path, ""))) for layer in layers]
-    return [
+    given = [
         layer if layer.sparsity is not None else layer._replace(sparsity=share)
         for layer, share in own
         if share is not None or layer.sparsity is not None
     ]
+    if not given:
+        raise SparsityError(f"sparsity={dict(sparsities)!r} gives no layer one, so nothing would be pruned.")
+    return given

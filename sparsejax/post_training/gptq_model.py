@@ -33,7 +33,7 @@ class QuantizedLayer(NamedTuple):
       sparsity: fraction of zeros of its mask.
       error: relative squared error of its outputs on the calibration rows it was solved on, against the target it was
         solved for.
-      held_out_error: the same on the batches held out; what to trust.
+      held_out_error: the same on the batches held out; what to trust. NaN where none of their rows reaches the layer.
       rows: calibration rows of the layer (of a stack: the fewest).
       damping: the λ that was used (the most).
     """

@@ -204,7 +204,8 @@ def check_damping(damping: float) -> None:
     Raises:
       CalibrationError: negative or not finite.
     """
-    if not (np.ndim(damping) == 0 and np.isfinite(damping) and damping >= 0):
+    number = np.asarray(damping)
+    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number >= 0):
         raise CalibrationError(f"damping is {damping!r}; give a finite number of at least 0, such as 0.01.")
 
 

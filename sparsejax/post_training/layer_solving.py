@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.errors import SparsejaxError
+from sparsejax.errors import CalibrationError, SparsejaxError
 from sparsejax.masks.prunable import Layer
 from sparsejax.post_training.gram import ROWS_PER_INPUT, CalibrationWarning, check_problem, squared_errors
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
@@ -81,7 +81,7 @@ def solve_layer(
     """
     problems = split(leaf, layer, sums)
     rows = min(problem.count for problem in problems)
-    warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
+    check_rows(layer.path, rows, problems[0].gram.shape[0])
     alive: Sequence[Array | None] = [None] * len(problems)
     if earlier is not None and np.ndim(earlier):
         alive = list(to_matrices(jnp.broadcast_to(earlier, layer.shape), layer, len(problems)))
@@ -161,8 +161,31 @@ def _sums_of(
     return jnp.sum(squared_errors(change, gram)), jnp.sum(squared_errors(dense, gram)), pulls
 
 
+def checked_errors(path: str, said_of: str, error: float, size: float) -> tuple[float, float]:
+    """Refuses squared errors that are not finite.
+
+    Args:
+      path: the layer's.
+      said_of: which rows they were measured on.
+      error: squared.
+      size: squared.
+
+    Returns:
+      Both.
+
+    Raises:
+      CalibrationError: one is not finite.
+    """
+    if not (np.isfinite(error) and np.isfinite(size)):
+        raise CalibrationError(
+            f"{path!r}: on the {said_of} the squared outputs ({size:g}) or their error ({error:g}) are not finite. "
+            "Look for overflow in the parameters or in the activations of those batches."
+        )
+    return error, size
+
+
 def relative(error: float, size: float) -> float:
-    """An error as a share of a size; 0 where both are zero, infinity where only the size is.
+    """An error as a share of a size; 0 where both are zero, infinity where only the size is, NaN where that is.
 
     Args:
       error: squared.
@@ -171,7 +194,7 @@ def relative(error: float, size: float) -> float:
     Returns:
       The share.
     """
-    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))
+    return error / size if size > 0 or np.isnan(size) else (0.0 if error == 0 else float("inf"))
 
 
 def _solutions(
@@ -235,22 +258,42 @@ def target_of(problem: Problem, damping: float) -> Array:
     ).astype(problem.weights.dtype)
 
 
-def warn_of_few_rows(path: str, rows: int, inputs: int) -> None:
-    """Warns where a layer has fewer than five calibration rows an input.
+def check_rows(path: str, rows: int, inputs: int) -> None:
+    """Warns where a layer has fewer than five calibration rows an input, and refuses one that has none.
 
     Args:
       path: the layer's.
       rows: it has.
       inputs: it has.
 
+    Raises:
+      CalibrationError: none; every input would look dead, and every weight be removed.
+
     Warns:
       CalibrationWarning: too few.
     """
+    if rows == 0:
+        raise CalibrationError(
+            f"{path!r} has no calibration row: no batch takes its branch, or all its rows weigh nothing. Give batches "
+            "that reach it, or leave the layer out (prune_model's ignore)."
+        )
     if rows < ROWS_PER_INPUT * inputs:
         _warn(
             f"{path!r}: {rows} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an input "
             "the solution fits the rows, not the layer: give more batches, or raise damping to 0.1."
         )
+
+
+def warn_of_no_unseen_row(path: str) -> None:
+    """Warns that nothing was measured of a layer.
+
+    Args:
+      path: the layer's.
+
+    Warns:
+      CalibrationWarning: always.
+    """
+    _warn(f"{path!r}: no row of the batches held out reaches it, so its held-out error is not known (NaN).")
 
 
 def _warn(text: str) -> None:

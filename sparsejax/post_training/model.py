@@ -6,12 +6,14 @@ from typing import Any
 
 from sparsejax.masks.mask_trees import validate
 from sparsejax.masks.prunable import Override
+from sparsejax.params.check_values import require_same_shapes
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
 from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
+from sparsejax.post_training.gram import check_damping
 from sparsejax.post_training.layer_solving import LayerSolver
 from sparsejax.post_training.piece_solving import Pruning
 from sparsejax.post_training.results import LayerResult, PrunedModel
@@ -87,14 +89,18 @@ def prune_model(
       The pruned model.
 
     Raises:
-      CalibrationError: no batch is left to hold out, or one does not fit; statistics that are not finite, with the
-        layer's path; unknown targets; a workdir of another calibration, or one that cannot be written.
+      CalibrationError: no batch is left to hold out, or one does not fit or has no row; a layer that no row reaches;
+        statistics that are not finite, with the layer's path; a damping below 0, unknown targets; a workdir of another
+        calibration, or one that cannot be written.
       TracingError, ParamsError, PathError, PatternError, SparsityError, MaskError: as each says.
 
     Warns:
       CalibrationWarning: fewer than five rows an input, damping that was raised, no convergence; with the path.
     """
+    check_damping(damping)  # at once, and where the solver has no use for it too
     to_solve, unseen = part_batches(batches, held_out)
+    if start is not None:
+        require_same_shapes(start, params, "start is of another network than params")
     if masks is not None:
         validate(masks, params)
     layers = layers_in_order(fn, params, to_solve[0], pattern, prunable, overrides, ignore)

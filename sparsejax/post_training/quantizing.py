@@ -13,11 +13,11 @@ from sparsejax.parametrizations.integer_grid import QuantizedTensor, choose_scal
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.layer_solving import (
     Solved,
+    check_rows,
     layer_output_error,
     output_error,
     said_of,
     target_of,
-    warn_of_few_rows,
 )
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.sequential.flat_program import Piece
@@ -66,7 +66,7 @@ class Quantizing(NamedTuple):
         problems = split(leaf, layer, sums)
         count, bits = len(problems), layer.format.bits
         rows = min(problem.count for problem in problems)
-        warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
+        check_rows(layer.path, rows, problems[0].gram.shape[0])
         alive = _each(earlier, layer, count)
         solutions: list[IntegerSolution] = []
         with said_of(layer):

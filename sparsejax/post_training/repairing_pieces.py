@@ -10,10 +10,10 @@ from jax import lax
 from sparsejax.masks.prunable import Layer
 from sparsejax.post_training.layer_solving import (
     Solved,
+    check_rows,
     output_error,
     said_of,
     target_of,
-    warn_of_few_rows,
 )
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.sequential.biases import Bias
@@ -51,7 +51,7 @@ class Repairing(NamedTuple):
         bias = self.biases.get(piece)
         rows = min(problem.count for problem in problems)
         if self.update != "bias":
-            warn_of_few_rows(layer.path, rows, problems[0].gram.shape[0])
+            check_rows(layer.path, rows, problems[0].gram.shape[0])
         alive = jnp.ones(layer.shape, bool) if earlier is None else jnp.broadcast_to(earlier, layer.shape)
         matrices = to_matrices(alive, layer, len(problems))
         with said_of(layer):

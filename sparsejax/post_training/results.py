@@ -13,7 +13,7 @@ class LayerResult(NamedTuple):
       sparsity: fraction of zeros of its mask.
       error: relative squared error of its outputs on the calibration rows, against the target it was solved for:
         with asymmetric targets the dense model's outputs, else the dense weights' on the same inputs.
-      held_out_error: the same on the batches held out; what to trust.
+      held_out_error: the same on the batches held out; what to trust. NaN where none of their rows reaches the layer.
       rows: calibration rows of the layer (of a stack: the fewest).
       damping: the λ that was used (the most).
       converged: whether the solver said so for every layer.
@@ -27,7 +27,7 @@ class LayerResult(NamedTuple):
     path: str
     sparsity: float
     error: float
-    held_out_error: float | None
+    held_out_error: float
     rows: int
     damping: float
     converged: bool

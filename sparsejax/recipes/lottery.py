@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.distributions.shares import Distribution
-from sparsejax.errors import ParamsError, RandomKeyError, ScheduleError, SparsityError
+from sparsejax.errors import RandomKeyError, ScheduleError, SparsityError
 from sparsejax.masks.mask_trees import apply_masks, is_prunable_mask
 from sparsejax.masks.prunable import Override
 from sparsejax.params.axis_roles import flax_axes
+from sparsejax.params.check_values import require_same_shapes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.recipes.model_roles import ModelRoles
 from sparsejax.recipes.without_training import prune_params
@@ -268,23 +269,10 @@ def error_barrier(
     """
     if points < 2:
         raise ScheduleError(f"points is {points!r}: a line has at least its two ends.")
-    _check_same_shapes(first, second)
+    require_same_shapes(first, second, "No line joins two different networks")
     alphas = tuple(i / (points - 1) for i in range(points))
     errors = tuple(
         error(jax.tree.map(lambda a, b, t=alpha: (1 - t) * a + t * b, first, second)) for alpha in alphas
     )
     highest = math.nan if any(map(math.isnan, errors)) else max(errors)  # max() passes NaN over
     return Barrier(alphas, errors, highest - (errors[0] + errors[-1]) / 2)
-
-
-def _check_same_shapes(first: Params, second: Params) -> None:
-    ours, theirs = (
-        {path: jnp.shape(leaf) for path, leaf in zip(*flatten_with_paths(params)[:2], strict=True)}
-        for params in (first, second)
-    )
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
-            raise ParamsError(
-                f"No line joins two different networks: {path!r} is {ours.get(path, 'absent')} in the first and "
-                f"{theirs.get(path, 'absent')} in the second."
-            )

@@ -11,7 +11,15 @@ from flax import nnx
 import sparsejax
 from experiments.models.gpt import GPT
 from sparsejax import Override
-from sparsejax.errors import CalibrationError, MaskError, PathError, PatternError, TracingError
+from sparsejax.errors import (
+    CalibrationError,
+    MaskError,
+    ParamsError,
+    PathError,
+    PatternError,
+    SparsityError,
+    TracingError,
+)
 from sparsejax.patterns import NM
 from sparsejax.post_training import (
     CalibrationWarning,
@@ -224,6 +232,60 @@ def test_bad_input_is_refused_with_the_layer(network):
         sparsegpt(fn, params, batches, sparsity=0.5, masks={"z": jnp.ones(3, bool)})
     with pytest.warns(CalibrationWarning, match="'z/kernel': 40 calibration rows for 16 inputs"):
         sparsegpt(fn, params, [b[:40] for b in batches[:2]], sparsity=0.5, overrides={"b/*": sparsejax.dense})
+
+
+def test_batches_held_out_that_are_not_finite_are_refused_with_the_layer(network):
+    fn, params, batches = network
+    for method, targets in ((magnitude, "symmetric"), (sparsegpt, "asymmetric")):
+        with pytest.raises(CalibrationError, match=r"'z/kernel': on the batches held out .* not finite"):
+            method(
+                fn, params, [*batches[:2], batches[2].at[3, 2].set(jnp.nan)], sparsity=0.5, targets=targets
+            )
+
+
+def test_empty_batches_and_layers_that_no_row_reaches_are_refused(network):
+    fn, params, batches = network
+    nothing = batches[0][:0]
+    for wrong in ({"batches": [nothing, *batches]}, {"held_out": [nothing]}, {"batches": [nothing] * 3}):
+        with pytest.raises(CalibrationError, match=r"Batch 0 has no row: its arrays are of shapes \(0, 16\)"):
+            wanda(fn, params, **{"batches": batches, "sparsity": 0.5, **wrong})
+    with pytest.raises(CalibrationError, match="give an iterable"):
+        wanda(fn, params, None, sparsity=0.5)
+
+    def branch(p, x):
+        return jax.lax.cond(jnp.max(x) > 1e3, lambda x: x @ p["seldom"], lambda x: x @ p["often"], x)
+
+    parts = {"seldom": normal(16, 6), "often": normal(16, 6)}
+    with pytest.raises(CalibrationError, match=r"'seldom' has no calibration row.*ignore"):
+        sparsegpt(branch, parts, batches, sparsity=0.5)
+    pruned = sparsegpt(branch, parts, batches, sparsity=0.5, ignore="seldom")
+    np.testing.assert_array_equal(pruned.params["seldom"], parts["seldom"])
+    # Solved on rows that take it, measured on rows that do not: not known, which is said.
+    with pytest.warns(CalibrationWarning, match="'seldom': no row of the batches held out"):
+        layers = sparsegpt(
+            branch, parts, [1e4 * batches[0], *batches[1:3]], held_out=batches[3:], sparsity=0.5
+        ).layers
+    assert np.isnan(layers["seldom"].held_out_error)
+    assert 0 < layers["seldom"].error < 1
+    assert 0 < layers["often"].held_out_error < 1
+
+
+def test_options_of_another_kind_are_refused_at_once(network):
+    fn, params, batches = network
+    for wrong, error, text in (
+        ({"damping": -1}, CalibrationError, "damping is -1"),
+        ({"damping": np.nan}, CalibrationError, "damping is nan"),
+        ({"damping": "much"}, CalibrationError, "damping is 'much'"),
+        ({"sparsity": {}}, SparsityError, "gives no layer one"),
+        ({"sparsity": None, "max_bytes": "1000"}, SparsityError, "max_bytes='1000': give a number of bytes"),
+        ({"ignore": [3]}, PathError, "ignore: 3 is no path pattern"),
+        ({"overrides": {"b/*": 0.5}}, ParamsError, r"overrides\['b/\*'\] is 0.5"),
+        ({"overrides": ["b/*"]}, ParamsError, "overrides is a list"),
+        ({"prunable": "b/*"}, ParamsError, "prunable is the text"),
+        ({"start": {"b": params["b"]}}, ParamsError, "'z/bias' is absent in the first"),
+    ):
+        with pytest.raises(error, match=text):
+            magnitude(fn, params, batches, **{"sparsity": 0.5, **wrong})
 
 
 def test_batches_that_do_not_fit_are_refused(network):

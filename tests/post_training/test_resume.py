@@ -16,7 +16,7 @@ import pytest
 
 from sparsejax.errors import CalibrationError
 from sparsejax.params.whole_file import whole_file
-from sparsejax.post_training import alps, calibration_run, sparsegpt
+from sparsejax.post_training import alps, calibration_run, prune_model, solve_alps, sparsegpt
 from sparsejax.post_training.sequential.store import Store, fingerprint
 from sparsejax.post_training.sequential.walk import Walk
 from tests.tracing.functions import normal
@@ -116,6 +116,28 @@ def test_another_calibration_is_refused(tmp_path):
     for call in calls:
         with pytest.raises(CalibrationError, match="parameters, batches, function or options differ"):
             call()
+
+
+def test_functions_of_one_name_are_told_apart(tmp_path):
+    """By the weights that they give, by their code, by what they hold."""
+    fn, params, batches = task()
+
+    def run(share, iterations):
+        def solve(*args, **options):
+            return solve_alps(*args, iterations=iterations, **options)
+
+        def weights(p, x):
+            return {"head/*": jnp.where(jnp.arange(40) < 40 * share, 1.0, 0.5)}
+
+        return prune_model(
+            fn, params, batches, solve=solve, row_weights=weights, sparsity=0.6, workdir=tmp_path
+        )
+
+    first = run(0.5, 30)
+    same(first, run(0.5, 30))
+    for other in ((0.25, 30), (0.5, 3)):
+        with pytest.raises(CalibrationError, match="options differ"):
+            run(*other)
 
 
 def test_a_damaged_stage_is_solved_again(tmp_path):

@@ -264,6 +264,14 @@ def test_bad_row_weights_are_refused(network):
         run(lambda p, x: {"z/*": -jnp.ones(100)})
     with pytest.raises(PathError, match="row_weights"):
         run(lambda p, x: {"y": jnp.ones(100)})
+    with pytest.raises(CalibrationError, match=r"'z/kernel' has no calibration row.*weigh nothing"):
+        run(lambda p, x: {"z/*": jnp.zeros(100)})
+    with pytest.raises(CalibrationError, match=r"give \{path pattern: weights\}"):
+        run(lambda p, x: jnp.ones(100))
+    with pytest.raises(CalibrationError, match="'z/kernel' are no numbers"):
+        run(lambda p, x: {"z/*": "many"})
+    with pytest.raises(CalibrationError, match="row_weights=3: choose"):
+        run(3)
 
 
 def test_layers_are_ignored_by_path(network):

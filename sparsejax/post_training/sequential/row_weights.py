@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import describe_value
 from sparsejax.params.paths import flatten_with_paths, match_paths
 from sparsejax.post_training.sequential.flat_program import FlatProgram, Instruction
 from sparsejax.post_training.sequential.segments import Compiled, cut
@@ -40,12 +41,13 @@ def row_weights_of(
       For each batch the weights, (rows,) or (stacked…, rows), by the number of the instruction.
 
     Raises:
-      CalibrationError: weights that are negative, not finite, all zero or of another number; an unknown word.
+      CalibrationError: weights that are negative, not finite or of another number; an unknown word, or a function
+        that gives no mapping. (A layer whose rows all weigh nothing is refused when its turn comes.)
       PathError: a pattern that matches no layer.
     """
     if row_weights is None:
         return [{} for _ in batches]
-    if isinstance(row_weights, str) and row_weights != "gradient":
+    if row_weights != "gradient" and (isinstance(row_weights, str) or not callable(row_weights)):
         raise CalibrationError(f"row_weights={row_weights!r}: choose None, 'gradient', or a function.")
     compiled: Compiled = {}
     leaves = flatten_with_paths(params)[1]
@@ -66,13 +68,17 @@ def _layers(program: FlatProgram) -> dict[int, Instruction]:
 
 
 def _given(program: FlatProgram, weights: Mapping[str, Any]) -> dict[int, Array]:
+    if not isinstance(weights, Mapping):
+        raise CalibrationError(
+            f"row_weights gives {describe_value(weights)}; it should give {{path pattern: weights}}."
+        )
     paths = {i: program.traced.paths[ins.uses[0][1].leaf] for i, ins in _layers(program).items()}
     chosen = match_paths(weights, list(dict.fromkeys(paths.values())), "row_weights")
     found = {}
     for place, path in paths.items():
         if path in chosen:
             shape = _rows_shape(program, program.instructions[place])
-            found[place] = _checked(np.asarray(weights[chosen[path]], np.float32), shape, path)
+            found[place] = _checked(weights[chosen[path]], shape, path)
     return found
 
 
@@ -87,13 +93,17 @@ def _rows_shape(program: FlatProgram, instruction: Instruction) -> tuple[int, ..
     return rows.shape[:-1]
 
 
-def _checked(weights: np.ndarray, shape: tuple[int, ...], path: str) -> Array:
+def _checked(given: Any, shape: tuple[int, ...], path: str) -> Array:
+    try:
+        weights = np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"row_weights: those of {path!r} are no numbers: {error}.") from error
     if weights.size not in (shape[-1], int(np.prod(shape))):
         raise CalibrationError(
             f"row_weights: {path!r} has {shape[-1]} rows in this batch ({shape} with its stacked axes), and the "
             f"weights are of shape {weights.shape}. Give one number for each row."
         )
-    if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+    if not np.all(np.isfinite(weights) & (weights >= 0)):
         raise CalibrationError(f"row_weights: those of {path!r} are negative or not finite.")
     return jnp.asarray(weights.reshape(shape if weights.size != shape[-1] else shape[-1]))
 
