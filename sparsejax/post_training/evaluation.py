@@ -65,8 +65,9 @@ def perplexity(
     GPTQ, SparseGPT and Wanda are made (WikiText-2, window 2048). A smaller stride gives every token at least
     ``window − stride`` tokens of context.
 
-    The result does not depend on `batch_size`: the last batch is filled up with rows that do not count, and the
-    costs of single tokens are added in float64 without rounding.
+    The same tokens are scored whatever `batch_size` is, the last batch filled up with rows that do not count, and the
+    costs of single tokens are added in float64 without rounding. What is left is the rounding of `fn` and its softmax,
+    which XLA may compile otherwise for another number of rows (float32: in the eighth digit).
 
     Args:
       fn: ``fn(params, tokens) -> logits`` for int32 tokens (rows, window); logits (rows, window, vocabulary).
@@ -106,7 +107,10 @@ def perplexity(
         nats += found[: len(batch)][own].astype(np.float64).tolist()
     total = math.fsum(nats)
     if not math.isfinite(total):
-        raise EvaluationError("The logits are not finite, so the perplexity is not. Look at the parameters.")
+        raise EvaluationError(
+            "A token's cost is not finite: the logits are not (look at the parameters), or a token lies beyond the "
+            f"vocabulary (the largest is {int(tokens.max())})."
+        )
     mean = total / len(nats)
     return Perplexity(math.exp(mean) if mean < 700 else math.inf, total, len(nats), len(rows))
 
@@ -115,6 +119,10 @@ def _check(tokens: np.ndarray, window: int, stride: int, batch_size: int, keep_t
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise EvaluationError(
             f"tokens are {tokens.dtype}{list(tokens.shape)}: give one row of whole numbers."
+        )
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
+        raise EvaluationError(
+            f"tokens lie in [{tokens.min()}, {tokens.max()}]: they are numbers from 0 on, in int32."
         )
     if window < 2 or not 1 <= stride <= window or batch_size < 1:
         raise EvaluationError(
@@ -141,9 +149,11 @@ def _windows(tokens: np.ndarray, window: int, stride: int, keep_tail: bool) -> t
 
 def _costs(logits: Array, tokens: Array) -> Array:
     """−ln p of every token given those before it; 0 for the first."""
-    if logits.shape[:2] != tokens.shape or logits.ndim != 3:
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 3 or shape[:2] != tokens.shape:
+        what = type(logits).__name__ if shape is None else shape
         raise EvaluationError(
-            f"The function gives {logits.shape} for tokens {tokens.shape}; it should give (rows, window, vocabulary)."
+            f"The function gives {what} for tokens {tokens.shape}; it should give (rows, window, vocabulary)."
         )
     log_p = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
     own = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
@@ -194,9 +204,15 @@ def agreement(
     @jax.jit
     def compare(dense: Params, pruned: Params, inputs: tuple[Any, ...]) -> tuple[Array, ...]:
         a, b = (fn(p, *inputs) for p in (dense, pruned))
-        if jnp.ndim(a) == 0:
+        shapes = [getattr(x, "shape", None) for x in (a, b)]
+        if not shapes[0] or shapes[0] != shapes[1]:
+            what = (
+                "a scalar"
+                if shapes[0] == ()
+                else f"{type(a).__name__}s of shapes {shapes[0]} and {shapes[1]}"
+            )
             raise EvaluationError(
-                "The function gives a scalar; the last axis of its result must be the classes."
+                f"The function gives {what}; its results must be of one shape, the last axis the classes."
             )
         a, b = (x.reshape(-1, x.shape[-1]).astype(jnp.float32) for x in (a, b))
         log_a, log_b = (jax.nn.log_softmax(x) if logits else jnp.log(jnp.maximum(x, 1e-30)) for x in (a, b))
@@ -211,8 +227,10 @@ def agreement(
     for batch in batches:
         for column, values in zip(columns, compare(dense, pruned, jaxprs.as_tuple(batch)), strict=True):
             column.append(np.asarray(values, np.float64))
-    if not columns[0]:
-        raise EvaluationError("agreement got no batch. Pass an iterable of inputs that is not used up.")
+    if not sum(map(len, columns[0])):
+        raise EvaluationError(
+            "agreement got no batch or no row. Pass an iterable of inputs that is not used up."
+        )
     top1, kl, cosine = (np.concatenate(column) for column in columns)
     if not np.all(np.isfinite(kl)):
         raise EvaluationError("The results of one of the models are not finite.")

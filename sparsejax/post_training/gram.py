@@ -32,18 +32,24 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
       ``(weights, gram)`` as float32, or float64 where the Gram matrix is float64.
 
     Raises:
-      CalibrationError: shapes that do not fit, entries that are not finite, or a Gram matrix that is not symmetric
-        or negative on its diagonal.
+      CalibrationError: weights that are no floating array or empty, shapes that do not fit, entries that are not
+        finite, or a Gram matrix that is complex, not symmetric, or negative on its diagonal.
 
     Warns:
       CalibrationWarning: fewer than five rows an input.
     """
+    floating_dtype(weights)
     gram = jnp.asarray(gram)
     dtype = jnp.promote_types(gram.dtype, jnp.float32)
     if np.ndim(weights) != 2 or gram.shape != (np.shape(weights)[1],) * 2:
         raise CalibrationError(
             f"Weights {np.shape(weights)} and Gram matrix {gram.shape} do not fit: they must be (outputs, inputs) "
             "and (inputs, inputs)."
+        )
+    if np.size(weights) == 0 or not jnp.issubdtype(dtype, jnp.floating):
+        raise CalibrationError(
+            f"Weights {np.shape(weights)} and a Gram matrix of {gram.dtype}: there must be a weight, and the Gram "
+            "matrix must be real."
         )
     weights, gram = jnp.asarray(weights, dtype), gram.astype(dtype)
     finite, odd = jax.device_get(_faults(weights, gram))
@@ -65,6 +71,31 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
             stacklevel=3,
         )
     return weights, gram
+
+
+def floating_dtype(weights: Array) -> np.dtype:
+    """The dtype in which a solver gives its weights back: theirs; integers would be cut, complex ones lose a part.
+
+    Args:
+      weights: the layer's.
+
+    Returns:
+      Their dtype, as JAX holds it.
+
+    Raises:
+      CalibrationError: no array, or none of floating numbers.
+
+    Example:
+      >>> floating_dtype(np.ones((2, 2), np.float32))
+      dtype('float32')
+    """
+    dtype = getattr(weights, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        what = type(weights).__name__ if dtype is None else dtype
+        raise CalibrationError(
+            f"The weights are {what}; give an array of floating numbers (outputs, inputs)."
+        )
+    return jnp.result_type(weights)
 
 
 @jax.jit
@@ -248,6 +279,10 @@ def layer_error(weights: Array, pruned: Array, gram: Array) -> float:
     """
     weights, gram = check_problem(weights, gram)
     pruned, _ = check_problem(pruned, gram)
+    if pruned.shape != weights.shape:
+        raise CalibrationError(
+            f"The pruned weights {pruned.shape} are not of the weights' shape {weights.shape}."
+        )
     error = float(jnp.sum(squared_errors(weights - pruned, gram)))
     size = float(jnp.sum(squared_errors(weights, gram)))
     return error / size if size > 0 else (0.0 if error == 0 else float("inf"))

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import CalibrationError, SparsityError
+from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Unstructured
-from sparsejax.post_training.chosen_layers import layers_in_order
+from sparsejax.post_training.chosen_layers import layers_in_order, list_of_batches
+from sparsejax.post_training.gram import all_finite
 from sparsejax.scores.activations import wanda
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.calibration.statistics import calibrate
@@ -59,14 +60,15 @@ def owl(
       (the paper's are over blocks of one size), so that s is met; sparsities are cut to [0, 1] where they leave it.
 
     Raises:
-      SparsityError: outside [0, 1].
-      CalibrationError: a spread or an outlier factor that is not positive; no batch.
+      SparsityError: not one number in [0, 1].
+      CalibrationError: a spread or an outlier factor that is not positive and finite; no batch, an empty one, or
+        inputs that are not finite, with the layer's path.
 
     Source: Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", arXiv 2310.05175, section 3.2.
     """
-    check_sparsity(sparsity, "sparsity")
-    if not outlier > 0 or not spread > 0:
-        raise CalibrationError(f"outlier={outlier!r}, spread={spread!r}: both must be positive.")
+    _check_share(sparsity)
+    if not 0 < outlier < np.inf or not 0 < spread < np.inf:
+        raise CalibrationError(f"outlier={outlier!r}, spread={spread!r}: both must be positive, and finite.")
     layers, scores = _scored(fn, params, batches, prunable, ignore)
     name = group or (lambda path: path)
     above: dict[str, list[float]] = {}
@@ -84,6 +86,12 @@ def owl(
         literal(layer.path): float(1 - d)
         for layer, d in zip(layers, _shifted(density, weights, 1 - sparsity), strict=True)
     }
+
+
+def _check_share(sparsity: float) -> None:
+    check_sparsity(sparsity, "sparsity")
+    if np.ndim(sparsity):
+        raise SparsityError(f"sparsity is {sparsity!r}; all layers together take one number.")
 
 
 def _shifted(density: np.ndarray, weights: np.ndarray, mean: float) -> np.ndarray:
@@ -122,10 +130,13 @@ def sensitivity(
       ``{path: (candidates,)}``.
 
     Raises:
-      CalibrationError: no batch, or results that are not finite, with the layer's path.
-      SparsityError, PatternError: candidates that do not fit.
+      CalibrationError: no batch, an empty one, or no floating results; inputs or results that are not finite, with
+        the layer's path.
+      SparsityError, PatternError: candidates that do not fit, or none.
     """
-    batches = list(batches)
+    batches = list_of_batches(batches)
+    if not candidates:
+        raise SparsityError("There is no candidate; give sparsities or NM patterns.")
     layers, scores = _scored(fn, params, batches, prunable, ignore)
     _, leaves, treedef = flatten_with_paths(params)
     found = {}
@@ -156,7 +167,10 @@ def _damage(fn: Callable[..., Any], leaves: list[Array], treedef: Any, index: in
 
 def _floating(results: Any) -> list[Array]:
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(results)]
-    return [leaf.astype(jnp.float32) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [leaf.astype(jnp.float32) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not floating:
+        raise CalibrationError("The function gives no floating result, so nothing says how much it changes.")
+    return floating
 
 
 def _scored(
@@ -167,7 +181,7 @@ def _scored(
     ignore: Iterable[str],
 ) -> tuple[list[Layer], list[Array]]:
     """The layers to prune and Wanda's scores of all leaves."""
-    batches = list(batches)
+    batches = list_of_batches(batches)
     if not batches:
         raise CalibrationError("There is no batch. Pass an iterable of inputs that is not used up.")
     layers = layers_in_order(fn, params, batches[0], None, prunable, None, ignore)
@@ -180,6 +194,11 @@ def _scored(
     found = [None] * len(leaves)
     for layer in layers:
         found[layer.index] = scores[layer.path]
+        if not bool(all_finite(found[layer.index])):
+            raise CalibrationError(
+                f"{layer.path!r}: its weights or the norms of its inputs are not finite. Look for overflow in the "
+                "parameters or in the activations of the batches."
+            )
     return layers, found
 
 
@@ -215,15 +234,27 @@ def choose_by_sensitivity(
       ``{path: Override}`` for `prune_model`'s `overrides`; with `NM` candidates a pattern of its own for each layer.
 
     Raises:
-      SparsityError: candidates that do not rise, or of which even the sparsest are not enough.
+      SparsityError: candidates that do not rise, or of which even the sparsest are not enough; a sparsity that is not
+        one number in [0, 1].
+      CalibrationError: curves that are not finite, or not of one number for each candidate.
+      PathError: curves of what is no parameter.
     """
-    share = [1 - c.n / c.m if isinstance(c, NM) else float(c) for c in candidates]
+    _check_share(sparsity)
+    share = [1 - c.n / c.m if isinstance(c, NM) else c for c in candidates]
+    check_sparsity(share, "candidates")
     if any(b <= a for a, b in itertools.pairwise(share)):
         raise SparsityError(f"candidates {candidates!r} must rise in sparsity.")
     if sparsity > share[-1]:
         raise SparsityError(f"sparsity {sparsity!r} is more than the sparsest candidate, {share[-1]:g}.")
     paths, leaves, _ = flatten_with_paths(params)
     size = {path: np.size(leaf) for path, leaf in zip(paths, leaves, strict=True) if path in curves}
+    for path, curve in curves.items():
+        if path not in size:
+            raise PathError(f"curves: {path!r} is no parameter; there are: {', '.join(paths[:12])}.")
+        if np.shape(curve) != (len(share),) or not np.all(np.isfinite(curve)):
+            raise CalibrationError(
+                f"curves: that of {path!r} is {curve!r}; it needs a finite number for each of {len(share)} candidates."
+            )
     chosen = dict.fromkeys(curves, 0)
     removed = sum(size[path] * share[0] for path in curves)
     goal = sparsity * sum(size.values())

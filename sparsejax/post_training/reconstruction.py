@@ -13,6 +13,7 @@ import optax
 
 from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import validate
+from sparsejax.params.check_values import require_same_shapes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.chosen_layers import hold_out
 from sparsejax.post_training.gram import CalibrationWarning
@@ -96,6 +97,7 @@ def reconstruct(
       CalibrationError: an unknown objective, no batch to hold out, batches of several shapes, a loss that is not
         finite (with the block's layers), steps or learning rate out of range.
       MaskError: masks that do not fit.
+      ParamsError: dense parameters of other paths or shapes.
 
     Warns:
       CalibrationWarning: a block whose held-out loss rose, and which was left as it was.
@@ -109,6 +111,7 @@ def reconstruct(
             "one step, a positive rate."
         )
     validate(masks, params)
+    require_same_shapes(dense, params, "dense is of another network than params")
     train, unseen = hold_out(batches, held_out)
     shapes = {str(jax.tree.map(np.shape, jaxprs.as_tuple(batch))) for batch in (*train, *unseen)}
     if len(shapes) > 1:
@@ -270,5 +273,9 @@ def _block_loss(
 
 def _divergence(target: Array, logits: Array) -> Array:
     """The mean KL divergence of the softmax of two arrays of logits."""
+    if not getattr(logits, "shape", ()):
+        raise CalibrationError(
+            f"objective='kl': the function gives {type(logits).__name__}; it should give logits, classes last."
+        )
     p, q = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in (target, logits))
     return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), -1))

@@ -8,6 +8,7 @@ from sparsejax.errors import CalibrationError, MaskError, PatternError, Sparsity
 from sparsejax.patterns import NM, Block, Channel
 from sparsejax.post_training import (
     CalibrationWarning,
+    global_masks,
     layer_error,
     magnitude_mask,
     refine_by_swaps,
@@ -120,6 +121,10 @@ def test_wrong_options_are_refused():
         lambda: solve_alps(w, gram, sparsity=0.5, penalty=0.0),
         lambda: refine_by_swaps(w, gram, mask, candidates=0),
         lambda: resolve_weights(w, gram, mask, start=w[:3]),
+        lambda: resolve_weights(w, gram, mask, tolerance=np.nan),
+        lambda: resolve_weights(w, gram, mask, iterations=-1),
+        lambda: solve_alps(w, gram, sparsity=0.5, resolve_iterations=-1),
+        lambda: layer_error(w, w[:3], gram),
         lambda: wanda_mask(w, -np.ones(32), sparsity=0.5),
         lambda: wanda_mask(w, np.ones(31), sparsity=0.5),
     ):
@@ -127,6 +132,42 @@ def test_wrong_options_are_refused():
             call()
     with pytest.raises(PatternError, match="scope"):
         magnitude_mask(w, sparsity=0.5, scope="column")
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_weights_that_a_solver_could_not_give_back_are_refused(solve):
+    """Integers would be cut, complex numbers lose a part; of nothing nothing can be removed."""
+    w, gram = papers.problem()
+    for bad, text in (
+        ((5 * w).astype(np.int32), "weights are int32"),
+        (w + 1j, "weights are complex128"),
+        (w.tolist(), "weights are list"),
+        (w[:0], "there must be a weight"),
+    ):
+        with pytest.raises(CalibrationError, match=text):
+            solve(bad, gram, sparsity=0.5)
+    with pytest.raises(CalibrationError, match="there must be a weight"):
+        solve(w[:, :0], gram[:0, :0], sparsity=0.5)
+    with pytest.raises(CalibrationError, match="must be real"):
+        solve(w, gram + 0j, sparsity=0.5)
+    with pytest.raises(CalibrationError, match="damping is None"):
+        solve(w, gram, sparsity=0.5, damping=None)
+
+
+def test_magnitudes_that_cannot_be_compared_are_refused():
+    w, _ = papers.problem()
+    for bad in (np.where(w > 2, np.nan, w), w[0], w[None], w + 1j):
+        with pytest.raises(CalibrationError, match=r"not real, or not finite|must be \(outputs, inputs\)"):
+            magnitude_mask(bad, sparsity=0.5)
+    with pytest.raises(CalibrationError, match="not finite"):
+        global_masks([jnp.asarray(w), jnp.full((2, 2), jnp.nan)], sparsity=0.5)
+    assert magnitude_mask(w.tolist(), sparsity=0.5).tolist() == magnitude_mask(w, sparsity=0.5).tolist()
+
+
+def test_swaps_refuse_a_mask_that_keeps_what_is_not_allowed():
+    w, gram = papers.problem()
+    with pytest.raises(MaskError, match="keeps weights that `allowed` removed"):
+        refine_by_swaps(w, gram, w > 0, allowed=w > 0.1)
 
 
 def test_one_row_one_input_and_bfloat16():

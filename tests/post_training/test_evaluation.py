@@ -81,6 +81,10 @@ def test_bad_input_is_refused():
     for bad, text in [
         ({"tokens": TOKENS[None]}, "one row of whole numbers"),
         ({"tokens": TOKENS * 1.0}, "one row of whole numbers"),
+        ({"tokens": np.where(TOKENS == 3, -1, TOKENS)}, r"tokens lie in \[-1, 10\]"),
+        ({"tokens": TOKENS + 2**32}, "in int32"),
+        ({"tokens": TOKENS + 8}, "beyond the vocabulary.*largest is 18"),
+        ({"fn": lambda p, x: (model(p, x),)}, r"gives tuple .* should give \(rows, window"),
         ({"window": 104}, "do not fill one window"),
         ({"window": 1}, "at least 2 tokens"),
         ({"stride": 11}, "at least 2 tokens"),
@@ -115,6 +119,13 @@ def test_agreement_is_what_it_says():
 def test_agreement_refuses_what_it_cannot_compare():
     with pytest.raises(EvaluationError, match="no batch"):
         agreement(model, PARAMS, PARAMS, [])
+    with pytest.raises(EvaluationError, match="no batch or no row"):
+        agreement(model, PARAMS, PARAMS, [TOKENS[None, :0]])
+    wide = {**PARAMS, "out": normal(6, 12)}
+    with pytest.raises(EvaluationError, match="of one shape"):
+        agreement(model, PARAMS, wide, [TOKENS[None]])
+    with pytest.raises(EvaluationError, match="tuple"):
+        agreement(lambda p, x: (model(p, x),), PARAMS, PARAMS, [TOKENS[None]])
     with pytest.raises(EvaluationError, match="scalar"):
         agreement(lambda p, x: jnp.sum(model(p, x)), PARAMS, PARAMS, [TOKENS[None]])
     with pytest.raises(EvaluationError, match="not finite"):

@@ -119,8 +119,22 @@ def test_bad_input_is_refused(network):
     fn, params, batches = network
     with pytest.raises(CalibrationError, match="must be positive"):
         owl(fn, params, batches, sparsity=0.5, spread=0.0)
-    with pytest.raises(CalibrationError, match="no batch"):
-        owl(fn, params, [], sparsity=0.5)
+    with pytest.raises(CalibrationError, match="must be positive, and finite"):
+        owl(fn, params, batches, sparsity=0.5, spread=np.inf)
+    for call in (owl, sensitivity):
+        options = {"sparsity": 0.5} if call is owl else {}
+        with pytest.raises(CalibrationError, match="no batch"):
+            call(fn, params, [], **options)
+        with pytest.raises(CalibrationError, match="Batch 1 has no row"):
+            call(fn, params, [batches[0], batches[0][:0]], **options)
+        with pytest.raises(CalibrationError, match=r"'a/kernel': its weights or the norms .* not finite"):
+            call(fn, params, [batches[0].at[0, 0].set(jnp.nan)], **options)
+    with pytest.raises(SparsityError, match="take one number"):
+        owl(fn, params, batches, sparsity=np.array([0.5, 0.6]))
+    with pytest.raises(SparsityError, match="no candidate"):
+        sensitivity(fn, params, batches, candidates=())
+    with pytest.raises(CalibrationError, match="no floating result"):
+        sensitivity(lambda p, x: jnp.argmax(fn(p, x), 1), params, batches)
     with pytest.raises(SparsityError):
         owl(fn, params, batches, sparsity=50)
     with pytest.raises(CalibrationError, match=r"'a/kernel'.*not finite"):
@@ -130,3 +144,16 @@ def test_bad_input_is_refused(network):
         choose_by_sensitivity(curves, params, sparsity=0.5, candidates=(0.5, 0.5))
     with pytest.raises(SparsityError, match="more than the sparsest"):
         choose_by_sensitivity(curves, params, sparsity=0.9, candidates=(0.5, 0.8))
+    for wrong, error, text in (
+        ({"curves": {"a/bias": [0.0, 1.0]}}, PathError, "'a/bias' is no parameter"),
+        ({"curves": {"a/kernel": [0.0]}}, CalibrationError, "each of 2 candidates"),
+        ({"curves": {"a/kernel": [0.0, np.nan]}}, CalibrationError, "a finite number"),
+        ({"sparsity": -1}, SparsityError, "sparsity is -1"),
+        ({"sparsity": np.nan}, SparsityError, "sparsity is nan"),
+        ({"candidates": (0.5, 1.5)}, SparsityError, "candidates is"),
+        ({"candidates": ()}, SparsityError, "candidates is"),
+    ):
+        with pytest.raises(error, match=text):
+            choose_by_sensitivity(
+                **{"curves": curves, "params": params, "sparsity": 0.5, "candidates": (0.5, 0.8), **wrong}
+            )

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from experiments.models.gpt import GPT
-from sparsejax.errors import CalibrationError, MaskError
+from sparsejax.errors import CalibrationError, MaskError, ParamsError
 from sparsejax.post_training import CalibrationWarning, agreement, reconstruct, wanda
 from sparsejax.post_training.sequential.blocks import find_blocks
 from sparsejax.post_training.sequential.flat_program import flatten
@@ -134,5 +134,12 @@ def test_bad_input_is_refused(pruned):
         run(batches[:1])
     with pytest.raises(MaskError):
         run(masks={"layers": jnp.ones(3, bool)})
+    with pytest.raises(ParamsError, match="dense is of another network"):
+        reconstruct(fn, params, masks, batches, dense={})
+    for other, text in ((lambda p, x: (fn(p, x),), "gives tuple"), (lambda p, x: fn(p, x).sum(), "logits")):
+        with pytest.raises(CalibrationError, match=text):
+            reconstruct(other, params, masks, batches, dense=dense, objective="kl", steps=1)
+    with pytest.raises(CalibrationError, match="Batch 0 has no row"):
+        run([batch[:0] for batch in batches])
     with pytest.raises(CalibrationError, match="not finite"):
         run([batch * jnp.inf for batch in batches], steps=1)

@@ -10,7 +10,7 @@ from sparsejax.errors import CalibrationError
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.constraint import best_units, make_constraint
-from sparsejax.post_training.gram import check_damping, check_problem, damped
+from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype
 from sparsejax.post_training.solution import Solution
 from sparsejax.post_training.solvers.resolving import conjugate_gradients
 from sparsejax.typing import Array, ArrayLike
@@ -73,19 +73,20 @@ def solve_alps(
       The solution; `converged` says that the mask had settled.
 
     Raises:
-      CalibrationError: weights or Gram matrix that are not finite or do not fit, a penalty that is not positive, a
-        decomposition that fails.
+      CalibrationError: weights or Gram matrix that are not finite or do not fit, a penalty that is not positive,
+        iterations out of range, a decomposition that fails.
       SparsityError, PatternError, MaskError: as `make_constraint`.
 
     Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models",
     arXiv 2406.07831, section 3 and algorithm 1.
     """
-    dtype = jnp.result_type(weights)
+    dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
     check_damping(damping)
-    if not penalty > 0 or iterations < 1:
+    if not penalty > 0 or iterations < 1 or resolve_iterations < 0:
         raise CalibrationError(
-            f"penalty={penalty!r}, iterations={iterations!r}: they must be positive and at least 1."
+            f"penalty={penalty!r}, iterations={iterations!r}, resolve_iterations={resolve_iterations!r}: they must be "
+            "positive, at least 1 and at least 0."
         )
     pattern, by_row, kept, allowed = make_constraint(dense.shape, sparsity, pattern, scope, mask)
     filled, full = damped(dense, gram, damping)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from sparsejax.errors import PatternError, SparsityError
+from sparsejax.errors import CalibrationError, PatternError, SparsityError
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.post_training.constraint import best_mask, check_mask, make_constraint
+from sparsejax.post_training.gram import all_finite
 from sparsejax.selection.top_k import global_counts, top_k_mask
 from sparsejax.typing import Array
 
@@ -35,6 +36,7 @@ def magnitude_mask(
       The mask, bool (outputs, inputs).
 
     Raises:
+      CalibrationError: weights that are no real matrix, or not finite.
       SparsityError, PatternError, MaskError: as `make_constraint`.
 
     Example:
@@ -43,8 +45,21 @@ def magnitude_mask(
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
     """
+    weights = _finite(weights)
+    if weights.ndim != 2:
+        raise CalibrationError(f"The weights are {weights.shape}; they must be (outputs, inputs).")
     constraint = make_constraint(weights.shape, sparsity, pattern, scope, mask)
-    return best_mask(jnp.abs(jnp.asarray(weights, jnp.float32)), constraint)
+    return best_mask(jnp.abs(weights.astype(jnp.float32)), constraint)
+
+
+def _finite(array: Array) -> Array:
+    """The array, which must be real and finite: of NaN nothing says whether it is large."""
+    array = jnp.asarray(array)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) or not bool(all_finite(array)):
+        raise CalibrationError(
+            f"Weights or scores {array.shape} of {array.dtype} are not real, or not finite."
+        )
+    return array
 
 
 def global_masks(
@@ -63,6 +78,7 @@ def global_masks(
       One mask a layer.
 
     Raises:
+      CalibrationError: scores that are not real or not finite.
       SparsityError: outside [0, 1] or no number.
       MaskError: an earlier mask that does not fit.
       PatternError: lists of different lengths.
@@ -77,6 +93,7 @@ def global_masks(
     check_sparsity(sparsity, "sparsity")
     if jnp.ndim(sparsity):
         raise SparsityError("sparsity has several numbers; a global one is one number.")
+    scores = [_finite(score) for score in scores]
     masks = [None] * len(scores) if masks is None else list(masks)
     if len(masks) != len(scores):
         raise PatternError(f"{len(scores)} arrays of scores and {len(masks)} masks do not fit.")

@@ -9,7 +9,7 @@ from jax import lax
 from sparsejax.errors import CalibrationError
 from sparsejax.patterns.pattern import Unstructured
 from sparsejax.post_training.constraint import check_mask
-from sparsejax.post_training.gram import check_damping, check_problem, damped
+from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -51,7 +51,7 @@ def resolve_weights(
       The solution; `converged` says whether the tolerance was met.
 
     Raises:
-      CalibrationError: as `check_problem`; a start that does not fit; a damping below 0.
+      CalibrationError: as `check_problem`; a start that does not fit; a damping, tolerance or iterations below 0.
       MaskError: a mask that does not fit.
 
     Example:
@@ -63,9 +63,13 @@ def resolve_weights(
     Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models",
     arXiv 2406.07831, section 3.3; Hestenes and Stiefel, 1952.
     """
-    dtype = jnp.result_type(weights)
+    dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
     check_damping(damping)
+    if not tolerance >= 0 or iterations < 0:
+        raise CalibrationError(
+            f"tolerance={tolerance!r}, iterations={iterations!r}: both must be at least 0."
+        )
     mask = check_mask(dense.shape, Unstructured(), mask)
     first = dense if start is None else jnp.asarray(start, dense.dtype)
     if first.shape != dense.shape or not bool(jnp.all(jnp.isfinite(first))):

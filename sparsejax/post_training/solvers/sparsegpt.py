@@ -14,7 +14,7 @@ from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.column_order import column_order
 from sparsejax.post_training.constraint import ROLES, Constraint, best_units, make_constraint
-from sparsejax.post_training.gram import check_problem, factored, in_order, with_extra_inputs
+from sparsejax.post_training.gram import check_problem, factored, floating_dtype, in_order, with_extra_inputs
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -84,7 +84,7 @@ def solve_sparsegpt(
     Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     arXiv 2301.00774, section 3.2 and algorithm 1.
     """
-    dtype = jnp.result_type(weights)
+    dtype = floating_dtype(weights)
     if order not in ("shuffled", "given") or block < 1:
         raise CalibrationError(f"order={order!r}, block={block!r}: 'shuffled' or 'given', and at least 1.")
     dense, gram = check_problem(weights, gram, count)
@@ -120,7 +120,7 @@ def update_weights(
 
     Source: Frantar and Alistarh, arXiv 2301.00774, section 3.2.
     """
-    dtype = jnp.result_type(weights)
+    dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
     constraint = make_constraint(dense.shape, 0.0, None, "layer", mask)
     filled, factor, used = factored(dense, gram, damping)

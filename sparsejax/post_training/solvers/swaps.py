@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sparsejax.errors import CalibrationError
+from sparsejax.errors import CalibrationError, MaskError
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.post_training.column_order import column_order
 from sparsejax.post_training.constraint import check_mask, make_constraint
-from sparsejax.post_training.gram import check_damping, check_problem, damped, squared_errors
+from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype, squared_errors
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -70,7 +70,7 @@ def refine_by_swaps(
 
     Source: Zimmer et al., "SparseSwaps: Tractable LLM Pruning Mask Refinement at Scale", arXiv 2512.10922.
     """
-    dtype = jnp.result_type(weights)
+    dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
     check_damping(damping)
     if candidates < 1 or (swaps is not None and swaps < 0):
@@ -81,7 +81,11 @@ def refine_by_swaps(
     free = make_constraint(
         dense.shape, None if isinstance(pattern, NM) else 0.0, pattern, "row", allowed
     ).allowed
-    before = check_mask(dense.shape, pattern, mask) & free
+    before = check_mask(dense.shape, pattern, mask)
+    if bool(jnp.any(before & ~free)):
+        raise MaskError(
+            "The mask keeps weights that `allowed` removed: choose it among those that are allowed."
+        )
     filled, full = damped(dense, gram, damping)
     places = column_order(dense.shape[1], pattern, shuffled=False)
     after, steps, done = _refine(
@@ -95,12 +99,10 @@ def refine_by_swaps(
     )
     after = after[:, np.argsort(places)]
     # Rounding in the running g could accept a swap that does not pay: such a row keeps the mask it came with.
+    together = getattr(pattern, "cols", 1)
     errors = [squared_errors(jnp.where(m, 0, filled), full) for m in (before, after)]
-    after = (
-        jnp.where((errors[1] <= errors[0])[:, None], after, before)
-        if not isinstance(pattern, Block)
-        else after
-    )
+    first, last = (jnp.sum(error.reshape(-1, together), axis=1) for error in errors)
+    after = jnp.where(jnp.repeat(last <= first, together)[:, None], after, before)
     kept = jnp.where(after, filled, 0).astype(dtype)
     return Solution(kept, after, float(damping), int(jnp.max(steps)), bool(jnp.all(done)))
 
