@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parse(argv)
     try:
+        if options.window < 2 or options.windows < 1 or options.batch < 1:
+            raise ConfigError("--window is at least 2 tokens, --windows and --batch at least 1.")
         fn, params = load(options.model)
         tokens, calibration = (
             read_tokens(path, options.model) for path in (options.tokens, options.calibration)
@@ -141,11 +143,14 @@ def read_tokens(path: str, folder: str) -> np.ndarray:
       Whole numbers, (length,).
 
     Raises:
-      ConfigError: a file that cannot be read.
+      ConfigError: a file that cannot be read, or holds no row of whole numbers.
     """
     try:
         if path.endswith(".npy"):
-            return np.load(path)
+            tokens = np.load(path)
+            if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+                raise ValueError(f"{tokens.dtype}{list(tokens.shape)} is no row of whole numbers")
+            return tokens
         import transformers
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)

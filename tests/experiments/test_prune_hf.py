@@ -74,6 +74,17 @@ def test_a_small_llama_from_its_folder_to_the_table(tmp_path, capsys):
     assert prune_hf.main([*common[1:], f"--model={tmp_path / 'none'}"]) == 2
 
 
+def test_windows_of_nothing_are_refused(capsys):
+    files = ["--model=none", "--tokens=none.npy", "--calibration=none.npy"]
+    for wrong in ("--window=1", "--windows=0", "--batch=0"):
+        assert prune_hf.main([*files, wrong]) == 2
+        assert "at least 2 tokens" in capsys.readouterr().err
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path):
+    for tokens in (np.zeros((2, 3), int), np.zeros(3)):
+        np.save(tmp_path / "tokens.npy", tokens)
+        with pytest.raises(ConfigError, match="is no row of whole numbers"):
+            prune_hf.read_tokens(str(tmp_path / "tokens.npy"), "")
     with pytest.raises(ConfigError, match="cannot be read as tokens"):
         prune_hf.read_tokens(str(tmp_path / "none.npy"), "")
