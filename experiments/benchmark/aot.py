@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import ctypes
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -25,7 +26,16 @@ _HERE = pathlib.Path(__file__).parent
 #: The last full result, committed.
 RESULTS = _HERE / "aot_results.json"
 #: The sources whose hashes it holds.
-SOURCES = ("tpu.py", "mosaic_gpu.py", "sparse_tensor_cores.py", "sparse_wgmma.py", "topology.py")
+SOURCES = (
+    "tpu.py",
+    "tpu_decode.py",
+    "mosaic_gpu.py",
+    "mosaic_decode.py",
+    "shared_gather.py",
+    "sparse_tensor_cores.py",
+    "sparse_wgmma.py",
+    "topology.py",
+)
 #: In this order.
 CHIPS = ("v5e", "v6e", "H100", "H200")
 #: A third of the cases, for every submission.
@@ -148,7 +158,7 @@ def tpu_targets() -> list[Target]:
     """The TPU kernels in both types, and a step of training through them."""
     import jax.numpy as jnp
 
-    from sparsejax.kernels import tpu
+    from sparsejax.kernels import tpu, tpu_decode
 
     targets = []
     for dtype in (jnp.bfloat16, jnp.float32):
@@ -159,14 +169,14 @@ def tpu_targets() -> list[Target]:
         target._replace(name=f"{target.name} wide")
         for target in _products(tpu, 1024, 4096, (256, 512), jnp.bfloat16)
     ]
-    return [*targets, *wide, _training_step("tpu", 512)]
+    return [*targets, *wide, *_decodes(tpu_decode, ("n_of_m",)), _training_step("tpu", 512)]
 
 
 def gpu_targets() -> list[Target]:
     """The Hopper kernels, the sparse tensor cores, and a step of training."""
     import jax.numpy as jnp
 
-    from sparsejax.kernels import mosaic_gpu, sparse_tensor_cores
+    from sparsejax.kernels import mosaic_decode, mosaic_gpu, sparse_tensor_cores
 
     targets = []
     for block in mosaic_gpu.BLOCKS:
@@ -177,7 +187,8 @@ def gpu_targets() -> list[Target]:
                 )
     shapes = sparse_tensor_cores.example_shapes()
     product = Target("2:4 tensor cores", sparse_tensor_cores.multiply_tile, shapes, (64, 128))
-    return [*targets, product, _training_step("mosaic_gpu", 512)]
+    decodes = _decodes(mosaic_decode, ("n_of_m", "bitmap", "deltas"))
+    return [*targets, product, *decodes, _training_step("mosaic_gpu", 512)]
 
 
 def _products(kernels: Any, rows: int, size: int, block: tuple[int, int], dtype: Any) -> list[Target]:
@@ -199,10 +210,35 @@ def _products(kernels: Any, rows: int, size: int, block: tuple[int, int], dtype:
     ]
 
 
+def _decodes(kernels: Any, forms: tuple[str, ...]) -> list[Target]:
+    """One row in bfloat16, and eight by eight-bit values, of matrices packed at a half."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from sparsejax.kernels import pack_bitmap, pack_deltas, pack_n_m
+
+    size, targets = 1024, []
+    inputs = np.arange(size)[:, None]
+    half = (
+        inputs + inputs // (size // 2)
+    ) % 2 == 0  # two of each four that stand a quarter of the inputs apart
+    dense = jnp.asarray(np.broadcast_to(half, (size, size)), jnp.bfloat16)
+    packs = {"bitmap": pack_bitmap, "deltas": pack_deltas, "n_of_m": functools.partial(pack_n_m, n=2, m=4)}
+    for form in forms:
+        for rows, values in ((1, "float"), (8, "int8")):
+            w = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), packs[form](dense, values=values)
+            )
+            x = jax.ShapeDtypeStruct((rows, size), jnp.bfloat16)
+            name = f"{form} decode, {rows} row{'s' * (rows > 1)}, {values}"
+            targets.append(Target(name, getattr(kernels, form), (x, w), (1, 1)))
+    return targets
+
+
 def _training_step(implementation: str, rows: int) -> Target:
     """A whole step of RigL in the compressed form on two layers: gradients, scores, moments, rewiring."""
     import dataclasses
-    import functools
 
     import jax
     import jax.numpy as jnp

@@ -17,7 +17,7 @@ from experiments.benchmark import kernels_training
 from experiments.benchmark.harness import Jitted, Row, interleaved, write_json
 from experiments.benchmark.peer_process import PEER_PYTHON, PeerError
 from experiments.report.break_even import crossing
-from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_fan_in, pack_n_m
+from sparsejax.kernels import from_dense, matmul, pack_bitmap, pack_deltas, pack_fan_in, pack_n_m
 from sparsejax.kernels.cost_model import FORMS
 
 
@@ -82,6 +82,7 @@ def products(size: Size, quick: bool) -> list[Row]:
         cases["n_m"] = Jitted(call, x, pack_n_m(strided, round(4 * (1 - size.sparsity)), 4))
     if size.rows <= 8:
         cases["bitmap"] = Jitted(call, x, pack_bitmap(dense))
+        cases["deltas"] = Jitted(call, x, pack_deltas(dense))
     # What a product with masked weights costs where nothing is packed, and JAX's own list of single weights.
     cases["masked dense"] = Jitted(lambda x, w, mask: x @ (w * mask), x, _normal(dense.shape, 0), dense != 0)
     once = []

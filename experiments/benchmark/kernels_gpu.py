@@ -1,6 +1,7 @@
 """The kernels' cases of `make gpu`: exactness at real sizes, the target table with its peers, training, SparseGPT."""
 
 import dataclasses
+import functools
 import importlib.util
 import statistics
 import time
@@ -13,7 +14,15 @@ import numpy as np
 
 from experiments.benchmark import gpu_training
 from experiments.benchmark.harness import Jitted, Row, interleaved
-from sparsejax.kernels import BlockSparse, block_grad_scores, from_dense, matmul, pack_bitmap
+from sparsejax.kernels import (
+    BlockSparse,
+    block_grad_scores,
+    from_dense,
+    matmul,
+    pack_bitmap,
+    pack_deltas,
+    pack_n_m,
+)
 from sparsejax.kernels.sparse_tensor_cores import COLUMNS, DEPTH, ROWS, multiply_tile, pack_metadata
 from sparsejax.post_training import solve_sparsegpt
 
@@ -34,7 +43,7 @@ def cases(quick: bool) -> Iterator[Case]:
     for width in reversed(widths):
         for sparsity in sparsities:
             yield "kernels", f"{width}, {sparsity:.0%}", lambda w=width, s=sparsity: block_rows(w, s, quick)
-    yield "kernels", "bitmap decode", lambda: decode_rows(quick)
+    yield "kernels", "decode", lambda: decode_rows(quick)
     yield "kernels", "2:4 on sparse tensor cores", sparse_tensor_core_rows
     yield "kernels", "torch BSR and 2:4", lambda: torch_rows(quick)
     for sparsity in sparsities:
@@ -118,19 +127,50 @@ def _roof(width: int, density: float, dense_seconds: float) -> float | None:
     return dense_seconds / max(density * dense_seconds, moved / rates[0])
 
 
-def decode_rows(quick: bool) -> list[Row]:
-    """One row of activations, where bytes are the limit: the bitmap, in plain XLA, beside the dense matrix."""
-    width, found = (256 if quick else 8192), []
-    for sparsity, limit in ((0.5, 1.78), (0.7, 2.76)):
-        rng = np.random.default_rng(0)
-        dense = rng.standard_normal((width, width), np.float32) * (rng.random((width, width)) >= sparsity)
-        dense, x = jnp.asarray(dense, jnp.bfloat16), jnp.ones((1, width), jnp.bfloat16)
-        call = lambda x, w: x @ w  # noqa: E731
-        pairs = {"dense": Jitted(call, x, dense), "bitmap": Jitted(call, x, pack_bitmap(dense))}
-        for row in interleaved(pairs, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 1.0):
-            speedup = {"speedup": round(1 / row["ratio"], 3), "limit_of_bytes": limit}
-            found.append({"what": "decode", "width": width, "sparsity": sparsity, **row, **speedup})
-    return found
+def decode_rows(quick: bool) -> Iterator[Row]:
+    """One and eight rows of activations, where bytes are the limit: each packed form beside the dense matrix.
+
+    ``limit_of_bytes`` is the bytes of the dense matrix over those of the form; each product is checked first.
+    """
+    width = 256 if quick else 8192
+    for sparsity in (0.5, 0.7, 0.9):
+        for rows in (1, 8):
+            dense, forms = _packed(width, sparsity)
+            x = jnp.asarray(np.random.default_rng(1).standard_normal((rows, width)), jnp.bfloat16)
+            call = lambda x, w: x @ w  # noqa: E731
+            pairs = {"dense": Jitted(call, x, dense)}
+            for name, (matrix, w) in forms.items():
+                pairs[name] = Jitted(call, x, w)
+                right = _wide(x, matrix)
+                off = float(
+                    jnp.linalg.norm(pairs[name]().astype(jnp.float32) - right) / jnp.linalg.norm(right)
+                )
+                if not off < TOLERANCE:
+                    raise RuntimeError(
+                        f"decode, {name}, {sparsity:.0%}, {rows} rows is off by {off:.2g}; {TOLERANCE} is allowed."
+                    )
+            for row in interleaved(
+                pairs, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 0.3
+            ):
+                new = {"what": "decode", "width": width, "rows": rows, "sparsity": sparsity, **row}
+                new |= {"speedup": round(1 / row["ratio"], 3)}
+                if row["case"] in forms:
+                    new |= {"limit_of_bytes": round(dense.nbytes / forms[row["case"]][1].nbytes, 3)}
+                yield new
+
+
+@functools.cache
+def _packed(width: int, sparsity: float) -> tuple[jax.Array, dict[str, tuple[jax.Array, Any]]]:
+    """A matrix with single zeros in its packed forms, and at a half one of 2:4; each with what it holds."""
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((width, width), np.float32)
+    dense = jnp.asarray(drawn * (rng.random((width, width), np.float32) >= sparsity), jnp.bfloat16)
+    forms = {"bitmap": (dense, pack_bitmap(dense)), "deltas": (dense, pack_deltas(dense))}
+    if sparsity == 0.5:
+        order = np.argsort(rng.random((4, width // 4, width), np.float32), axis=0)
+        pairs = jnp.asarray(drawn * (order < 2).reshape(width, width), jnp.bfloat16)
+        forms["2:4"] = pairs, pack_n_m(pairs, 2, 4)
+    return dense, forms
 
 
 def sparse_tensor_core_rows() -> list[Row]:

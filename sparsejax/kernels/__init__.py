@@ -22,6 +22,9 @@ from sparsejax.kernels.compressed import start as start
 from sparsejax.kernels.compressed import train_compressed as train_compressed
 from sparsejax.kernels.convert import Choice as Choice
 from sparsejax.kernels.convert import to_sparse as to_sparse
+from sparsejax.kernels.deltas import Deltas as Deltas
+from sparsejax.kernels.deltas import pack_deltas as pack_deltas
+from sparsejax.kernels.deltas import unpack_deltas as unpack_deltas
 from sparsejax.kernels.fan_in import ConstantFanIn as ConstantFanIn
 from sparsejax.kernels.fan_in import pack_fan_in as pack_fan_in
 from sparsejax.kernels.fan_in import unpack_fan_in as unpack_fan_in

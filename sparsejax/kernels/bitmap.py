@@ -2,40 +2,50 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from sparsejax.errors import PatternError
 from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.columns import Layout, from_order, lay_columns, matmul_ordered
+from sparsejax.kernels.decode import decode
 from sparsejax.kernels.values import scaled, values_of
 from sparsejax.parametrizations.integer_grid import QuantizedTensor
 from sparsejax.typing import Array
 
-#: Inputs of a tile: its values are unpacked together, and padded to those of the fullest tile.
-TILE = 128
-
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["bits", "values", "scales"], meta_fields=["shape"]
+    jax.tree_util.register_dataclass,
+    data_fields=["bits", "values", "order", "starts", "scales"],
+    meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
 class Bitmap:
-    """A matrix (inputs, outputs) with any pattern of zeros.
+    """A matrix (inputs, outputs) with any pattern of zeros, by columns as `columns` lays them.
 
     Attributes:
-      bits: uint8 (tiles, outputs, 16): bit i of a tile's 128 inputs says whether input i is kept, lowest first.
-      values: (tiles, outputs, capacity), the kept values of each tile and output by input; zeros after them.
+      bits: uint32 (segments, span / 32, columns): bit i of word w says whether input 32·w + i of the segment is kept.
+      values: (rows, lanes), the kept values; of each output those of a segment are below each other.
+      order: (segments, outputs), the column of each output.
+      starts: int32 (segments · blocks + 1), the first row of each block of columns.
       scales: float32 (outputs,) of int8 values, else None.
-      shape: (inputs, outputs).
+      layout: sizes.
     """
 
     bits: Array
     values: Array
+    order: Array
+    starts: Array
     scales: Array | None
-    shape: tuple[int, int]
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(inputs, outputs)."""
+        return self.layout.shape
 
     @property
     def nbytes(self) -> int:
@@ -51,8 +61,7 @@ class Bitmap:
 def pack_bitmap(dense: Array | QuantizedTensor, *, values: str = "float") -> Bitmap:
     """Packs a matrix by its zeros.
 
-    Bytes a weight: 1/8 + density · bytes of a value, where density is that of the fullest tile of 128 inputs of
-    one output.
+    Bytes a weight: 1/8 + density · bytes of a value, and 2 for each output and 256 inputs.
 
     Args:
       dense: float32 or bfloat16 (inputs, outputs), concrete; or integers with a scale an output, which "int8" takes
@@ -68,25 +77,19 @@ def pack_bitmap(dense: Array | QuantizedTensor, *, values: str = "float") -> Bit
 
     Example:
       >>> w = pack_bitmap(jnp.diag(jnp.arange(1.0, 4.0)))
-      >>> w.values.shape, unpack_bitmap(w)[2].tolist()
-      ((1, 3, 1), [0.0, 0.0, 3.0])
+      >>> w.values[0].tolist(), unpack_bitmap(w)[2].tolist()
+      ([1.0, 2.0, 3.0], [0.0, 0.0, 3.0])
     """
     if len(dense.shape) != 2:
         raise PatternError(f"pack_bitmap takes a matrix (inputs, outputs); this has shape {dense.shape}.")
     check_dtype(dense.dtype, "the matrix")
-    inputs, outputs = dense.shape
     dense, quantized, scales = values_of(dense, values)
-    tiles = math.ceil(inputs / TILE)
-    lay = lambda array: np.pad(np.asarray(array), ((0, tiles * TILE - inputs), (0, 0))).reshape(  # noqa: E731
-        tiles, TILE, outputs
-    ).transpose(0, 2, 1)  # fmt: skip
-    kept, laid = lay(dense != 0), lay(quantized)
-    capacity = max(1, int(kept.sum(-1).max(initial=0)))
-    order = np.argsort(~kept, axis=-1, kind="stable")[..., :capacity]
-    taken = np.take_along_axis(laid, order, -1)
-    taken = np.where(np.arange(capacity) < kept.sum(-1, keepdims=True), taken, np.zeros((), taken.dtype))
-    bits = np.packbits(kept, axis=-1, bitorder="little")
-    return Bitmap(jnp.asarray(bits), jnp.asarray(taken), scales, (inputs, outputs))
+    found = lay_columns(np.asarray(quantized), np.asarray(dense) != 0)
+    segments, span, columns = found.kept.shape
+    bits = np.packbits(found.kept.reshape(segments, span // 32, 32, columns), axis=2, bitorder="little")
+    words = np.ascontiguousarray(bits.swapaxes(2, 3)).view("<u4")[..., 0].astype(np.uint32)
+    laid = [jnp.asarray(array) for array in (words, found.values, found.order, found.starts)]
+    return Bitmap(*laid, scales, found.layout)
 
 
 def unpack_bitmap(w: Bitmap) -> Array:
@@ -98,14 +101,15 @@ def unpack_bitmap(w: Bitmap) -> Array:
     Returns:
       (inputs, outputs).
     """
-    dense = _dense(w, w.values.dtype if w.scales is None else jnp.float32)
+    dense = from_order(_ordered(w, w.values.dtype if w.scales is None else jnp.float32), w.order, w.layout)
     return dense if w.scales is None else dense * w.scales
 
 
 def matmul_bitmap(x: Array, w: Bitmap) -> Array:
     """Multiplies by a packed matrix: ``y = x W``, unpacked where it is used.
 
-    In plain XLA, which unpacks into a temporary matrix: it saves memory at rest and is slower than dense on a CPU.
+    Up to eight rows on a Hopper GPU go to `mosaic_decode.bitmap`, which reads the packed matrix alone. Else plain XLA
+    unpacks into a temporary matrix: that saves memory at rest and is slower than dense.
 
     Args:
       x: float32 or bfloat16 (…, inputs).
@@ -124,14 +128,24 @@ def matmul_bitmap(x: Array, w: Bitmap) -> Array:
     """
     x = jnp.asarray(x)
     check_input(x, w.shape)
-    y = jnp.matmul(x, _dense(w, x.dtype), preferred_element_type=jnp.float32)
+    return decode("bitmap", _plain, x, w)
+
+
+def _plain(x: Array, w: Bitmap) -> Array:
+    y = matmul_ordered(x, _ordered(w, x.dtype), w.order, w.layout)
     return scaled(y, w.scales).astype(x.dtype)
 
 
-def _dense(w: Bitmap, dtype: jnp.dtype) -> Array:
-    shifts = jnp.arange(8, dtype=jnp.uint8)
-    kept = ((w.bits[..., None] >> shifts) & 1).reshape(*w.bits.shape[:-1], TILE).astype(bool)
-    place = jnp.cumsum(kept, axis=-1, dtype=jnp.int32) - 1
-    laid = jnp.take_along_axis(w.values, jnp.maximum(place, 0), axis=-1)
-    laid = jnp.where(kept, laid, 0).astype(dtype)
-    return laid.transpose(0, 2, 1).reshape(-1, w.shape[1])[: w.shape[0]]
+def _ordered(w: Bitmap, dtype: jnp.dtype) -> Array:
+    """(segments, span, columns), each segment in its own order of outputs."""
+    segments, _, columns = w.bits.shape
+    lanes, blocks = w.layout.lanes, w.layout.blocks
+    first = jnp.repeat(w.starts[:-1].reshape(segments, blocks), lanes, axis=1)[:, None]
+    kept = lax.population_count(w.bits).astype(jnp.int32)
+    before = first + jnp.cumsum(kept, axis=1) - kept  # the row of each word's first value
+    bit = jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32)[:, None]
+    words = w.bits[:, :, None]
+    rows = before[:, :, None] + lax.population_count(words & (bit - 1)).astype(jnp.int32)
+    places = rows * lanes + jnp.arange(columns, dtype=jnp.int32) % lanes
+    found = w.values.reshape(-1).at[places].get(mode="promise_in_bounds")
+    return jnp.where(words & bit, found, 0).astype(dtype).reshape(segments, -1, columns)

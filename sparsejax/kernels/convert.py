@@ -12,6 +12,7 @@ from sparsejax.kernels.bitmap import pack_bitmap
 from sparsejax.kernels.block_sparse import from_dense
 from sparsejax.kernels.block_view import is_matrix, matrix_shape
 from sparsejax.kernels.cost_model import Point, relative_time, shipped_points
+from sparsejax.kernels.deltas import pack_deltas
 from sparsejax.kernels.fan_in import pack_fan_in
 from sparsejax.kernels.n_of_m import pack_n_m
 from sparsejax.masks.mask_trees import apply_masks
@@ -145,4 +146,5 @@ def _candidates(
                 continue
     if host.mean() < 0.9:
         add("bitmap", float(host.mean()), pack_bitmap(matrix, values=values))
+        add("deltas", float(host.mean()), pack_deltas(matrix, values=values))
     return found

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sparsejax.errors import KernelError
 
 #: The forms that `to_sparse` may choose.
-FORMS = ("dense", "blocks", "fan_in", "n_m", "bitmap")
+FORMS = ("dense", "blocks", "fan_in", "n_m", "bitmap", "deltas")
 
 
 class Point(NamedTuple):

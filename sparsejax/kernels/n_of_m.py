@@ -15,6 +15,8 @@ import numpy as np
 
 from sparsejax.errors import PatternError
 from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.decode import decode
+from sparsejax.kernels.places import packed, unpacked
 from sparsejax.kernels.values import scaled, values_of
 from sparsejax.parametrizations.integer_grid import QuantizedTensor
 from sparsejax.typing import Array
@@ -31,8 +33,9 @@ class PackedNM:
 
     Attributes:
       values: (n, inputs / m, outputs), float or int8.
-      places: uint8 (⌈n · bits / 8⌉, inputs / m, outputs), bits = 2 for m ≤ 4 and 4 for m ≤ 16: which of its group's m
-        weights each value is.
+      places: uint8 (⌈share · n · bits / 8⌉, inputs / m / share, outputs), bits = 2 for m ≤ 4 and 4 for m ≤ 16: which of
+        its group's m weights each value is. Where a group's places leave room in a byte, `share` groups do: the
+        first groups of the matrix with the first of its second half, and so on.
       scales: float32 (outputs,) of int8 values, else None.
       shape: (inputs, outputs).
       m: weights of a group.
@@ -45,6 +48,11 @@ class PackedNM:
     shape: tuple[int, int]
     m: int
     stride: int
+
+    @property
+    def share(self) -> int:
+        """Groups whose places lie in the same bytes."""
+        return self.values.shape[-2] // self.places.shape[-2]
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +117,7 @@ def pack_n_m(
     order = np.argsort(groups == 0, axis=0, kind="stable")[:n]  # the kept ones first, in the order of places
     order = np.sort(order, axis=0)
     kept = np.take_along_axis(_by_place(np.asarray(quantized), m, stride), order, axis=0)
-    return PackedNM(jnp.asarray(kept), jnp.asarray(_packed(order, m)), scales, (inputs, outputs), m, stride)
+    return PackedNM(jnp.asarray(kept), jnp.asarray(packed(order, m)), scales, (inputs, outputs), m, stride)
 
 
 def unpack_n_m(w: PackedNM) -> Array:
@@ -129,6 +137,9 @@ def unpack_n_m(w: PackedNM) -> Array:
 def matmul_n_m(x: Array, w: PackedNM) -> Array:
     """Multiplies by a packed matrix: ``y = x W``, unpacked where it is used.
 
+    Up to eight rows on a TPU or a Hopper GPU go to `tpu_decode.n_of_m` or `mosaic_decode.n_of_m`, which read the packed
+    matrix alone. Else plain XLA unpacks into a temporary matrix: that saves memory at rest, on a CPU not time.
+
     Args:
       x: float32 or bfloat16 (…, inputs).
       w: the matrix.
@@ -146,6 +157,10 @@ def matmul_n_m(x: Array, w: PackedNM) -> Array:
     """
     x = jnp.asarray(x)
     check_input(x, w.shape)
+    return decode("n_of_m", _plain, x, w)
+
+
+def _plain(x: Array, w: PackedNM) -> Array:
     ordered = x.reshape(*x.shape[:-1], -1, w.m, w.stride).swapaxes(-3, -2).reshape(x.shape)
     y = jnp.matmul(ordered, _slabs(w, x.dtype).reshape(w.shape), preferred_element_type=jnp.float32)
     return scaled(y, w.scales).astype(x.dtype)
@@ -153,7 +168,9 @@ def matmul_n_m(x: Array, w: PackedNM) -> Array:
 
 def _slabs(w: PackedNM, dtype: jnp.dtype) -> Array:
     """(m, inputs / m, outputs): slab p holds the values whose place is p."""
-    places = _unpacked(w.places, w.values.shape[0], w.m)
+    n, groups, outputs = w.values.shape
+    places = jnp.stack(unpacked(w.places, w.share * n, w.m)).reshape(w.share, n, -1, outputs)
+    places = places.swapaxes(0, 1).reshape(n, groups, outputs)
     at = jnp.arange(w.m, dtype=jnp.uint8)[:, None, None]
     slabs = jnp.zeros((w.m, *w.values.shape[1:]), dtype)
     for value, place in zip(w.values, places, strict=True):
@@ -165,23 +182,3 @@ def _by_place(dense: np.ndarray, m: int, stride: int) -> np.ndarray:
     """(m, inputs / m, outputs): the first members of all groups, then the second ones, …"""
     inputs, outputs = dense.shape
     return dense.reshape(-1, m, stride, outputs).swapaxes(0, 1).reshape(m, inputs // m, outputs)
-
-
-def _bits(m: int) -> int:
-    return 2 if m <= 4 else 4
-
-
-def _packed(places: np.ndarray, m: int) -> np.ndarray:
-    bits = _bits(m)
-    each = 8 // bits
-    short = -len(places) % each
-    padded = np.concatenate([places, np.zeros((short, *places.shape[1:]), places.dtype)]).astype(np.uint8)
-    rows = padded.reshape(-1, each, *places.shape[1:])
-    shifts = (bits * np.arange(each, dtype=np.uint8)).reshape(1, each, 1, 1)
-    return np.bitwise_or.reduce(rows << shifts, axis=1)
-
-
-def _unpacked(packed: Array, n: int, m: int) -> list[Array]:
-    bits = _bits(m)
-    each, most = 8 // bits, (1 << bits) - 1
-    return [(packed[i // each] >> (bits * (i % each))) & most for i in range(n)]

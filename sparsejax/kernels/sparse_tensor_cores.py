@@ -5,6 +5,8 @@ PTX manual (wgmma.mma_async.sp, m64nNk32 of 16-bit types) and is unverified unti
 ``SPARSEJAX_SPARSE_TENSOR_CORES=1`` to say that you know.
 """
 
+import functools
+import inspect
 import os
 from typing import Any
 
@@ -129,7 +131,10 @@ def _body(
     plgpu.copy_gmem_to_smem(dense, dense_s, barrier)
     plgpu.barrier_wait(barrier)
     layout = plgpu.Layout.WG_STRIDED((128,), vec_size=1)
-    words = [plgpu.load(metadata.at[i], (), layout=layout, optimized=False) for i in range(DEPTH // STEP)]
+    # Up to JAX 0.10 an index must be given, later ones take none.
+    index = {"idx": ()} if "idx" in inspect.signature(plgpu.load).parameters else {}
+    load = functools.partial(plgpu.load, **index, layout=layout, optimized=False)
+    words = [load(metadata.at[i]) for i in range(DEPTH // STEP)]
     zeros = plgpu.layout_cast(jnp.zeros((ROWS, COLUMNS), jnp.float32), plgpu.Layout.WGMMA)
     reference = plgpu.RefType(_TILED)
 

@@ -1,4 +1,4 @@
-"""The PTX of a sparse warpgroup product; the one file that needs JAX's Mosaic GPU dialect, which is not public."""
+"""The PTX of a sparse warpgroup product; like `shared_gather` it needs Mosaic GPU's dialect, which is not public."""
 
 import importlib
 from typing import Any

@@ -10,7 +10,7 @@ from experiments.models.gpt import GPT
 from experiments.models.vit import ViT
 from sparsejax.interop.flax import functional
 from sparsejax.interop.sparse_linear import SparseDense, SparseLinear
-from sparsejax.kernels import compress, from_dense, pack_bitmap, pack_fan_in, pack_n_m, to_dense
+from sparsejax.kernels import compress, from_dense, pack_bitmap, pack_deltas, pack_fan_in, pack_n_m, to_dense
 
 X = jax.random.normal(jax.random.key(1), (3, 5, 8))
 
@@ -33,8 +33,9 @@ def test_a_dense_kernel_is_drawn_and_used_as_flax_does(bias):
     lambda w: from_dense(w, block=(4, 4)),
     lambda w: pack_fan_in(w, block=(4, 4)),
     pack_bitmap,
+    pack_deltas,
     lambda w: pack_n_m(w, 2, 4),
-], ids=["blocks", "fan_in", "bitmap", "n_m"])  # fmt: skip
+], ids=["blocks", "fan_in", "bitmap", "deltas", "n_m"])  # fmt: skip
 def test_any_form_may_stand_in_the_kernels_place(pack):
     layer = SparseLinear(8, (3, 4), rngs=nnx.Rngs(0))
     dense = layer.kernel[...].reshape(8, 12) * np.kron(np.eye(2, 3), np.ones((4, 4)))

@@ -51,6 +51,11 @@ def test_sparse_tensor_cores_are_behind_a_flag(monkeypatch):
     assert sparse_tensor_cores.enabled()
 
 
+def test_the_tile_traces_on_this_version_of_jax():
+    out = jax.eval_shape(sparse_tensor_cores.multiply_tile, *sparse_tensor_cores.example_shapes())
+    assert (out.shape, out.dtype) == ((64, 128), jnp.bfloat16)
+
+
 def test_metadata_is_in_the_order_of_the_manual():
     """Written out thread by thread: two lanes of each four hold 16 columns of rows g and g + 8."""
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ def test_every_form_is_beside_the_better_dense_layout(rows):
         "fan_in",
         "n_m",
         "bitmap",
+        "deltas",
         "masked dense",
         "BCOO",
     }
@@ -56,7 +57,7 @@ def test_the_break_even_is_where_the_time_falls_below_dense():
 
 def test_points_feed_the_cost_model(rows):
     points = [Point(**entry) for entry in kernels.points(rows)]
-    assert {point.form for point in points} == {"blocks", "fan_in", "n_m", "bitmap"}
+    assert {point.form for point in points} == {"blocks", "fan_in", "n_m", "bitmap", "deltas"}
     assert {point.density for point in points} == {0.25, 0.5}
 
 
