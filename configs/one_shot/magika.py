@@ -4,7 +4,8 @@ pip install --no-deps magika
 python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=runs/magika
 
 `:weighted` compares only what was chosen by such a table, at 80 and 90 %, with 300 steps without labels after it.
-`:small` is one draw and 600 files at 80 and 90 %, for a look.
+`:convolution` leaves the head dense: of its 512 inputs there are as many as calibration files, so that what is solved
+for them fits those files alone. `:small` is one draw and 600 files at 80 and 90 %, for a look.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +18,13 @@ VARIANTS = {
     "weighted": {
         "per_kind": 400,
         "methods": ("wanda", "alps", "alps, rows weighted"),
+        "levels": ("80 %", "90 %"),
+        "reconstruct_steps": 300,
+    },
+    "convolution": {
+        "per_kind": 400,
+        "ignore": ("head/kernel",),
+        "methods": ("wanda", "wanda+swaps+resolve", "alps", "alps, rows weighted"),
         "levels": ("80 %", "90 %"),
         "reconstruct_steps": 300,
     },

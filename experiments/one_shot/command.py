@@ -115,8 +115,14 @@ def _layers(
 
 
 def _numbers(config: ConfigDict) -> dict[str, Any]:
-    names = ("calibration_items", "batch_size", "ignore", "damping", "reconstruct_steps", "learning_rate")
+    names = ("calibration_items", "batch_size", "ignore", "damping")
+    names += ("reconstruct_steps", "reconstruct_batch", "learning_rate")
     return {name: config[name] for name in (*names, "draws")}
+
+
+def _cut(batches: list[jax.Array], size: int) -> list[jax.Array]:
+    """Smaller batches: a step on a few items goes as far as one on many, and holds out as large a share."""
+    return [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
 
 
 def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) -> Row:
@@ -141,7 +147,7 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
                 task.fn,
                 found.params,
                 found.masks,
-                batches,
+                _cut(batches, config.reconstruct_batch),
                 dense=task.params,
                 objective="kl",
                 steps=config.reconstruct_steps,

@@ -33,6 +33,7 @@ def default_study(network: str) -> ConfigDict:
     config.damping = 0.01
     # Label-free steps after pruning, on the calibration data; 0 for none.
     config.reconstruct_steps = 0
+    config.reconstruct_batch = 8  # items a step
     config.learning_rate = 5e-4
     # Of Magika: where files are looked for (the system's and Python's folders when empty), the most of a kind.
     config.folders = ()
@@ -84,9 +85,20 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"methods: {', '.join(unknown)} unknown; there are: {', '.join(METHODS)}.")
     for text in config.levels:
         level(text)
-    least = {"draws": 1, "batch_size": 1, "test_items": 1, "reconstruct_steps": 0, "per_kind": 1}
+    least = {
+        "draws": 1,
+        "batch_size": 1,
+        "test_items": 1,
+        "reconstruct_steps": 0,
+        "reconstruct_batch": 1,
+        "per_kind": 1,
+    }
     for name, value in least.items():
         if config[name] < value:
             raise ConfigError(f"{name} is {config[name]}; the least is {value}.")
+    if config.batch_size % min(config.reconstruct_batch, config.batch_size):
+        raise ConfigError(
+            f"reconstruct_batch is {config.reconstruct_batch}, which does not divide batch_size, {config.batch_size}."
+        )
     if config.calibration_items < 2 * config.batch_size:
         raise ConfigError("calibration_items must be two batches at least: one is held out.")

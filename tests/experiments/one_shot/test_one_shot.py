@@ -58,6 +58,7 @@ def tiny():
     config = default_study("gpt")
     config.update({"methods": ("sparsegpt",), "levels": ("2:4",), "draws": 2})
     config.update({"calibration_items": 12, "batch_size": 4, "test_items": 10, "reconstruct_steps": 2})
+    config.reconstruct_batch = 2
     base = config.base
     base.update({"method": "dense", "dataset": "python_text/headers", "window": 16, "batch_size": 4})
     base.update({"steps": 4, "eval_every": 4, "test_split": "test[:20%]"})
@@ -87,6 +88,15 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
     again = run(config, str(tmp_path), Console(file=io.StringIO()))
     assert again["rows"] == result["rows"]
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "rows").iterdir())] == before
+
+
+def test_steps_whose_batches_do_not_divide_are_refused():
+    config = tiny()
+    config.reconstruct_batch = 3
+    with pytest.raises(ConfigError, match="reconstruct_batch is 3, which does not divide batch_size, 4"):
+        check(config)
+    config.reconstruct_batch = 8  # more than there are: whole batches
+    check(config)
 
 
 def test_an_unknown_network_and_too_few_files_are_refused(tmp_path):
