@@ -72,16 +72,18 @@ def pack_bitmap(dense: Array | QuantizedTensor, *, values: str = "float") -> Bit
       The packed matrix.
 
     Raises:
-      KernelError: another type, or "int8" of numbers that are not finite.
-      PatternError: no matrix.
+      KernelError: another type, "int8" of numbers that are not finite, or of integers with zero points.
+      PatternError: no matrix, an empty one, or one of 2³¹ kept values and more.
 
     Example:
       >>> w = pack_bitmap(jnp.diag(jnp.arange(1.0, 4.0)))
       >>> w.values[0].tolist(), unpack_bitmap(w)[2].tolist()
       ([1.0, 2.0, 3.0], [0.0, 0.0, 3.0])
     """
-    if len(dense.shape) != 2:
-        raise PatternError(f"pack_bitmap takes a matrix (inputs, outputs); this has shape {dense.shape}.")
+    if len(dense.shape) != 2 or 0 in dense.shape:
+        raise PatternError(
+            f"pack_bitmap takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
+        )
     check_dtype(dense.dtype, "the matrix")
     dense, quantized, scales = values_of(dense, values)
     found = lay_columns(np.asarray(quantized), np.asarray(dense) != 0)

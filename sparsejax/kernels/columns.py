@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.errors import PatternError
 from sparsejax.typing import Array
 
 #: Inputs of a segment; places within one fit a byte.
@@ -19,6 +20,8 @@ SEGMENT = 256
 #: Rows that a kernel copies together. Where a kernel may take the matrix its values end with so many rows more, so that
 #: no copy runs over their end.
 CHUNK = 16
+#: Most values: XLA counts their places in int32.
+MOST = 2**31 - 1
 #: Outputs of a kernel's block.
 LANES = (256, 128)
 
@@ -80,6 +83,9 @@ def lay_columns(matrix: np.ndarray, kept: np.ndarray, *, even: int = 1) -> Colum
     Returns:
       The columns.
 
+    Raises:
+      PatternError: more kept values than `MOST`.
+
     Example:
       >>> found = lay_columns(np.diag([1.0, 2.0]), np.eye(2, dtype=bool))
       >>> found.values[0].tolist(), found.places[0].tolist()
@@ -97,7 +103,13 @@ def lay_columns(matrix: np.ndarray, kept: np.ndarray, *, even: int = 1) -> Colum
     most = np.take_along_axis(counts, ranked, 1)[:, ::lanes]  # each block's first output is its fullest
     most = -(-most // even) * even
     starts = np.concatenate([[0], np.cumsum(most)])
-    values = np.zeros((starts[-1] + (CHUNK if lanes in LANES else 2), lanes), matrix.dtype)
+    rows = int(starts[-1]) + (CHUNK if lanes in LANES else 2)
+    if rows * lanes > MOST:
+        raise PatternError(
+            f"The matrix ({inputs}, {outputs}) keeps {rows * lanes} values with their padding; "
+            f"{MOST} can be counted: cut it along its outputs, and pack each part."
+        )
+    values = np.zeros((rows, lanes), matrix.dtype)
     places = np.zeros(values.shape, np.uint8)
     ordered = np.take_along_axis(kept, ranked[:, None], 2)
     for segment in range(segments):

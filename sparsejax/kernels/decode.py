@@ -65,7 +65,7 @@ def kernel_for(form: str, backend: str, x: Array, w: Any) -> Callable[[Array, An
     return getattr(kernels, form) if kernels.fits(form, w) else None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _product(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
     kernel, plain, platform = case
     call = jax.custom_batching.sequential_vmap(
@@ -74,12 +74,7 @@ def _product(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
     return call(x, w)
 
 
-def _forward(case: tuple, x: Array, w: Any) -> tuple:
-    return _product(case, x, w), (x, w)
-
-
-def _backward(case: tuple, saved: tuple, g: Array) -> tuple:
-    return jax.vjp(case[1], *saved)[1](g)
-
-
-_product.defvjp(_forward, _backward)
+@_product.defjvp
+def _tangent(case: tuple, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """By this rule, and not one for gradients alone, there are also Jacobians and Hessians by forward mode."""
+    return _product(case, *primals), jax.jvp(case[1], primals, tangents)[1]

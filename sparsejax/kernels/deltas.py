@@ -80,8 +80,8 @@ def pack_deltas(dense: Array | QuantizedTensor, *, values: str = "float") -> Del
       The packed matrix.
 
     Raises:
-      KernelError: another type, or "int8" of numbers that are not finite.
-      PatternError: no matrix.
+      KernelError: another type, "int8" of numbers that are not finite, or of integers with zero points.
+      PatternError: no matrix, an empty one, or one of 2³¹ kept values and more.
 
     Example:
       >>> w = pack_deltas(jnp.array([[0.0], [5.0], [0.0], [7.0]]))
@@ -91,8 +91,10 @@ def pack_deltas(dense: Array | QuantizedTensor, *, values: str = "float") -> Del
     Source: Macko, Boža, "MACKO: sparse matrix-vector multiplication for low sparsity", arXiv 2511.13061, for steps of
     four bits with zeros on long ways; there along rows that a warp shares, here along columns, a lane each.
     """
-    if len(dense.shape) != 2:
-        raise PatternError(f"pack_deltas takes a matrix (inputs, outputs); this has shape {dense.shape}.")
+    if len(dense.shape) != 2 or 0 in dense.shape:
+        raise PatternError(
+            f"pack_deltas takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
+        )
     check_dtype(dense.dtype, "the matrix")
     dense, quantized, scales = values_of(dense, values)
     found = lay_columns(np.asarray(quantized), _with_stops(np.asarray(dense) != 0), even=2)

@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from sparsejax.kernels.columns import CHUNK, LANES, sum_segments
+from sparsejax.kernels.decode import MOST_ROWS
 from sparsejax.kernels.mosaic_gpu import is_hopper
 from sparsejax.kernels.places import unpacked
 from sparsejax.kernels.values import scaled
@@ -24,8 +25,8 @@ from sparsejax.typing import Array
 
 #: Most inputs of a program of N:M, and groups of N:M, of which the first is taken that divides them.
 INPUTS, GROUPS = 256, (64, 32, 16, 8, 4)
-#: Shared memory that a program's part of the matrix may take, in bytes.
-MEMORY = 200 * 1024
+#: Shared memory of a Hopper that a program may take, in bytes, less some for its barriers.
+MEMORY = 226 * 1024
 
 
 def fits(form: str, w: Any) -> bool:
@@ -54,8 +55,16 @@ def takes(form: str, w: Any) -> bool:
     each = w.values.dtype.itemsize
     if form == "n_of_m":
         lanes, groups = _lanes_and_groups(w)
-        return bool(lanes and groups) and w.values.shape[0] * w.share * groups * lanes * each < MEMORY
-    return w.layout.lanes in LANES and (w.layout.most + CHUNK) * w.layout.lanes * (each + 0.5) < MEMORY
+        if not lanes or not groups:
+            return False
+        size, span = w.places.shape[0], groups * w.share * w.m
+        matrix = groups * lanes * (w.values.shape[0] * w.share * each + size)
+    else:
+        lanes, span = w.layout.lanes, w.layout.span
+        rows = CHUNK * (1 + max(1, -(-w.layout.most // CHUNK)))
+        index = span * lanes / 8 if form == "bitmap" else rows * lanes / 2
+        matrix = rows * lanes * each + index
+    return lanes in LANES and matrix + 4 * MOST_ROWS * (span + lanes) < MEMORY
 
 
 def bitmap(x: Array, w: Any, *, interpret: Any = None) -> Array:

@@ -83,8 +83,8 @@ def pack_n_m(
       The packed matrix.
 
     Raises:
-      PatternError: no matrix, groups that do not divide the inputs, or one with more than n weights.
-      KernelError: another type, or "int8" of numbers that are not finite.
+      PatternError: no matrix or an empty one, groups that do not divide the inputs, or one with more than n weights.
+      KernelError: another type, "int8" of numbers that are not finite, or of integers with zero points.
 
     Example:
       >>> w = jnp.array([[1.0], [0.0], [0.0], [4.0]])  # groups of two stand two apart: rows 0 and 2, rows 1 and 3
@@ -94,8 +94,10 @@ def pack_n_m(
     Source: Mishra et al., "Accelerating sparse deep neural networks", arXiv 2104.08378, section 3 (values and 2-bit
     places); there the weights of a group are neighbours.
     """
-    if len(dense.shape) != 2:
-        raise PatternError(f"pack_n_m takes a matrix (inputs, outputs); this has shape {dense.shape}.")
+    if len(dense.shape) != 2 or 0 in dense.shape:
+        raise PatternError(
+            f"pack_n_m takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
+        )
     check_dtype(dense.dtype, "the matrix")
     inputs, outputs = dense.shape
     if not 1 <= n <= m <= 16 or inputs % m or (stride is not None and (stride < 1 or inputs % (m * stride))):

@@ -22,13 +22,21 @@ def values_of(matrix: Array | QuantizedTensor, kind: str) -> tuple[Array, Array,
       ``(dense, values, scales)``: the matrix, its values, and scales as `quantize`.
 
     Raises:
-      KernelError: another kind, or numbers that are not finite.
+      KernelError: another kind, numbers that are not finite, zero points, or scales within an output.
     """
     if not is_quantized(matrix):
         return matrix, *quantize(matrix, kind)
     if kind != "int8":
         return matrix.dequantize(), *quantize(matrix.dequantize(), kind)
-    scales = jnp.broadcast_to(matrix.scale, (1, matrix.shape[1]))[0]
+    outputs, sizes = matrix.shape[1], matrix.scale.shape
+    by_output = sizes[:-1] in ((), (1,)) and sizes[-1:] in ((), (1,), (outputs,))
+    if matrix.zero_point is not None or not by_output:
+        shifts = "" if matrix.zero_point is None else " and zero points"
+        raise KernelError(
+            f"The integers have scales of shape {sizes}{shifts}; a packed matrix has one scale an output and no "
+            "zero points: quantize it so, or pack q.dequantize()."
+        )
+    scales = jnp.broadcast_to(matrix.scale, (1, outputs))[0]
     return matrix.dequantize(), matrix.values, scales
 
 

@@ -1,5 +1,6 @@
 """Few rows times packed matrices: the kernels interpreted, and who is chosen to compute a product."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -101,6 +102,16 @@ def test_a_hopper_takes_what_fills_its_lanes(monkeypatch):
         assert kernel_for(form, "gpu", x, pack(jnp.ones((64, 100)))) is None
 
 
+def test_a_block_that_shared_memory_does_not_hold_is_left_to_xla():
+    """By arithmetic, float32 of 6:8: 196,608 bytes of values, 24,576 of places, 8,192 of activations, 8,192 of sums."""
+    w = jnp.zeros((256, 256))
+    assert not mosaic_decode.takes("n_of_m", pack_n_m(w, 6, 8))
+    assert mosaic_decode.takes("n_of_m", pack_n_m(w.astype(jnp.bfloat16), 6, 8))
+    full = jnp.ones((256, 256))  # 272 rows of 256 lanes
+    assert not mosaic_decode.takes("bitmap", pack_bitmap(full))
+    assert mosaic_decode.takes("bitmap", pack_bitmap(full.astype(jnp.bfloat16)))
+
+
 def test_gradients_and_vmap_of_what_a_kernel_computes(monkeypatch):
     """Lowered for the CPU, the kernel's program is plain XLA: gradients and populations go the way of a TPU's."""
     w = pack_n_m(strided(2, 4, 1024, 128), 2, 4)
@@ -115,6 +126,17 @@ def test_gradients_and_vmap_of_what_a_kernel_computes(monkeypatch):
     assert "tpu_custom_call" not in jax.jit(lambda x: x @ w).lower(x).as_text()
     np.testing.assert_allclose(jax.grad(loss)(x), plain, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(over_rows(x), plain_rows, rtol=1e-5, atol=1e-5)
+    along = jax.jit(
+        lambda x, w: jax.jvp(lambda x: x @ w, (x,), (2 * x,))
+    )  # forward mode, the matrix an argument
+    y, dy = along(x, w)
+    np.testing.assert_allclose(dy, 2 * y, rtol=1e-5, atol=1e-5)
+    to_values = jax.jit(jax.grad(lambda v, x, w: jnp.sum(jnp.square(x @ dataclasses.replace(w, values=v)))))
+    expected = np.einsum("abi,abo->io", x, 2 * np.asarray(y))[np.asarray(unpack_n_m(w)) != 0]
+    found = unpack_n_m(dataclasses.replace(w, values=to_values(w.values, x, w)))
+    np.testing.assert_allclose(
+        np.asarray(found)[np.asarray(unpack_n_m(w)) != 0], expected, rtol=1e-4, atol=1e-3
+    )
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     several = jax.jit(lambda x: x @ w).trace(x).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in several

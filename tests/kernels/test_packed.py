@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import KernelError, ParamsError, PatternError
+from sparsejax.kernels import columns
 from sparsejax.kernels.bitmap import pack_bitmap, unpack_bitmap
 from sparsejax.kernels.block_sparse import from_dense
 from sparsejax.kernels.columns import sum_segments
 from sparsejax.kernels.deltas import pack_deltas, unpack_deltas
 from sparsejax.kernels.fan_in import pack_fan_in, unpack_fan_in
 from sparsejax.kernels.n_of_m import pack_n_m, unpack_n_m
+from sparsejax.parametrizations.integer_grid import QuantizedTensor
 from sparsejax.params.axis_roles import AxisRoles
 from sparsejax.patterns import NM
 from sparsejax.post_training import quantize
@@ -177,6 +179,41 @@ def test_bad_input_is_refused_with_a_remedy():
         pack_n_m(dense, 2, 4, stride=3)
     with pytest.raises(KernelError, match="not finite"):
         pack_bitmap(dense.at[0, 0].set(jnp.nan), values="int8")
+
+
+@pytest.mark.parametrize("pack", [pack_bitmap, pack_deltas, lambda w, **kind: pack_n_m(w, 4, 8, **kind)])
+def test_what_cannot_be_packed_is_refused(pack):
+    """Empty matrices, and integers whose weights are not integer times one scale an output."""
+    for shape in ((0, 8), (8, 0), (0, 0)):
+        with pytest.raises(PatternError, match="not empty"):
+            pack(jnp.zeros(shape))
+    integers = jnp.tile(jnp.array([[3], [0]], jnp.int8), (4, 4))
+    shifted = QuantizedTensor(integers, jnp.ones((1, 4)), jnp.zeros((1, 4), jnp.int8), 8, "float32")
+    grouped = QuantizedTensor(integers, jnp.ones((8, 4)), None, 8, "float32")
+    for quantized, said in ((shifted, r"shape \(1, 4\) and zero points"), (grouped, r"shape \(8, 4\);")):
+        with pytest.raises(KernelError, match=said):
+            pack(quantized, values="int8")
+        np.testing.assert_array_equal(jnp.eye(8) @ pack(quantized), integers)  # as floats they can be
+
+
+@pytest.mark.parametrize("form", ["bitmap", "deltas"])
+def test_more_values_than_can_be_counted_are_refused(form, monkeypatch):
+    monkeypatch.setattr(columns, "MOST", 64 * 128)
+    with pytest.raises(PatternError, match=r"\(64, 128\) keeps 10240 values"):
+        SINGLE[form][0](jnp.ones((64, 128)))
+
+
+@pytest.mark.parametrize("form", SINGLE)
+@pytest.mark.parametrize(("inputs", "outputs"), [(257, 129), (33, 385)])
+def test_one_full_column_among_empty_ones(form, inputs, outputs):
+    """Blocks and segments without a row, and entries that are not finite, which stay what they are."""
+    pack, unpack = SINGLE[form]
+    dense = jnp.zeros((inputs, outputs)).at[:, -1].set(jnp.arange(1.0, inputs + 1)).at[32, -1].set(jnp.nan)
+    dense = dense.at[3, 0].set(-jnp.inf)
+    w = pack(dense)
+    np.testing.assert_array_equal(unpack(w), dense)
+    x = jnp.ones((2, inputs)).at[1, 32].set(0.0)
+    np.testing.assert_array_equal(x @ w, x @ dense)
 
 
 @pytest.mark.parametrize("pack", [

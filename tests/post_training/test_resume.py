@@ -118,6 +118,7 @@ def test_another_calibration_is_refused(tmp_path):
             call()
 
 
+@pytest.mark.filterwarnings("ignore:.*did not converge:sparsejax.post_training.CalibrationWarning")
 def test_functions_of_one_name_are_told_apart(tmp_path):
     """By the weights that they give, by their code, by what they hold."""
     fn, params, batches = task()
