@@ -220,9 +220,8 @@ def _decodes(kernels: Any, forms: tuple[str, ...]) -> list[Target]:
 
     size, targets = 1024, []
     inputs = np.arange(size)[:, None]
-    half = (
-        inputs + inputs // (size // 2)
-    ) % 2 == 0  # two of each four that stand a quarter of the inputs apart
+    # Two of each four that stand a quarter of the inputs apart, and half of the single weights.
+    half = (inputs + inputs // (size // 2)) % 2 == 0
     dense = jnp.asarray(np.broadcast_to(half, (size, size)), jnp.bfloat16)
     packs = {"bitmap": pack_bitmap, "deltas": pack_deltas, "n_of_m": functools.partial(pack_n_m, n=2, m=4)}
     for form in forms:

@@ -126,9 +126,8 @@ def test_gradients_and_vmap_of_what_a_kernel_computes(monkeypatch):
     assert "tpu_custom_call" not in jax.jit(lambda x: x @ w).lower(x).as_text()
     np.testing.assert_allclose(jax.grad(loss)(x), plain, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(over_rows(x), plain_rows, rtol=1e-4, atol=1e-4)
-    along = jax.jit(
-        lambda x, w: jax.jvp(lambda x: x @ w, (x,), (2 * x,))
-    )  # forward mode, the matrix an argument
+    # Forward mode, the matrix an argument.
+    along = jax.jit(lambda x, w: jax.jvp(lambda x: x @ w, (x,), (2 * x,)))
     y, dy = along(x, w)
     np.testing.assert_allclose(dy, 2 * y, rtol=1e-5, atol=1e-5)
     to_values = jax.jit(jax.grad(lambda v, x, w: jnp.sum(jnp.square(x @ dataclasses.replace(w, values=v)))))
