@@ -34,6 +34,9 @@ SOURCES = (
     "shared_gather.py",
     "sparse_tensor_cores.py",
     "sparse_wgmma.py",
+    "semi_structured.py",
+    "columns.py",
+    "places.py",
     "topology.py",
 )
 #: In this order.
@@ -76,10 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(bad))
 
 
-#: Without these the compilers need a card, and the assembler says nothing of registers and spills.
+#: Without these the compilers need a card, the assembler says nothing of registers and spills, and 2:4 is refused.
 _REPORTING = {
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "MOSAIC_GPU_DUMP_PTXAS": "1",
+    "SPARSEJAX_SPARSE_TENSOR_CORES": "1",
     "TPU_SKIP_MDS_QUERY": "1",
 }
 
@@ -176,7 +180,7 @@ def gpu_targets() -> list[Target]:
     """The Hopper kernels, the sparse tensor cores, and a step of training."""
     import jax.numpy as jnp
 
-    from sparsejax.kernels import mosaic_decode, mosaic_gpu, sparse_tensor_cores
+    from sparsejax.kernels import mosaic_decode, mosaic_gpu
 
     targets = []
     for block in mosaic_gpu.BLOCKS:
@@ -185,10 +189,29 @@ def gpu_targets() -> list[Target]:
                 targets.append(
                     target._replace(name=target.name if block[0] == 128 else f"{target.name} {block[0]}")
                 )
-    shapes = sparse_tensor_cores.example_shapes()
-    product = Target("2:4 tensor cores", sparse_tensor_cores.multiply_tile, shapes, (64, 128))
     decodes = _decodes(mosaic_decode, ("n_of_m", "bitmap", "deltas"))
-    return [*targets, product, *decodes, _training_step("mosaic_gpu", 512)]
+    return [*targets, *_semi_structured(4096), *decodes, _training_step("mosaic_gpu", 512)]
+
+
+def _semi_structured(size: int) -> list[Target]:
+    """A square 2:4 matrix on sparse tensor cores, in both tiles of rows."""
+    import jax
+    import jax.numpy as jnp
+
+    from sparsejax.kernels import SemiStructured, sparse_tensor_cores
+
+    values = jax.ShapeDtypeStruct((size, size // 2), jnp.bfloat16)
+    w = SemiStructured(values, jax.ShapeDtypeStruct((size // 64, size // 64, 128), jnp.int32), (size, size))
+    x = jax.ShapeDtypeStruct((size, size), jnp.bfloat16)
+    return [
+        Target(
+            f"2:4 tensor cores, {tile[0]} rows",
+            functools.partial(sparse_tensor_cores.multiply, tile=tile),
+            (x, w),
+            (4, 1),
+        )
+        for tile in sparse_tensor_cores.TILES
+    ]
 
 
 def _products(kernels: Any, rows: int, size: int, block: tuple[int, int], dtype: Any) -> list[Target]:

@@ -35,5 +35,8 @@ from sparsejax.kernels.n_of_m import pack_n_m as pack_n_m
 from sparsejax.kernels.n_of_m import unpack_n_m as unpack_n_m
 from sparsejax.kernels.products import matmul as matmul
 from sparsejax.kernels.rows import with_rows as with_rows
+from sparsejax.kernels.semi_structured import SemiStructured as SemiStructured
+from sparsejax.kernels.semi_structured import pack_semi_structured as pack_semi_structured
+from sparsejax.kernels.semi_structured import unpack_semi_structured as unpack_semi_structured
 from sparsejax.kernels.sharding import ShardedBlocks as ShardedBlocks
 from sparsejax.kernels.sharding import shard_blocks as shard_blocks

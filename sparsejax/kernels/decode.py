@@ -42,7 +42,7 @@ def decode(form: str, plain: Callable[[Array, Any], Array], x: Array, w: Any) ->
     kernel = kernel_for(form, backend, flat, w) if jax.device_count() == 1 else None
     if kernel is None:
         return plain(x, w)
-    y = _product((kernel, plain, _PLATFORM[backend]), flat, w)
+    y = product_by((kernel, plain, _PLATFORM[backend]), flat, w)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -66,7 +66,7 @@ def kernel_for(form: str, backend: str, x: Array, w: Any) -> Callable[[Array, An
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _product(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
+def product_by(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
     kernel, plain, platform = case
     call = jax.custom_batching.sequential_vmap(
         lambda x, w: lax.platform_dependent(x, w, **{platform: kernel}, default=plain)
@@ -74,7 +74,7 @@ def _product(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
     return call(x, w)
 
 
-@_product.defjvp
+@product_by.defjvp
 def _tangent(case: tuple, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """By this rule, and not one for gradients alone, there are also Jacobians and Hessians by forward mode."""
-    return _product(case, *primals), jax.jvp(case[1], primals, tangents)[1]
+    return product_by(case, *primals), jax.jvp(case[1], primals, tangents)[1]

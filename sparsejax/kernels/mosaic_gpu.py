@@ -102,7 +102,7 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int]) -> Array
     if block[0] < 128:
         raise KernelError(f"The gradient kernel takes blocks of at least 128 inputs, not {tuple(block)}.")
     share = block[0] // WARPGROUPS
-    transforms = _tiled(block[0], x.dtype), _tiled(block[1], x.dtype)
+    transforms = tiled(block[0], x.dtype), tiled(block[1], x.dtype)
 
     def body(order: Any, rows: Any, columns: Any, live: Any, x_ref: Any, g_ref: Any, out: Any) -> None:
         i, warpgroup = lax.axis_index("i"), lax.axis_index("wg")
@@ -137,7 +137,7 @@ def sdd(x: Array, g: Array, topology: Topology, block: tuple[int, int]) -> Array
                 ]  # fmt: skip
                 _pipeline(step, x.shape[0] // DEPTH, specs, context)(x_ref, g_ref)
 
-            shape = plgpu.SMEM((WARPGROUPS, share, block[1]), x.dtype, transforms=_tiled(block[1], x.dtype))
+            shape = plgpu.SMEM((WARPGROUPS, share, block[1]), x.dtype, transforms=tiled(block[1], x.dtype))
             pl.run_scoped(write, shape, collective_axes="wg")
 
     out = jax.ShapeDtypeStruct((topology.capacity, *block), x.dtype)
@@ -152,7 +152,7 @@ def _multiply(
     block = data.shape[1:]
     inner, outer = block[::-1] if transposed else block
     turns, share = inner // DEPTH, ROW_TILE // WARPGROUPS
-    weights = _tiled(DEPTH if transposed else outer, x.dtype)
+    weights = tiled(DEPTH if transposed else outer, x.dtype)
 
     def body(reads: Any, starts: Any, slots: Any, x_ref: Any, data_ref: Any, out: Any) -> None:
         n, m, warpgroup = lax.axis_index("n"), lax.axis_index("m"), lax.axis_index("wg")
@@ -189,14 +189,12 @@ def _multiply(
 
             shape = (None, outer, DEPTH) if transposed else (None, DEPTH, outer)
             specs = [
-                plgpu.BlockSpec(
-                    (ROW_TILE, DEPTH), x_tile, transforms=_tiled(DEPTH, x.dtype), delay_release=1
-                ),
+                plgpu.BlockSpec((ROW_TILE, DEPTH), x_tile, transforms=tiled(DEPTH, x.dtype), delay_release=1),
                 plgpu.BlockSpec(shape, block_tile, transforms=weights, delay_release=1),
             ]
             _pipeline(step, count, specs, context)(x_ref, data_ref)
 
-        shape = plgpu.SMEM((WARPGROUPS, share, outer), x.dtype, transforms=_tiled(outer, x.dtype))
+        shape = plgpu.SMEM((WARPGROUPS, share, outer), x.dtype, transforms=tiled(outer, x.dtype))
         pl.run_scoped(write, shape, collective_axes="wg")
 
     out = jax.ShapeDtypeStruct((x.shape[0], features), x.dtype)
@@ -229,7 +227,7 @@ def _kernel(body: Any, out: jax.ShapeDtypeStruct, grid: tuple[int, ...], names: 
     )
 
 
-def _tiled(features: int, dtype: Any) -> tuple[Any, Any]:
+def tiled(features: int, dtype: Any) -> tuple[Any, Any]:
     """How a tile lies in shared memory: as wide a swizzle as its rows allow."""
     bytes_each = jnp.dtype(dtype).itemsize
     swizzle = plgpu.find_swizzle(features * bytes_each * 8)

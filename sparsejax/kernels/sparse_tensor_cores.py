@@ -1,154 +1,180 @@
-"""2:4 sparsity on Hopper's sparse tensor cores, through inline PTX: behind a flag, compiled and never yet run.
+"""Products of 2:4 matrices on Hopper's sparse tensor cores, through inline PTX: behind a flag, never yet run.
 
-Pallas has such products for Blackwell only, and XLA has no path to cuSPARSELt. The order of the metadata follows the
-PTX manual (wgmma.mma_async.sp, m64nNk32 of 16-bit types) and is unverified until a GPU has confirmed it: use
-``SPARSEJAX_SPARSE_TENSOR_CORES=1`` to say that you know.
+Pallas has such products for Blackwell only, and XLA has no path to cuSPARSELt. Two warpgroups multiply, 64 outputs
+each, and a third one copies the tiles of the next turns. The sparse matrix must be the left one: what is computed is
+``yᵀ = Wᵀ xᵀ``, and the tile is turned as it is stored. Compiled by the real compiler (`make aot`); the order of the
+metadata is that of two sources and unverified until a GPU has confirmed it: ``SPARSEJAX_SPARSE_TENSOR_CORES=1`` says
+that you know.
 """
 
-import functools
 import inspect
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from sparsejax.errors import KernelError
+from sparsejax.kernels.mosaic_gpu import WARPGROUPS, is_hopper, tiled
+from sparsejax.kernels.semi_structured import FLAG
 from sparsejax.typing import Array
 
-#: Rows, contraction and columns of the one tile.
-ROWS, DEPTH, COLUMNS = 64, 128, 128
-#: Contraction of one instruction, as of the dense matrix.
-STEP = 32
-_TILED = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+#: Outputs of a warpgroup, and inputs of one turn: two instructions of 32.
+SHARE, DEPTH = 64, 64
+#: Rows of activations of a program, and turns that are copied ahead: what shared memory has room for.
+TILES = ((256, 3), (128, 6))
 
 
-def enabled() -> bool:
-    """Tells whether the flag is set."""
-    return os.environ.get("SPARSEJAX_SPARSE_TENSOR_CORES") == "1"
-
-
-def multiply(values: Array, metadata: Array, dense: Array) -> Array:
-    """Multiplies one 2:4 tile by a dense one: ``y = A B``, A given by its kept values and their places.
+def fits(dtype: Any, w: Any) -> bool:
+    """Tells whether this process's device has the kernel, for a matrix.
 
     Args:
-      values: bfloat16 (64, 64), the two kept values of each group of four along the contraction.
-      metadata: int32 (4, 128), from `pack_metadata`.
-      dense: bfloat16 (128, 128).
-
-    Returns:
-      bfloat16 (64, 128).
-
-    Raises:
-      KernelError: the flag is not set.
+      dtype: of the activations.
+      w: a `SemiStructured`.
     """
-    if not enabled():
-        raise KernelError(
-            "2:4 on sparse tensor cores has been compiled and never run on a GPU: set "
-            "SPARSEJAX_SPARSE_TENSOR_CORES=1 to use it, and compare its result; "
-            "kernels.pack_n_m makes a form that computes the same products elsewhere."
-        )
-    return multiply_tile(values, dense, metadata)
+    return is_hopper() and takes(dtype, w)
 
 
-def pack_metadata(places: np.ndarray) -> np.ndarray:
-    """Packs the places of the kept values as each thread of a warpgroup reads them.
-
-    A group of four has two places of two bits, the lower first; eight groups are one instruction's share of a row.
-    Thread 4·g + h (h < 2) of warp w holds half h of row 16·w + g and, above it, of row 16·w + g + 8.
+def takes(dtype: Any, w: Any) -> bool:
+    """Tells whether the kernel can do it: bfloat16 throughout, outputs for both warpgroups.
 
     Args:
-      places: int (64, 32, 2), in [0, 4), rising in each group.
-
-    Returns:
-      int32 (4, 128): a word an instruction and thread.
-
-    Raises:
-      KernelError: places of another shape, out of range, or not rising.
+      dtype: of the activations.
+      w: a `SemiStructured`.
 
     Example:
-      >>> words = pack_metadata(np.broadcast_to([0, 1], (64, 32, 2)))
-      >>> hex(int(words[0, 0])), int(words[0, 2])
-      ('0x44444444', 0)
-
-    Source: PTX ISA 8.7, "Sparse matrix storage" of wgmma.mma_async.sp.
+      >>> from sparsejax.kernels.semi_structured import pack_semi_structured
+      >>> w = pack_semi_structured(jnp.zeros((64, 128), jnp.bfloat16))
+      >>> takes("bfloat16", w), takes("float32", w)
+      (True, False)
     """
-    places = np.asarray(places)
-    groups = DEPTH // 4
-    if (
-        places.shape != (ROWS, groups, 2)
-        or places.min() < 0
-        or places.max() > 3
-        or (np.diff(places) <= 0).any()
-    ):
+    types = {jnp.dtype(dtype), jnp.dtype(w.values.dtype)}
+    return types == {jnp.dtype(jnp.bfloat16)} and w.shape[1] % (WARPGROUPS * SHARE) == 0
+
+
+def multiply(x: Array, w: Any, *, tile: tuple[int, int] = TILES[0], interpret: Any = None) -> Array:
+    """``y = x W`` of a `SemiStructured`, with half of the dense product's multiplications.
+
+    Args:
+      x: bfloat16 (rows, inputs); rows that fill no tile are padded.
+      w: a `SemiStructured` that `takes` agrees to.
+      tile: one of `TILES`.
+      interpret: parameters of the interpreter for Mosaic GPU, to run without a card.
+
+    Returns:
+      bfloat16 (rows, outputs); sums are float32.
+
+    Raises:
+      KernelError: the flag is not set, or sizes or a type that do not fit.
+    """
+    if os.environ.get(FLAG) != "1":
         raise KernelError(
-            f"Places of kept values are ({ROWS}, {groups}, 2), rising, in 0…3; got shape {places.shape}."
+            f"2:4 on sparse tensor cores has been compiled and never run on a GPU: set {FLAG}=1 to use it, and compare "
+            "its result; `x @ w` computes the same elsewhere."
         )
-    nibbles = (places[..., 0] | (places[..., 1] << 2)).astype(np.uint32)
-    halves = nibbles.reshape(ROWS, DEPTH // STEP, 2, 4)
-    packed = (halves << (4 * np.arange(4, dtype=np.uint32))).sum(
-        -1, dtype=np.uint32
-    )  # (row, instruction, half)
-    words = np.zeros((DEPTH // STEP, 4, 8, 4), np.uint32)  # (instruction, warp, g, thread of four)
-    rows = packed.reshape(4, 2, 8, DEPTH // STEP, 2).transpose(3, 0, 2, 4, 1)
-    words[..., :2] = rows[..., 0] | (rows[..., 1] << 16)
-    return words.reshape(DEPTH // STEP, 128).view(np.int32)
+    if not takes(x.dtype, w):
+        raise KernelError(
+            f"The sparse tensor cores' kernel takes bfloat16 and multiples of {WARPGROUPS * SHARE} outputs; here are "
+            f"{x.dtype.name} activations, {w.values.dtype.name} values and {w.shape[1]} outputs: use `x @ w`."
+        )
+    rows = x.shape[0]
+    padded = jnp.pad(x, ((0, -rows % tile[0]), (0, 0)))
+    return _padded(padded, w.values, w.metadata, tile, interpret)[:rows]
 
 
-def example_shapes() -> tuple[Any, ...]:
-    """The arguments of `multiply_tile` as shapes, for compiling."""
-    return (
-        jax.ShapeDtypeStruct((ROWS, DEPTH // 2), jnp.bfloat16),
-        jax.ShapeDtypeStruct((DEPTH, COLUMNS), jnp.bfloat16),
-        jax.ShapeDtypeStruct((DEPTH // STEP, 128), jnp.int32),
-    )
+def _padded(x: Array, values: Array, metadata: Array, tile: tuple[int, int], interpret: Any) -> Array:
+    row_tile, stages = tile
+    product = _interpreted if interpret is not None else _product
 
+    def body(x_ref: Any, values_ref: Any, metadata_ref: Any, out: Any, store: Any) -> None:
+        m, n, warpgroup = lax.axis_index("m"), lax.axis_index("n"), lax.axis_index("wg")
 
-def multiply_tile(values: Array, dense: Array, metadata: Array) -> Array:
-    """The kernel of `multiply`, without its flag: for compilers and for `make gpu`."""
+        def context(run: Any) -> None:
+            zeros = jnp.zeros((SHARE, row_tile), jnp.float32)
+            sums = run(zeros if interpret is not None else plgpu.layout_cast(zeros, plgpu.Layout.WGMMA))
+            turned = store.at[warpgroup]
+            if interpret is not None:
+                turned[...] = sums.T.astype(x.dtype)
+            else:
+                cast = plgpu.layout_cast(sums.astype(x.dtype), plgpu.Layout.WGMMA_TRANSPOSED)
+                turned.transpose((1, 0))[...] = cast
+            plgpu.commit_smem()
+            outputs = pl.ds((n * WARPGROUPS + warpgroup) * SHARE, SHARE)
+            plgpu.copy_smem_to_gmem(turned, out.at[pl.ds(m * row_tile, row_tile), outputs])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+        def step(_: Any, x_part: Any, values_part: Any, words: Any, sums: Any) -> Any:
+            mine = values_part.at[pl.ds(warpgroup * SHARE, SHARE)]
+            return product(sums, mine, x_part, words.at[0, warpgroup])
+
+        specs = [
+            plgpu.BlockSpec((row_tile, DEPTH), lambda k: (m, k), transforms=tiled(DEPTH, x.dtype)),
+            plgpu.BlockSpec(
+                (WARPGROUPS * SHARE, DEPTH // 2), lambda k: (n, k), transforms=tiled(DEPTH // 2, x.dtype)
+            ),
+            plgpu.BlockSpec((1, WARPGROUPS, 128), lambda k: (k, n, 0)),
+        ]
+        plgpu.emit_pipeline_warp_specialized(
+            step,
+            grid=(x.shape[1] // DEPTH,),
+            in_specs=specs,
+            compute_context=context,
+            memory_registers=40,
+            wg_axis="wg",
+            num_compute_wgs=WARPGROUPS,
+            max_concurrent_steps=stages,
+        )(x_ref, values_ref, metadata_ref)
+
     kernel = plgpu.kernel(
-        _body,
-        out_type=jax.ShapeDtypeStruct((ROWS, COLUMNS), jnp.bfloat16),
-        grid=(1,),
-        grid_names=("i",),
-        scratch_types=[
-            plgpu.SMEM((ROWS, DEPTH // 2), jnp.bfloat16, transforms=_TILED),
-            plgpu.SMEM((DEPTH, COLUMNS), jnp.bfloat16, transforms=_TILED),
-            plgpu.SMEM((ROWS, COLUMNS), jnp.bfloat16, transforms=_TILED),
-            plgpu.Barrier(num_arrivals=2),
-        ],
+        body,
+        out_type=jax.ShapeDtypeStruct((x.shape[0], values.shape[0]), x.dtype),
+        grid=(x.shape[0] // row_tile, values.shape[0] // (WARPGROUPS * SHARE)),
+        grid_names=("m", "n"),
+        num_threads=WARPGROUPS + 1,
+        thread_name="wg",
+        scratch_types=[plgpu.SMEM((WARPGROUPS, row_tile, SHARE), x.dtype, transforms=tiled(SHARE, x.dtype))],
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane),
+        **({} if interpret is None else {"interpret": interpret}),
     )
-    return kernel(values, dense, metadata)
+    return kernel(x, values, metadata)
 
 
-def _body(
-    values: Any, dense: Any, metadata: Any, out: Any, values_s: Any, dense_s: Any, out_s: Any, barrier: Any
-) -> None:
-    plgpu.copy_gmem_to_smem(values, values_s, barrier)
-    plgpu.copy_gmem_to_smem(dense, dense_s, barrier)
-    plgpu.barrier_wait(barrier)
+def _product(sums: Array, values: Any, x: Any, words: Any) -> Array:
+    """Adds one turn to the sums, which lie in registers."""
     layout = plgpu.Layout.WG_STRIDED((128,), vec_size=1)
     # Up to JAX 0.10 an index must be given, later ones take none.
     index = {"idx": ()} if "idx" in inspect.signature(plgpu.load).parameters else {}
-    load = functools.partial(plgpu.load, **index, layout=layout, optimized=False)
-    words = [load(metadata.at[i]) for i in range(DEPTH // STEP)]
-    zeros = plgpu.layout_cast(jnp.zeros((ROWS, COLUMNS), jnp.float32), plgpu.Layout.WGMMA)
-    reference = plgpu.RefType(_TILED)
+    word = plgpu.load(words, **index, layout=layout, optimized=False)
+    kinds = [plgpu.RefType(tiled(width, jnp.bfloat16)) for width in (DEPTH // 2, DEPTH)]
 
     @plgpu.inline_mgpu(
-        arg_types=(reference, reference, plgpu.Layout.WGMMA, *[layout] * len(words)),
-        return_type=plgpu.ShapeDtypeStruct((ROWS, COLUMNS), jnp.float32, layout=plgpu.Layout.WGMMA),
+        arg_types=(*kinds, plgpu.Layout.WGMMA, layout),
+        return_type=plgpu.ShapeDtypeStruct(sums.shape, jnp.float32, layout=plgpu.Layout.WGMMA),
     )
-    def product(ctx: Any, a: Any, b: Any, sums: Any, *words: Any) -> Any:
-        del ctx
+    def add(context: Any, values: Any, x: Any, sums: Any, word: Any) -> Any:
+        del context
         from sparsejax.kernels.sparse_wgmma import issue  # late: it needs the parts of JAX that a GPU has
 
-        return issue(a, b, sums, words)
+        return issue(values, x, sums, word)
 
-    out_s[...] = product(values_s, dense_s, zeros, *words).astype(out_s.dtype)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(out_s, out)
-    plgpu.wait_smem_to_gmem(0)
+    return add(values, x, sums, word)
+
+
+def _interpreted(sums: Array, values: Any, x: Any, words: Any) -> Array:
+    """What the instructions compute, for the interpreter, which knows no inline code: word by word, as threads do."""
+    thread = jnp.arange(128)
+    warp, g, instruction, half = thread // 32, thread % 32 // 4, thread % 4 // 2, thread % 2
+    read, dense = words[...], jnp.zeros((SHARE, DEPTH), jnp.float32)
+    kept = values[...].astype(jnp.float32)
+    for row in range(2):
+        for group in range(4):
+            bits = lax.shift_right_logical(read, jnp.int32(16 * row + 4 * group))
+            output = 16 * warp + g + 8 * row
+            at = 8 * instruction + 4 * half + group
+            for i in range(2):
+                place = (bits >> (2 * i)) & 3
+                dense = dense.at[output, 4 * at + place].set(kept[output, 2 * at + i])
+    return sums + jnp.matmul(dense, x[...].astype(jnp.float32).T, precision="highest")

@@ -5,62 +5,60 @@ from typing import Any
 
 import numpy as np
 
+#: Inputs of one instruction, of which half are kept.
+STEP = 32
 
-def issue(a: Any, b: Any, sums: Any, words: Any) -> Any:
-    """Issues the sparse products of one tile: 64 rows, 128 deep, 128 columns, four instructions of k = 32.
+
+def issue(a: Any, b: Any, sums: Any, word: Any) -> Any:
+    """Issues the sparse products of one turn, and waits for them: 64 outputs, 64 inputs, two instructions.
 
     Args:
-      a: the kept values in shared memory, swizzled by 128 bytes.
-      b: the dense tile, likewise.
-      sums: the accumulator in registers.
-      words: each instruction's metadata, a word a thread.
+      a: the kept values in shared memory, (64, 32), swizzled as wide as their rows are.
+      b: the activations, (rows, 64), likewise; rows are the instruction's columns.
+      sums: the accumulator in registers, (64, rows).
+      word: the metadata of both instructions, one a thread: the first pair of each four threads has the first one's.
 
     Returns:
       The sums as registers.
     """
-    modules = {
-        name: importlib.import_module(f"jax.experimental.mosaic.gpu.{name}") for name in ("wgmma", "utils")
-    }
     mma = importlib.import_module("jax.experimental.mosaic.gpu.mma_utils")
     arrays = importlib.import_module("jax.experimental.mosaic.gpu.fragmented_array")
+    wgmma = importlib.import_module("jax.experimental.mosaic.gpu.wgmma")
+    utils = importlib.import_module("jax.experimental.mosaic.gpu.utils")
     mlir = importlib.import_module("jax._src.lib.mlir.dialects")
     ir = importlib.import_module("jax._src.lib.mlir").ir
-    nvvm, vector = mlir.nvvm, mlir.vector
-    wgmma, utils = modules["wgmma"], modules["utils"]
     wide = ir.IntegerType.get_signless(64)
-    options = {"swizzle": 128, "large_tile": (64, 64)}
-    (a_base, a_strides), _, _ = mma.create_descriptor(
-        a, group_size=(64, 64), logical_k_major=False, **options
-    )
-    (b_base, b_strides), (_, b_group), _ = mma.create_descriptor(
-        b, group_size=(64, 128), logical_k_major=True, **options
-    )
+    rows = sums.shape[1]
+    descriptors = [
+        mma.create_descriptor(ref, swizzle, group_size=group, logical_k_major=False)
+        for ref, swizzle, group in ((a, STEP * 2, (64, STEP)), (b, STEP * 4, (rows, 2 * STEP)))
+    ]
     accumulator = wgmma.WGMMAAccumulator.from_registers(sums)
     registers = accumulator._value.registers.copy()
-    for k, word in enumerate(words):
-        a_offset = (k * a_strides[1][0]) >> 4
-        b_offset = mma.encode_addr((k // 2) * b_group) + (((k % 2) * 2 * b_strides[1][0]) >> 4)
-        descriptors = [
-            wgmma._llvm_add(base, utils.c(offset, wide))
-            for base, offset in ((a_base, a_offset), (b_base, b_offset))
+    number = mlir.vector.extract(word.registers.flat[0], dynamic_position=[], static_position=[0])
+    for k in range(2):
+        # Half as many values as activations: an instruction's are one step of `create_descriptor`, and two.
+        places = [
+            wgmma._llvm_add(base, utils.c((k * steps * strides[0]) >> 4, wide))
+            for steps, ((base, (_, strides)), _, _) in zip((1, 2), descriptors, strict=True)
         ]
-        number = vector.extract(word.registers.flat[0], dynamic_position=[], static_position=[0])
-        registers = _instruction(ir, registers, *descriptors, number)
-    nvvm.wgmma_commit_group_sync_aligned()
-    nvvm.wgmma_wait_group_sync_aligned(0)
+        registers = _instruction(ir, registers, *places, number, k)
+    mlir.nvvm.wgmma_commit_group_sync_aligned()
+    mlir.nvvm.wgmma_wait_group_sync_aligned(0)
     value = arrays.FragmentedArray(_registers=registers, _layout=accumulator._value.layout, _is_signed=None)
     done = wgmma.WGMMAAccumulator(_value=value, _original_layout=accumulator._original_layout, _sync=False)
     return done.value
 
 
-def _instruction(ir: Any, registers: np.ndarray, a: Any, b: Any, word: Any) -> np.ndarray:
-    """One wgmma.mma_async.sp: its sums go in and out through the same registers."""
+def _instruction(ir: Any, registers: np.ndarray, a: Any, b: Any, word: Any, selector: int) -> np.ndarray:
+    """One wgmma.mma_async.sp: its sums go in and out through the same registers; neither matrix is transposed."""
     llvm = importlib.import_module("jax._src.lib.mlir.dialects").llvm
     flat = list(registers.flat)
     count = len(flat)
     sums = ",".join(f"${i}" for i in range(count))
     places = ", ".join(f"${2 * count + i}" for i in range(3))
-    text = f"wgmma.mma_async.sp.sync.aligned.m64n{2 * count}k32.f32.bf16.bf16 {{{sums}}}, {places}, 0, 1, 1, 1, 0, 1;\n"
+    shape = f"m64n{2 * count}k{STEP}.f32.bf16.bf16"
+    text = f"wgmma.mma_async.sp.sync.aligned.{shape} {{{sums}}}, {places}, {selector}, 1, 1, 1, 0, 0;\n"
     ties = ",".join(["=f"] * count + [str(i) for i in range(count)] + ["l", "l", "r"])
     kind = ir.VectorType.get((1,), ir.F32Type.get())
     made = llvm.inline_asm(
