@@ -19,7 +19,9 @@ from experiments.run.prepare import prepare
 
 #: As in `kernels_peer`: width, depth, heads, hidden units, tokens an example, examples a step, steps.
 SIZES = {"quick": (64, 1, 2, 256, 32, 2, 6), "cpu": (640, 8, 10, 2560, 128, 1, 200)}
-_STEPS = 2  # of a compiled chunk
+#: Steps of a compiled chunk. A chunk begins with the order of its epoch, 55 ms for this text, which the peer has not
+#: got: in chunks of two that was a tenth of a step in blocks, in a run's chunks of hundreds it is nothing.
+CHUNKS = {"quick": 2, "cpu": 10}
 OURS = ("dense", "blocks")
 #: Which models the times are compared with, and the columns of the ratios.
 BESIDE = {
@@ -53,22 +55,23 @@ def run(
       PeerError: the peer failed; its own words.
     """
     steps = SIZES[size][-1] if steps is None else steps
-    forms = {f"{name}, ours": start_form(make_config(size, name, sparsity), _STEPS) for name in OURS}
+    chunk = CHUNKS[size]
+    forms = {f"{name}, ours": start_form(make_config(size, name, sparsity), chunk) for name in OURS}
     times: dict[str, list[float]] = {name: [] for name in forms}
     losses: dict[str, float] = {}
     with contextlib.ExitStack() as stack, Line() as line:
         peer = stack.enter_context(Peer(peer_python, size, _batches(size))) if peer_python else None
         times |= {name: [] for name in (peer.models if peer else ())}
-        for turn in range(steps // _STEPS):
-            line.show(f"step {turn * _STEPS}/{steps}", often=True)
+        for turn in range(steps // chunk):
+            line.show(f"step {turn * chunk}/{steps}", often=True)
             for name, form in forms.items():
                 start = time.perf_counter()
                 form["state"], metrics = form["program"](form["state"], form["members"])
                 losses[name] = float(np.asarray(metrics.loss)[-1])
-                times[name].append((time.perf_counter() - start) / _STEPS)
-            said = [peer.step() for _ in range(_STEPS)] if peer else []
+                times[name].append((time.perf_counter() - start) / chunk)
+            said = [peer.step() for _ in range(chunk)] if peer else []
             for name in said[-1] if said else ():
-                times[name].append(sum(one[name][0] for one in said) / _STEPS)
+                times[name].append(sum(one[name][0] for one in said) / chunk)
                 losses[name] = said[-1][name][1]
         memory = {name: _memory(form["state"]) for name, form in forms.items()}
         memory |= peer.memory() if peer else {}
@@ -101,7 +104,7 @@ def make_config(size: str, form: str, sparsity: float) -> ConfigDict:
         batch,
     )
     config.model.update({"width": width, "depth": depth, "heads": heads, "mlp_dim": hidden})
-    config.steps, config.eval_every, config.learning_rate = steps, _STEPS, 1e-3
+    config.steps, config.eval_every, config.learning_rate = steps, CHUNKS[size], 1e-3
     config.block, config.warmup_steps = (16 if size == "quick" else 64), 1
     if form == "blocks":
         config.model.sparse_compute, config.method, config.sparsity = "blocks", "rigl", sparsity
