@@ -226,16 +226,18 @@ def test_swaps_respect_an_earlier_mask_and_a_limit():
     assert not refine_by_swaps(w, gram, mask, swaps=1).converged
 
 
-def test_alps_is_near_the_best_of_all_masks():
+def test_alps_finds_the_best_of_all_masks_most_of_the_time():
+    """On 16 of 20 layers of ten weights; it is a heuristic, and the others are here so that nobody believes more."""
     ratios = []
-    for seed in range(6):
+    for seed in range(20):
         w, gram = papers.problem(outputs=1, inputs=10, seed=seed)
         full = papers.ridge(gram)
         found = solve_alps(w, gram, sparsity=0.5, resolve_iterations=200)
         assert found.converged
         ratios.append(papers.error(w, found.weights, full) / papers.best_of_all_masks(w, full, 5))
     assert min(ratios) >= 1 - 1e-3
-    assert np.median(ratios) < 1.05
+    assert np.sum(np.asarray(ratios) < 1.001) >= 14
+    assert max(ratios) < 3.5
 
 
 @pytest.mark.parametrize("seed", range(3))

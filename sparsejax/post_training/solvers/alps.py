@@ -56,6 +56,9 @@ def solve_alps(
     re-solved by conjugate gradients from D. The authors' code does so too, but divides without limit and takes ten
     steps of plain conjugate gradients from P on its own mask.
 
+    A settled mask need not be the best one: of 20 layers of 1 × 10 correlated weights at 50 % it is for 16, and the
+    error of the other four is 1.1 to 2.8 times that of the best of all masks (the tests count them).
+
     Args:
       weights: W, (outputs, inputs).
       gram: H = XᵀX, (inputs, inputs); its scale does not matter.
