@@ -164,7 +164,9 @@ def grown_by(shape: tuple[int, int], level: str, case: str) -> int:
     weights, gram = problem(shape)
     call = layer_cases(weights, gram, level)[case]
     gc.collect()
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins at what is held now
+    pathlib.Path("/proc/self/clear_refs").write_text(
+        "5", encoding="ascii"
+    )  # the peak begins at what is held now
     before = peak_bytes()
     jax.block_until_ready(call())
     return peak_bytes() - before

@@ -117,7 +117,9 @@ class CalibrationRun:
         made = []
         for piece in stage:
             leaf, layer, earlier = self._piece(piece)
-            own = ordered(sums.moments.pop(piece), sums.stacked[piece])  # no second copy stays while it is solved
+            own = ordered(
+                sums.moments.pop(piece), sums.stacked[piece]
+            )  # no second copy stays while it is solved
             made.append((solver.solve(piece, leaf, layer, own, earlier), max(peak, _peak_bytes())))
         seconds = (time.perf_counter() - begin) / len(stage)
         del sums

@@ -213,8 +213,28 @@ def _solutions(
             solution = solve(
                 target, problem.gram, sparsity=sparsity, pattern=layer.pattern, mask=mask, damping=damping
             )
+            _check_solution(solution, target.shape)
             solutions.append(solution)
     return solutions
+
+
+def _check_solution(solution: Solution, shape: tuple[int, ...]) -> None:
+    """A solver of the caller's own may give anything; what it left beside its mask would be lost without a word."""
+    got = solution.weights.shape, solution.mask.shape
+    if got != (shape, shape):
+        raise CalibrationError(
+            f"The solver gave weights and mask of shapes {got[0]} and {got[1]}; both are like its target, {shape}."
+        )
+    left = int(_off_mask(solution.weights, solution.mask))
+    if left:
+        raise CalibrationError(
+            f"The solver gave {left} weights that are not zero where its mask is False: multiply them by the mask."
+        )
+
+
+@jax.jit
+def _off_mask(weights: Array, mask: Array) -> Array:
+    return jnp.sum((weights != 0) & ~mask.astype(bool))
 
 
 @contextlib.contextmanager

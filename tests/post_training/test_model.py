@@ -216,6 +216,21 @@ def test_a_language_model_row_by_row_is_better_than_wanda(language_model):
     assert np.all(np.isfinite(np.asarray(fn(best.params, tokens[0]))))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda found: found._replace(weights=found.weights + 1), r"z/kernel.*gave 192 weights.*where its mask is False"),
+     (lambda found: found._replace(mask=found.mask.T), r"'z/kernel'.*weights and mask of shapes")],
+)  # fmt: skip
+def test_what_a_solver_of_the_callers_own_gives_is_checked(network, change, words):
+    fn, params, batches = network
+
+    def solve(*args, **options):
+        return change(solve_sparsegpt(*args, **options))
+
+    with pytest.raises(CalibrationError, match=words):
+        prune_model(fn, params, batches, solve=solve, sparsity=0.5)
+
+
 def test_bad_input_is_refused_with_the_layer(network):
     fn, params, batches = network
     with pytest.raises(CalibrationError, match="0 batches to calibrate"):
