@@ -187,7 +187,7 @@ plots.sparsity_curves(f"digits, {SEEDS} seeds", curves, metric="test accuracy")
 #
 # Some ten lines each, and both keep the exact sparsity that was asked for (the cell asserts it). The score pays: with
 # Fisher in the place of |w| gradual pruning reaches 0.916 at 95 % sparsity (0.908 to 0.928 over three seeds) against
-# 0.886 (0.883 to 0.892), and 0.887 against 0.847 at 98 %. The rule does not: DEEP R as it is written here comes to
+# 0.885 (0.881 to 0.892), and 0.882 against 0.849 at 98 %. The rule does not: DEEP R as it is written here comes to
 # 0.854 at 95 %, below SET's 0.894 and no better than masks that never move, 0.863; at 98 % all that start sparse with
 # the same share in each layer lose most of the accuracy (SET 0.700, static 0.359, DEEP R 0.294). Three seeds, one small
 # network: this says that the methods work and how they are compared, not which is best elsewhere.

@@ -162,16 +162,16 @@ plots.trade_off(
 # %% [markdown]
 # ## Finding
 #
-# Choosing is not enough, solving is: at 70 % magnitude takes the model from 2.646 to 3.312 bits a byte, Wanda, which
-# chooses with the data, 3.250, SparseGPT 2.822 and ALPS 2.673. At 80 % ALPS still has 2.723, less than SparseGPT at 70
+# Choosing is not enough, solving is: at 70 % magnitude takes the model from 2.646 to 3.311 bits a byte, Wanda, which
+# chooses with the data, 3.250, SparseGPT 2.822 and ALPS 2.675. At 80 % ALPS still has 2.722, less than SparseGPT at 70
 # %; Wanda there is worse than magnitude (3.979 against 3.813), in this one small model.
 #
-# Four bits cost little more (2.678) and make the file 7.0 times smaller than the numbers in float32. With a scale for
-# each 32 inputs, GPTQ and rounding to nearest are the same at eight and at four bits; at three GPTQ is ahead, 2.696
-# against 2.702. But three bits save little, 63,300 bytes for 66,786: of so small a model the integers are less than a
-# quarter of the file. The rest are a bit for each place, scales, what was never pruned (embedding, biases, norms) and
-# the header, and that is why the file is not 27 times smaller, as 30 % of the weights in four bits instead of 32 would
-# be. One model, one seed, one draw of calibration text.
+# Four bits cost little more (2.681) and make the file 7.0 times smaller than the numbers in float32. With a scale for
+# each 32 inputs, GPTQ and rounding to nearest are the same at eight and at four bits, and at three hardly differ: 2.710
+# and 2.706, and on another processor GPTQ was the better one by as little. But three bits save little, 63,270 bytes for
+# 66,751: of so small a model the integers are less than a quarter of the file. The rest are a bit for each place,
+# scales, what was never pruned (embedding, biases, norms) and the header, and that is why the file is not 27 times
+# smaller, as 30 % of the weights in four bits instead of 32 would be. One model, one seed, one draw of text.
 #
 # **Next**: owl and sensitivities for layers of their own sparsity, N:M, reconstruction after pruning:
 # [the guide](../docs/guide.md#post-training-pruning); integers: [quantization](../docs/quantization.md); the file, and

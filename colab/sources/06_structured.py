@@ -179,9 +179,9 @@ except sparsejax.errors.SparsejaxError as error:
 # Three cuts decide, not seven arrays: one through the residual stream, which the stem, both blocks and the head share,
 # and one inside each block. Half of the multiply-adds can go at little cost: 2,286,414 instead of 4,737,344 an image
 # leave 0.892 test accuracy as cut and 0.958 after 150 steps, where the whole network, tuned as long, has 0.969. At a
-# quarter (1,165,418) the cut alone destroys the network, 0.347, and tuning brings most of it back, 0.942; at a tenth it
-# does not, 0.758. Time follows only in part: half of the work takes 1.59 ms instead of 2.33, a tenth still 0.89, and a
-# quarter cut away gained nothing here (2.45). This is one run of one seed, and others used the machine meanwhile. The
+# quarter (1,165,418) the cut alone destroys the network, 0.339, and tuning brings most of it back, 0.942; at a tenth it
+# does not, 0.761. Time follows only in part: half of the work takes 2.85 ms instead of 3.10, a quarter 1.70 and a
+# tenth still 0.95. This is one run of one seed, on one core beside a busy one. The
 # half-size network is a file of 158,007 bytes, and what is loaded gives equal outputs.
 #
 # **Next**: importances, budgets in parameters or measured latency, heads and experts, residual branches:

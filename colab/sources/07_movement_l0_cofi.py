@@ -157,7 +157,7 @@ plots.heat_maps(f"first layer at {SPARSITIES[-1]:.0%}", maps, unit="connections 
 # ## Finding
 #
 # All four meet what was asked for to a tenth of a point, gates too. At 80 % three of them are not told apart by three
-# seeds: magnitude 0.914, movement 0.913, CoFi 0.910, the dense network 0.922. At 95 % movement has 0.880 and magnitude
+# seeds: magnitude 0.914, movement 0.914, CoFi 0.910, the dense network 0.922. At 95 % movement has 0.880 and magnitude
 # 0.860, which three seeds do not settle. What gates lose in accuracy buys structure: at 80 % CoFi needs 77.3 of the
 # 300 neurons and 58.3 of the 100, where magnitude still reads all 300 and 90.3. Gates on pixels are the wrong price
 # here: L0 meets its target by giving up pixels, 16.3 of 64 are left at 80 % and 4.0 at 95 %, and reads too little to

@@ -150,18 +150,16 @@ for sparsity in SPARSITIES:
 # ## Finding
 #
 # Zeros that lie in blocks pay; zeros that lie anywhere do not, on this CPU. With one row, blocks of 64 × 64 pass dense
-# from about 75 % on and reach 1.65 times its speed at 90 % and 2.37 at 95 %; with 256 rows they pass it a little
-# beyond half and come to 3.00 at 95 %. JAX's BCOO just meets dense with one row where 95 % are zero (1.01), and with
-# 256 rows comes to 0.13 at best; a bitmap unpacks where it multiplies and comes to 0.08, so that it saves memory at
-# rest only. No form comes near 1/density, and the roof shows what is missing: at 90 % zeros the dense product of 256
-# rows ran at 247.2 GFLOP/s, near what the machine can, and the blocks at 44.2; with one row dense is at 83 % of what
-# bandwidth allows, and the blocks at 10 %. Memory is saved everywhere: in training 90 % of zero blocks leave 10.2 % of
-# the bytes.
+# between half and 75 % and reach 1.94 times its speed at 90 % and 2.32 at 95 %; with 256 rows they are ahead at half
+# already (2.35) and come to 6.67 and 8.63. JAX's BCOO passes dense with one row where 95 % are zero (1.27), and with
+# 256 rows comes to 0.13 at best; a bitmap unpacks where it multiplies and comes to 0.22, so that it saves memory at
+# rest only, where no kernel of its own reads it (few rows on a Hopper GPU). No form comes near 1/density, and the roof
+# shows what is missing: at 90 % zeros the dense product of 256 rows ran at 102.0 GFLOP/s, near what the core can, and
+# the blocks at 49.6; with one row dense is at 84 % of what bandwidth allows, and the blocks at 16 %. Memory is saved
+# everywhere: in training 90 % of zero blocks leave 10.2 % of the bytes.
 #
-# Other programs ran on the two cores meanwhile, which the medians do not hide: that 256 rows look slower at 90 %
-# (2.09) than at 75 % (2.25) is most likely their doing. With less around them, 256 rows came to 5 and 7 times the
-# dense speed at 90 and 95 % ([results](../docs/results.md)). Before you promise a speed-up, run this where it will
-# run.
+# This was one core whose neighbour was busy. On another day, beside more programs, 256 rows came to 2 and 3 times the
+# dense speed at 90 and 95 %. Before you promise a speed-up, run this where it will run.
 #
 # **Next**: training on live blocks, four formulations and which is chosen, N:M and INT8:
 # [sparse compute](../docs/kernels.md); all measured numbers: [results](../docs/results.md).
