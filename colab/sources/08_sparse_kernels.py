@@ -149,17 +149,18 @@ for sparsity in SPARSITIES:
 # %% [markdown]
 # ## Finding
 #
-# Zeros that lie in blocks pay; zeros that lie anywhere do not, on this CPU. With one row, blocks of 64 × 64 pass dense
-# between half and 75 % and reach 1.94 times its speed at 90 % and 2.32 at 95 %; with 256 rows they are ahead at half
-# already (2.35) and come to 6.67 and 8.63. JAX's BCOO passes dense with one row where 95 % are zero (1.27), and with
-# 256 rows comes to 0.13 at best; a bitmap unpacks where it multiplies and comes to 0.22, so that it saves memory at
-# rest only, where no kernel of its own reads it (few rows on a Hopper GPU). No form comes near 1/density, and the roof
-# shows what is missing: at 90 % zeros the dense product of 256 rows ran at 102.0 GFLOP/s, near what the core can, and
-# the blocks at 49.6; with one row dense is at 84 % of what bandwidth allows, and the blocks at 16 %. Memory is saved
-# everywhere: in training 90 % of zero blocks leave 10.2 % of the bytes.
+# Zeros that lie in blocks pay; zeros that lie anywhere do not, on this CPU. With one row, blocks of 64 × 64 meet dense
+# at half (1.04) and reach 1.95 times its speed at 90 % and 2.26 at 95 %; with 256 rows they are ahead at half (1.50)
+# and come to 7.72 and 6.67. JAX's BCOO passes dense with one row where 95 % are zero (1.21), and with 256 rows comes
+# to 0.09 at best; a bitmap unpacks where it multiplies and comes to 0.23, so that it saves memory at rest only, where
+# no kernel of its own reads it (few rows on a Hopper GPU). No form reaches 1/density, and the roof shows what is
+# missing: at 90 % zeros the dense product of 256 rows ran at 101.6 GFLOP/s, near what the core can, and the blocks at
+# 47.4; with one row dense is at 94 % of what bandwidth allows, and the blocks at 19 %. Memory is saved everywhere: in
+# training 90 % of zero blocks leave 10.2 % of the bytes.
 #
-# This was one core whose neighbour was busy. On another day, beside more programs, 256 rows came to 2 and 3 times the
-# dense speed at 90 and 95 %. Before you promise a speed-up, run this where it will run.
+# That 256 rows look slower at 95 than at 90 % is noise: `benchmark kernels`, which measures for longer, has twice as
+# much at 95 as at 90 % with blocks of 128 ([results](../docs/results.md)). Before you promise a speed-up, run this
+# where it will run.
 #
 # **Next**: training on live blocks, four formulations and which is chosen, N:M and INT8:
 # [sparse compute](../docs/kernels.md); all measured numbers: [results](../docs/results.md).
