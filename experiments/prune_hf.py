@@ -89,7 +89,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of config.json and weights")
     parser.add_argument("--tokens", required=True, help="the text to measure on: .npy, or text")
     parser.add_argument("--calibration", required=True, help="the text to calibrate on, another one")
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="which rows to run; all by default")
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=list(ROWS),
+        metavar="ROW",
+        help="of " + ", ".join(ROWS).replace("%", "%%") + "; all by default",
+    )
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=128, help="calibration windows")
     parser.add_argument("--batch", type=int, default=1, help="windows at once")

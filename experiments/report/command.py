@@ -1,7 +1,7 @@
 """Gathers any number of working directories into one table: mean and interval over seeds, grouped by what differs.
 
-python -m experiments.report runs/sweep --metric test_accuracy --csv report.csv --markdown report.md --plot report.png
-python -m experiments.report runs/sweep --html report.html
+python -m experiments.report runs/sweep --metric=test_accuracy --csv=report.csv --markdown=report.md --plot=report.png
+python -m experiments.report runs/sweep --html=report.html
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import command
+from experiments.config.help import wrapped
 from experiments.errors import ConfigError, error_text
 from experiments.record import files
 from experiments.report import plots
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table and writes what is asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
-        description=__doc__,
+        description=wrapped(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directories", nargs="+", help="working directories, or directories that hold some")

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
+from experiments.config.help import wrapped
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.record import files
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
-        description=__doc__,
+        description=wrapped(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sweep", required=True, help="a file with get_sweep(), which yields configurations")
