@@ -79,9 +79,8 @@ def table(groups: Sequence[SeedGroup], metric: str) -> str:
         f"{metric}, mean ± 95 %",
         *(["bits per byte"] if bits else []),
         "finished",
-        "not finished",
     ]
-    rows = []
+    rows, unfinished = [], []
     for found in groups:
         still = [run for run in found.runs if run.status != "finished"]
         rows.append([
@@ -89,8 +88,13 @@ def table(groups: Sequence[SeedGroup], metric: str) -> str:
             mean_text(found.values),
             *([mean_text(_bits(found))] if bits else []),
             f"{len(found.values)} of {len(found.runs)}",
-            "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still),
         ])  # fmt: skip
+        unfinished.append(
+            "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still)
+        )
+    if any(unfinished):
+        head.append("not finished")
+        rows = [[*row, told] for row, told in zip(rows, unfinished, strict=True)]
     return markdown_table(head, rows)
 
 
