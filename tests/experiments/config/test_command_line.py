@@ -7,13 +7,18 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import train
-from experiments.command import _absent, _help
-from experiments.config.fields import FIELDS, TOPICS
+from experiments.command import _absent, _example, _help
+from experiments.compress.options import validate_compression
+from experiments.config.fields import FIELDS, TOPICS, default_config
 from experiments.config.help import fields_help
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.config.validation import ignored_fields, validate_config
+from experiments.errors import ConfigError
 from experiments.models.build import MODELS
+from experiments.one_shot.options import check as check_one_shot
 from experiments.run.methods import METHODS
+from experiments.search.options import validate_search
+from experiments.study import command as study
 
 #: ml_collections loads a configuration's file in a way that Python 3.12 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -92,3 +97,17 @@ def test_fields_that_the_method_ignores_are_told():
     )
     validate_config(config)
     assert ignored_fields(config) == ["sparsity"]
+
+
+@pytest.mark.parametrize(
+    ("validate", "named"),
+    [(validate_search, "search"), (validate_compression, "compress"), (check_one_shot, "one_shot")],
+)
+def test_a_configuration_of_another_command_is_refused_with_the_folder_of_its_own(validate, named):
+    with pytest.raises(ConfigError, match=f"not one of experiments.{named}: those are in configs/{named}"):
+        validate(default_config())
+
+
+def test_what_is_missing_is_told_by_an_example_of_the_same_command():
+    assert _example(train.main).startswith("python -m experiments.train --config=configs/digits_mlp.py:rigl ")
+    assert _example(study.main).startswith("python -m experiments.study --config=configs/studies/")
