@@ -71,7 +71,7 @@ def run_command(main: Callable[[], None], *, extends: bool = False) -> None:
                 )
             for flag in (CONFIG, WORKDIR):
                 if flag.value is None:
-                    raise ConfigError(f"--{flag.name}=… is missing. Example: {_EXAMPLE}")
+                    raise ConfigError(f"--{flag.name}=… is missing. Example: {_example(main)}")
             if EXTEND.value and not extends:
                 raise ConfigError(ONE_RUN.format(".".join(main.__module__.split(".")[:2])))
             _check_loaded()
@@ -87,7 +87,10 @@ def run_command(main: Callable[[], None], *, extends: bool = False) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-_EXAMPLE = "python -m experiments.train --config=configs/digits_mlp.py:rigl --workdir=runs/demo"
+def _example(main: Callable[[], None]) -> str:
+    """The first command that a module's own description shows."""
+    lines = (sys.modules[main.__module__].__doc__ or "").splitlines()
+    return next((line for line in lines if line.startswith("python -m ")), "…").removesuffix(" \\")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

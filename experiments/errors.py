@@ -8,6 +8,10 @@ class ConfigError(SparsejaxError, ValueError):
     """A configuration of `experiments` that cannot be run as written."""
 
 
+class DeviceError(ConfigError):
+    """Devices, hosts or a mesh that do not fit one another or the batch."""
+
+
 class DatasetError(SparsejaxError, ValueError):
     """A data set that is unknown, empty, or not prepared."""
 
@@ -38,6 +42,7 @@ class LaunchError(SparsejaxError, ValueError):
 
 #: The page that helps where an error's own text does not suffice; `docs/guide.md` for all others.
 PAGES: dict[type[SparsejaxError], str] = {
+    DeviceError: "docs/pods.md",  # before the type that it is one of
     ConfigError: "docs/runner.md",
     DatasetError: "docs/data.md",
     WorkdirError: "docs/runner.md",
@@ -51,6 +56,7 @@ PAGES: dict[type[SparsejaxError], str] = {
     errors.SearchError: "docs/search.md",
     errors.TracingError: "docs/tracer.md",
     errors.FileError: "docs/files.md",
+    errors.InstallError: "docs/guides/torch.md",
 }
 
 

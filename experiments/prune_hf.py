@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import ConfigError
-from sparsejax.errors import SparsejaxError
+from experiments.errors import ConfigError, error_text
+from sparsejax.errors import InstallError, SparsejaxError
 from sparsejax.interop.torch import from_torch
 from sparsejax.patterns import NM
 from sparsejax.post_training import LayerResult, alps, magnitude, perplexity, sparsegpt, wanda
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[name] = measure(fn, params, name, tokens, calibration, options)
             print(f"{name}: {found[name]:.2f}", flush=True)
     except SparsejaxError as error:
-        print(error, file=sys.stderr)
+        print(error_text(error), file=sys.stderr)
         return 2
     print(table(found, options.model))
     return 0
@@ -89,7 +89,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of config.json and weights")
     parser.add_argument("--tokens", required=True, help="the text to measure on: .npy, or text")
     parser.add_argument("--calibration", required=True, help="the text to calibrate on, another one")
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="which rows to run; all by default")
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=list(ROWS),
+        metavar="ROW",
+        help="of " + ", ".join(ROWS).replace("%", "%%") + "; all by default",
+    )
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=128, help="calibration windows")
     parser.add_argument("--batch", type=int, default=1, help="windows at once")
@@ -107,13 +113,14 @@ def load(folder: str) -> tuple[Callable[[Params, Array], Array], Params]:
       ``(fn(params, tokens) -> logits, params)``.
 
     Raises:
-      ConfigError: torch, transformers or torchax is not installed, or the folder holds no model.
+      InstallError: torch, transformers or torchax is not installed.
+      ConfigError: the folder holds no model.
     """
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise ConfigError(f"{error}: pip install -e '.[torch]'") from error
+        raise InstallError(f"{error}: pip install -e '.[torch]'") from error
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, attn_implementation="eager", local_files_only=True, dtype=torch.float32

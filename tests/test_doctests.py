@@ -6,12 +6,22 @@ import pkgutil
 
 import pytest
 
+import experiments
 import sparsejax
 
-MODULES = sorted(module.name for module in pkgutil.walk_packages(sparsejax.__path__, "sparsejax."))
+
+def _below(package):
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return sorted(module.name for module in found if not module.name.endswith("__main__"))
 
 
-@pytest.mark.parametrize("name", MODULES)
+MODULES = _below(sparsejax)
+RUNNER = [
+    pytest.param(name, marks=pytest.mark.slow) for name in _below(experiments)
+]  # a minute of small models
+
+
+@pytest.mark.parametrize("name", [*MODULES, *RUNNER])
 def test_examples_of(name):
     module = importlib.import_module(name)
     output = []

@@ -44,3 +44,8 @@ def test_every_error_is_a_builtin_too_and_reads_as_its_sentence(error):
 def test_the_page_that_an_error_names_exists(error):
     page = experiments.errors.error_text(error("It is wrong.")).rpartition("More: ")[2]
     assert (pathlib.Path(__file__).parents[1] / page).is_file()
+
+
+def test_an_error_about_devices_names_the_page_on_many_devices():
+    text = experiments.errors.error_text(experiments.errors.DeviceError("Three devices, not four."))
+    assert text.endswith("More: docs/pods.md")

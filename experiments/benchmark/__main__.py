@@ -6,6 +6,7 @@ import importlib
 import os
 import pathlib
 import sys
+import textwrap
 from collections.abc import Sequence
 
 _HERE = pathlib.Path(__file__).parent
@@ -41,7 +42,16 @@ def describe(name: str) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    listing = "\n".join(f"  {name:12} {describe(name)}" for name in names())
+    listing = "\n".join(
+        textwrap.fill(
+            describe(name),
+            80,
+            initial_indent=f"  {name:14}",
+            subsequent_indent=" " * 16,
+            break_on_hyphens=False,
+        )
+        for name in names()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
         description=f"{(__doc__ or '').split(':')[0]}.\n\nbenchmarks:\n{listing}",

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.compress.unit_choices import UNIT_IMPORTANCES
-from experiments.config.checks import check_names, choice, is_whole, require
+from experiments.config.checks import check_kind, check_names, choice, is_whole, require
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from sparsejax.structured import KINDS
@@ -84,6 +84,7 @@ def validate_compression(options: ConfigDict) -> None:
       >>> from experiments.config.fields import default_config
       >>> validate_compression(default_compression(default_config()))
     """
+    check_kind(options, "base", "compress")
     validate_config(options.base)
     check_names(options, default_compression(copy.deepcopy(options.base)), "config")
     check_names(options.fine_tune, _FINE_TUNE, "config.fine_tune")

@@ -164,6 +164,27 @@ def choice(value: Any, options: Iterable[str], field: str) -> None:
         raise ConfigError(f"config.{field} is {value!r}{guess}: choose one of {', '.join(known)}.")
 
 
+def check_kind(given: Iterable[str], needed: str, command: str) -> None:
+    """Refuses a configuration that was made for another command.
+
+    Args:
+      given: the names of its fields; a mapping will do.
+      needed: a field that every configuration of the command has.
+      command: such as ``"search"``; its configurations are in the folder of that name.
+
+    Raises:
+      ConfigError: the field is not there.
+
+    Example:
+      >>> check_kind({"base": {}}, "base", "search")
+    """
+    if needed not in given:
+        raise ConfigError(
+            f"This configuration has no field {needed!r}, so it is not one of experiments.{command}: those are in "
+            f"configs/{command}."
+        )
+
+
 def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuses fields that do not exist, and fields that are missing.
 

@@ -9,6 +9,7 @@ from experiments.models.build import MODELS
 from experiments.run.methods import METHODS
 
 _WIDTH, _NAME, _DEFAULT = 80, 22, 12
+_WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def fields_help() -> str:
@@ -51,19 +52,29 @@ def flag_help(name: str, says: str) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Wraps prose to 80 columns, line by line; commands stay as they are, so that they can be copied.
+    """Wraps prose to 80 columns; commands are folded by backslashes, so that they can be copied.
+
+    Args:
+      text: paragraphs of prose, and commands, a line each that begins with ``python``.
+
+    Returns:
+      Lines of at most 80 columns, but where a word is longer.
 
     Example:
       >>> print(wrapped("a sentence\\npython -m experiments.train"))
       a sentence
       python -m experiments.train
     """
-    lines = text.splitlines()
-    commands = [line.startswith(("python", " ")) for line in lines]
-    return "\n".join(
-        line if is_command else textwrap.fill(line, _WIDTH)
-        for line, is_command in zip(lines, commands, strict=True)
-    )
+    made, prose = [], []
+    for line in [*text.replace("\\\n", "").splitlines(), None]:  # a command is one line
+        if line and not line.startswith("python"):
+            prose.append(line)
+            continue
+        made += textwrap.wrap(" ".join(prose), _WIDTH)
+        prose = []
+        if line is not None:
+            made.append(" \\\n    ".join(textwrap.wrap(" ".join(line.split()), _WIDTH - 6, **_WHOLE_WORDS)))
+    return "\n".join(made)
 
 
 def _row(field: Field) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from experiments.errors import ConfigError, HostError
+from experiments.errors import DeviceError, HostError
 
 #: Seconds after which the others end when a process has died without a word; the runtime's own threads keep
 #: the heartbeat, so a long compilation does not stop it.
@@ -32,7 +32,7 @@ def join_hosts() -> bool:
       Whether this is one of several processes.
 
     Raises:
-      ConfigError: a part of the three variables is missing, or is not a number; or hosts that were to be detected are
+      DeviceError: a part of the three variables is missing, or is not a number; or hosts that were to be detected are
         none that JAX knows.
 
     Example:
@@ -55,19 +55,19 @@ def _given_place() -> tuple[str, int, int] | None:
     if not (count or number):  # an address alone is for JAX's own detection
         return None
     if not (address and count and number and count.isdigit() and number.isdigit()):
-        raise ConfigError(
+        raise DeviceError(
             f"Set all of {', '.join(_VARIABLES)} for each process (host:port and two numbers), or none of "
             f"them; got {[address, count, number]}."
         )
     if not int(number) < int(count):
-        raise ConfigError(f"JAX_PROCESS_ID={number} must be below JAX_NUM_PROCESSES={count}.")
+        raise DeviceError(f"JAX_PROCESS_ID={number} must be below JAX_NUM_PROCESSES={count}.")
     return address, int(count), int(number)
 
 
 def _asked_to_detect() -> bool:
     asked = os.environ.get("SPARSEJAX_HOSTS", "")
     if asked not in ("", "detect"):
-        raise ConfigError(f"SPARSEJAX_HOSTS is {asked!r}: it is 'detect', or not set.")
+        raise DeviceError(f"SPARSEJAX_HOSTS is {asked!r}: it is 'detect', or not set.")
     return bool(asked)
 
 
@@ -75,7 +75,7 @@ def _detect(limits: dict[str, int]) -> None:
     try:
         jax.distributed.initialize(**limits)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(
+        raise DeviceError(
             f"SPARSEJAX_HOSTS=detect, but JAX detects no other hosts here ({error}): set {', '.join(_VARIABLES)} for "
             "each process instead."
         ) from error
@@ -168,7 +168,7 @@ def data_share(sharding: NamedSharding | None, batch_size: int) -> tuple[int, in
       ``(index, count)``: part number `index` of `count`.
 
     Raises:
-      ConfigError: the hosts' parts overlap, or differ in size.
+      DeviceError: the hosts' parts overlap, or differ in size.
 
     Example:
       >>> data_share(None, 8)
@@ -181,7 +181,7 @@ def data_share(sharding: NamedSharding | None, batch_size: int) -> tuple[int, in
         rows.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
     parts = sorted({tuple(sorted(part)) for part in rows.values()})
     if sum(len(part) for part in parts) != batch_size or len({len(part) for part in parts}) > 1:
-        raise ConfigError(
+        raise DeviceError(
             f"The mesh {dict(sharding.mesh.shape)} cuts a batch of {batch_size} so that hosts share some "
             "examples and not others: make config.mesh.tensor a divisor or a multiple of a host's devices."
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.errors import ConfigError
+from experiments.errors import DeviceError
 from sparsejax.params.axis_roles import flax_axes
 from sparsejax.params.paths import flatten_with_paths, map_with_path
 from sparsejax.typing import Params
@@ -29,7 +29,7 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh | None:
       The mesh; None for a single device.
 
     Raises:
-      ConfigError: the sizes do not use exactly the devices that there are (one device may be used of many).
+      DeviceError: the sizes do not use exactly the devices that there are (one device may be used of many).
 
     Example:
       >>> make_mesh({"data": 1, "fsdp": 1, "tensor": 1}) is None
@@ -40,7 +40,7 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh | None:
     if np.prod(shape) == 1 and jax.process_count() == 1:
         return None
     if np.prod(shape) != jax.device_count():
-        raise ConfigError(
+        raise DeviceError(
             f"config.mesh is {dict(sizes)}, one device, on {jax.process_count()} processes: let one axis be -1."
         )
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
@@ -57,7 +57,7 @@ def mesh_shape(sizes: Mapping[str, int], total: int) -> tuple[int, ...]:
       The sizes, without a -1.
 
     Raises:
-      ConfigError: the sizes do not use exactly the devices that there are (one device may be used of many).
+      DeviceError: the sizes do not use exactly the devices that there are (one device may be used of many).
 
     Example:
       >>> mesh_shape({"data": -1, "fsdp": 4, "tensor": 2}, 16)
@@ -66,10 +66,10 @@ def mesh_shape(sizes: Mapping[str, int], total: int) -> tuple[int, ...]:
     wanted = list(sizes.values())
     fixed = int(np.prod([size for size in wanted if size != -1]))
     if wanted.count(-1) > 1 or (-1 in wanted and total % fixed):
-        raise ConfigError(f"config.mesh is {dict(sizes)} with {total} devices: one -1, that divides evenly.")
+        raise DeviceError(f"config.mesh is {dict(sizes)} with {total} devices: one -1, that divides evenly.")
     shape = tuple(total // fixed if size == -1 else size for size in wanted)
     if (used := int(np.prod(shape))) not in (1, total):
-        raise ConfigError(
+        raise DeviceError(
             f"config.mesh is {dict(sizes)}, {used} devices, but there are {total}: let one axis be -1."
         )
     return shape
@@ -124,7 +124,7 @@ def place_params(params: Params, mesh: Mesh | None, *, population: bool) -> Para
       The same values, sharded.
 
     Raises:
-      ConfigError: the members do not divide among the devices.
+      DeviceError: the members do not divide among the devices.
     """
     if mesh is None:
         return params
@@ -145,13 +145,13 @@ def place_members(arrays: Any, mesh: Mesh | None) -> Any:
       The same values, sharded.
 
     Raises:
-      ConfigError: the members do not divide among the devices.
+      DeviceError: the members do not divide among the devices.
     """
     if mesh is None:
         return arrays
     members = {leaf.shape[0] for leaf in jax.tree.leaves(arrays)}
     if any(count % mesh.size for count in members):
-        raise ConfigError(
+        raise DeviceError(
             f"A group of {max(members)} members does not divide among {mesh.size} devices: choose "
             "config.population and config.population_chunk as multiples of them."
         )
@@ -205,7 +205,7 @@ def check_batch(name: str, size: int, sharding: NamedSharding | None, parts: int
       parts: that the batch is cut into one after the other.
 
     Raises:
-      ConfigError: they cannot.
+      DeviceError: they cannot.
 
     Example:
       >>> check_batch("batch_size", 3, None)
@@ -215,7 +215,7 @@ def check_batch(name: str, size: int, sharding: NamedSharding | None, parts: int
     shards = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
     if size % (shards * parts):
         cut = f" in {parts} parts" if parts > 1 else ""
-        raise ConfigError(
+        raise DeviceError(
             f"config.{name} is {size}{cut}, which data × fsdp = {shards} devices cannot share evenly: "
             f"choose a multiple of {shards * parts}."
         )

@@ -52,6 +52,13 @@ class Trained(NamedTuple):
     metrics: dict[str, float]
     result: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """One line in a notebook; the arrays would fill pages."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        told = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        what = f"{self.config.model.name} on {self.config.dataset}, {self.config.method}"
+        return f"Trained({what}: {size:,} parameters; {told})"
+
 
 def load_run(workdir: str | pathlib.Path) -> Trained:
     """Loads the model of a finished run of `experiments.train`.

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from experiments.command import FAILED
+from experiments.config.help import wrapped
 from experiments.errors import error_text
 from experiments.launch import gke, machine, on_ray, queued, slurm
 from experiments.launch.plan import Plan, carry_out, script
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser: a subcommand a place."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.launch", description=__doc__,
+        prog="python -m experiments.launch", description=wrapped(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     shared = argparse.ArgumentParser(add_help=False)

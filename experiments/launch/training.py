@@ -12,7 +12,7 @@ from experiments.command import own_error
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.config.validation import validate_config
 from experiments.devices.mesh import batch_sharding, check_batch, mesh_shape
-from experiments.errors import ConfigError, LaunchError
+from experiments.errors import DeviceError, LaunchError
 
 _EXAMPLE = "-- --config=configs/imagenet_resnet50_rigl.py --workdir=/shared/runs/rn50"
 
@@ -48,15 +48,15 @@ def check_training(arguments: Sequence[str], devices: int) -> None:
 
     Raises:
       LaunchError: no configuration or no workdir, or flags that `experiments.train` does not have.
-      ConfigError: a configuration that is not valid, a mesh that does not use the devices, or a batch that they cannot
-        share.
+      ConfigError: a configuration that is not valid.
+      DeviceError: a mesh that does not use the devices, or a batch that they cannot share.
     """
     config = _read(arguments)
     validate_config(config)
     shape = mesh_shape(config.mesh, devices)
     mesh = AbstractMesh(shape, tuple(config.mesh))
     if mesh.size != devices:
-        raise ConfigError(
+        raise DeviceError(
             f"config.mesh uses 1 device, and the launch has {devices}: add --config.mesh.data=-1, or another axis."
         )
     sharding = batch_sharding(mesh, population=bool(config.population))

@@ -29,6 +29,7 @@ def hidden_states(model: nnx.Module) -> Callable[[Params, Params, jax.Array, boo
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from experiments.models.gpt import GPT
+      >>> from sparsejax.interop.flax import functional
       >>> model = GPT(vocabulary=9, context=8, width=8, depth=2, heads=2, mlp_dim=16, rngs=nnx.Rngs(0))
       >>> (logits, states), _ = hidden_states(model)(functional(model)[1], {}, jnp.zeros((3, 5), "int32"), True)
       >>> logits.shape, states.shape

@@ -57,8 +57,8 @@ def error_ratio(errors: np.ndarray, others: np.ndarray) -> Difference:
       The ratio and its 95 % interval over layers and draws.
 
     Example:
-      >>> error_ratio(np.array([[1.0, 4.0]]), np.array([[2.0, 8.0]]))
-      Difference(mean=0.5, low=0.5, high=0.5)
+      >>> [round(number, 6) for number in error_ratio(np.array([[1.0, 4.0]]), np.array([[2.0, 8.0]]))]
+      [0.5, 0.5, 0.5]
     """
     gap = np.log(np.asarray(errors)) - np.log(np.asarray(others))
     return Difference(*(float(np.exp(x)) for x in paired_bootstrap(gap, np.zeros(gap.shape[1]))))

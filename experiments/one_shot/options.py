@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from experiments.config.checks import check_kind
 from experiments.config.fields import default_config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
@@ -78,6 +79,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       ConfigError: unknown methods or levels, numbers out of range.
     """
+    check_kind(config, "network", "one_shot")
     if config.network in TRAINED:
         validate_config(config.base)
     unknown = [name for name in config.methods if name not in METHODS]

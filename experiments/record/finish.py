@@ -181,6 +181,6 @@ def verdict(result: dict[str, Any], directory: pathlib.Path) -> str:
         f", sparsity {mean(result['sparsity']):.4f}\n"
         f"{mean(result['nonzero']):,.0f} of {result['parameters']:,} parameters are not zero\n"
         f"FLOPs relative to dense: training {costs['training']:.3f}×, inference {costs['inference']:.3f}×\n"
-        f"{speed(result['steps_per_second'])}, {result['wall_seconds']:.1f} s in all\n"
+        f"{speed(result['steps_per_second'])} in training alone, {result['wall_seconds']:.1f} s in all\n"
         f"written to {directory}"
     )

@@ -42,8 +42,8 @@ def paired_bootstrap(
       ConfigError: arrays that do not fit or are empty.
 
     Example:
-      >>> paired_bootstrap(np.ones((2, 10)), np.zeros(10))
-      Difference(mean=1.0, low=1.0, high=1.0)
+      >>> [round(number, 6) for number in paired_bootstrap(np.ones((2, 10)), np.zeros(10))]
+      [1.0, 1.0, 1.0]
     """
     pruned, dense = np.asarray(pruned, np.float64), np.asarray(dense, np.float64)
     if pruned.ndim != 2 or dense.shape != pruned.shape[1:] or not pruned.size:

@@ -1,7 +1,7 @@
 """Gathers any number of working directories into one table: mean and interval over seeds, grouped by what differs.
 
-python -m experiments.report runs/sweep --metric test_accuracy --csv report.csv --markdown report.md --plot report.png
-python -m experiments.report runs/sweep --html report.html
+python -m experiments.report runs/sweep --metric=test_accuracy --csv=report.csv --markdown=report.md --plot=report.png
+python -m experiments.report runs/sweep --html=report.html
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import command
+from experiments.config.help import wrapped
 from experiments.errors import ConfigError, error_text
 from experiments.record import files
 from experiments.report import plots
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table and writes what is asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
-        description=__doc__,
+        description=wrapped(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directories", nargs="+", help="working directories, or directories that hold some")
@@ -78,9 +79,8 @@ def table(groups: Sequence[SeedGroup], metric: str) -> str:
         f"{metric}, mean ± 95 %",
         *(["bits per byte"] if bits else []),
         "finished",
-        "not finished",
     ]
-    rows = []
+    rows, unfinished = [], []
     for found in groups:
         still = [run for run in found.runs if run.status != "finished"]
         rows.append([
@@ -88,8 +88,13 @@ def table(groups: Sequence[SeedGroup], metric: str) -> str:
             mean_text(found.values),
             *([mean_text(_bits(found))] if bits else []),
             f"{len(found.values)} of {len(found.runs)}",
-            "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still),
         ])  # fmt: skip
+        unfinished.append(
+            "; ".join(f"{run.status} at {run.step}/{run.steps}: {run.path.name}" for run in still)
+        )
+    if any(unfinished):
+        head.append("not finished")
+        rows = [[*row, told] for row, told in zip(rows, unfinished, strict=True)]
     return markdown_table(head, rows)
 
 

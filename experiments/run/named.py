@@ -34,7 +34,7 @@ def load_named(field: str, place: str) -> Any:
 
     Example:
       >>> load_named("score", "sparsejax.scores:lamp")._fields
-      ('init', 'update', 'value')
+      ('init', 'update', 'value', 'reads_gradient')
     """
     module_name, _, name = place.partition(":")
     if not module_name or not name:

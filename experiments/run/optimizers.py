@@ -77,8 +77,8 @@ def restarts(config: ConfigDict) -> list[int]:
       The steps; none with `decay_steps`, whose last rate holds, nor where `schedule_steps` lies beyond the ends.
 
     Example:
-      >>> config = ConfigDict({"extended": (100,), "steps": 150, "schedule_steps": 100})
-      >>> restarts(config | ConfigDict({"decay_steps": (), "skip_steps": 0}))
+      >>> fields = {"extended": (100,), "steps": 150, "schedule_steps": 100, "decay_steps": (), "skip_steps": 0}
+      >>> restarts(ConfigDict(fields))
       [100]
     """
     ends = () if config.decay_steps else config.extended

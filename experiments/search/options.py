@@ -8,7 +8,16 @@ from ml_collections import ConfigDict
 
 from experiments.compress.recipe.search_problem import FIELDS, check_tuning
 from experiments.compress.recipe.stages.searching import SEARCHERS
-from experiments.config.checks import Check, check_names, check_value, choice, require, several, whole
+from experiments.config.checks import (
+    Check,
+    check_kind,
+    check_names,
+    check_value,
+    choice,
+    require,
+    several,
+    whole,
+)
 from experiments.config.validation import validate_config
 
 _OWN: dict[str, tuple[Any, Check]] = {
@@ -57,6 +66,7 @@ def validate_search(options: ConfigDict) -> None:
       >>> from experiments.config.fields import default_config
       >>> validate_search(default_search(default_config()))
     """
+    check_kind(options, "base", "search")
     validate_config(options.base)
     check_names(options, ["base", *_OWN, *FIELDS], "config")
     for name, (_, check) in {**_OWN, **FIELDS}.items():

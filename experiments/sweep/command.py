@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import command
+from experiments.config.help import wrapped
 from experiments.config.validation import validate_config
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, error_text
 from experiments.record import files
 from experiments.record.outcome import as_json
 from experiments.report import gathering
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         with _stopped_by_sigterm():
             return sweep(arguments.sweep, arguments.engine, options)
     except SparsejaxError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(error_text(error), file=sys.stderr)
         return command.FAILED
     except KeyboardInterrupt:
         print("Stopped; the same command goes on with what is not finished.", file=sys.stderr)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
-        description=__doc__,
+        description=wrapped(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sweep", required=True, help="a file with get_sweep(), which yields configurations")

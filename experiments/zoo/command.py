@@ -32,10 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="*", help="pattern (shell style) of 'library/model'")
     options = parser.parse_args(arguments)
+    chosen = [m for m in MODELS if fnmatch.fnmatchcase(f"{m.library}/{m.name}", options.only)]
+    if not chosen:
+        libraries = ", ".join(sorted({model.library for model in MODELS}))
+        parser.error(f"--only={options.only} matches no 'library/model'; the libraries are {libraries}")
     known, rows = results.read(options.results, MODELS), []
     for model in MODELS:
         name = results.key(model)
-        if fnmatch.fnmatchcase(f"{model.library}/{model.name}", options.only) and name not in known:
+        if model in chosen and name not in known:
             known[name] = visit(model)
             print(_told(known[name]), flush=True)
             jax.clear_caches()

@@ -1,17 +1,24 @@
 """What the command line makes of a configuration: its help, and another model by a flag."""
 
+import shlex
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import train
-from experiments.command import _absent, _help
-from experiments.config.fields import FIELDS, TOPICS
+from experiments.command import _absent, _example, _help
+from experiments.compress.options import validate_compression
+from experiments.config.fields import FIELDS, TOPICS, default_config
 from experiments.config.help import fields_help
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.config.validation import ignored_fields, validate_config
+from experiments.errors import ConfigError
 from experiments.models.build import MODELS
+from experiments.one_shot.options import check as check_one_shot
 from experiments.run.methods import METHODS
+from experiments.search.options import validate_search
+from experiments.study import command as study
 
 #: ml_collections loads a configuration's file in a way that Python 3.12 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -36,12 +43,16 @@ def test_help_names_everything_at_eighty_columns():
 
 
 def test_the_help_of_a_command_is_read_at_eighty_columns_and_its_commands_can_be_copied():
-    lines = _help(train.main, True).splitlines()
-    wide = [line for line in lines if len(line) > 80]
-    assert len(wide) == 2
-    assert all(line.startswith("python -m experiments.train ") for line in wide)
-    assert wide[1].endswith(" \\")
-    assert lines[lines.index(wide[1]) + 1].strip() == "--config.steps=8000 --extend"
+    text = _help(train.main, True)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    commands = [
+        shlex.split(line) for line in text.replace("\\\n", "").splitlines() if line.startswith("python")
+    ]
+    assert [words[:4] for words in commands] == [
+        ["python", "-m", "experiments.train", "--config=configs/digits_mlp.py:rigl"]
+    ] * 2
+    assert commands[1][-3:] == ["--config.sparsity=0.98", "--config.steps=8000", "--extend"]
     assert all(topic in lines for topic in TOPICS)
     assert any(line.startswith("  --extend ") for line in lines)
 
@@ -86,3 +97,17 @@ def test_fields_that_the_method_ignores_are_told():
     )
     validate_config(config)
     assert ignored_fields(config) == ["sparsity"]
+
+
+@pytest.mark.parametrize(
+    ("validate", "named"),
+    [(validate_search, "search"), (validate_compression, "compress"), (check_one_shot, "one_shot")],
+)
+def test_a_configuration_of_another_command_is_refused_with_the_folder_of_its_own(validate, named):
+    with pytest.raises(ConfigError, match=f"not one of experiments.{named}: those are in configs/{named}"):
+        validate(default_config())
+
+
+def test_what_is_missing_is_told_by_an_example_of_the_same_command():
+    assert _example(train.main).startswith("python -m experiments.train --config=configs/digits_mlp.py:rigl ")
+    assert _example(study.main).startswith("python -m experiments.study --config=configs/studies/")

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.devices.hosts import any_host, join_hosts, same_on_all, together
-from experiments.errors import ConfigError
+from experiments.errors import DeviceError
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -22,7 +22,7 @@ def test_half_a_launch_is_refused(monkeypatch, values, words):
     for name, value in zip(NAMES, values, strict=True):
         if value is not None:
             monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(DeviceError, match=words):
         join_hosts()
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import sparsejax
 from experiments.devices.hosts import data_share
 from experiments.devices.mesh import batch_sharding, check_batch, make_mesh, param_specs
-from experiments.errors import ConfigError
+from experiments.errors import DeviceError
 from experiments.run.placing import state_shardings
 from experiments.run.state import TrainState
 
@@ -99,7 +99,7 @@ def test_a_population_is_cut_along_its_members():
     ],
 )
 def test_meshes_that_are_refused(sizes, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(DeviceError, match=words):
         make_mesh(dict(zip(AXES, sizes, strict=True)))
 
 
@@ -107,9 +107,9 @@ def test_batches_that_the_devices_cannot_share_are_refused():
     sharding = batch_sharding(_mesh(2, 2, 2), population=False)
     check_batch("batch_size", 12, sharding)
     check_batch("batch_size", 16, sharding, parts=4)
-    with pytest.raises(ConfigError, match="batch_size is 6, which data × fsdp = 4 devices"):
+    with pytest.raises(DeviceError, match="batch_size is 6, which data × fsdp = 4 devices"):
         check_batch("batch_size", 6, sharding)
-    with pytest.raises(ConfigError, match=r"12 in 2 parts.*multiple of 8"):
+    with pytest.raises(DeviceError, match=r"12 in 2 parts.*multiple of 8"):
         check_batch("batch_size", 12, sharding, parts=2)
     check_batch("batch_size", 7, batch_sharding(_mesh(2, 2, 2), population=True))
 
@@ -141,5 +141,5 @@ def test_each_process_reads_the_examples_of_its_devices(rows, share):
 
 
 def test_processes_that_share_a_part_of_their_examples_are_refused():
-    with pytest.raises(ConfigError, match="share some examples and not others"):
+    with pytest.raises(DeviceError, match="share some examples and not others"):
         data_share(_sharding([(0, 0, 4), (0, 4, 8), (1, 4, 8)]), 8)

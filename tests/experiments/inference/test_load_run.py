@@ -68,6 +68,8 @@ def test_the_loaded_model_does_what_the_run_measured(case, tmp_path, data_dir):
     assert float(losses.mean()) == pytest.approx(result["metrics"]["test_loss"], rel=tolerance)
     assert float(right.mean()) == pytest.approx(result["metrics"]["test_accuracy"], abs=tolerance)
     assert loaded.metrics == result["metrics"]
+    assert repr(loaded).startswith(f"Trained({config.model.name} on {config.dataset}, {config.method}: ")
+    assert len(repr(loaded)) < 200
     assert json.loads(loaded.config.to_json()) == result["config"]
     with np.load(tmp_path / "params.npz") as stored, np.load(tmp_path / "masks.npz") as masks:
         for name, leaf in zip(*flatten_with_paths(loaded.params)[:2], strict=True):

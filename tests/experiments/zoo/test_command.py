@@ -86,3 +86,9 @@ def test_a_model_of_flax_is_examined():
     row = command.visit(model)
     assert row.found.kinds == {"head": 1, "head_dim": 2}
     assert row.found.difference < 1e-5
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_libraries(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--only=torchvision/resnet18"])
+    assert "matches no 'library/model'; the libraries are " in capsys.readouterr().err
