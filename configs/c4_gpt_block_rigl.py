@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/c4_gpt_block_rigl.py --workdir=runs
 
 For 16 TPU chips (v5e-16) or as many GPUs, one command a host; see docs/pods.md. Every device holds all live blocks
 and multiplies its own part of the batch by the kernels of its hardware. Prepare the data once: tfds build c4/en
---file_format=array_record (needs apache-beam and a cluster). NOT run here: traced only.
+--file_format=array_record (needs apache-beam and a cluster). NOT run here: compiled for v5e-16 and v6e-8 only.
 Recipe: the GPT, optimizer and batch of configs/c4_gpt_gmp.py, laid out layer after layer, since stacks are not
 compressed. U. Evci et al., Rigging the Lottery, arXiv:1911.11134, algorithm 1: drops at the half cosine from 0.3, to
 three quarters of the steps. Blocks, and a change every 100 steps, are chosen here and not theirs.

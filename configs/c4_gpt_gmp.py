@@ -3,8 +3,8 @@
 python -m experiments.train --config=configs/c4_gpt_gmp.py --workdir=runs/c4_gpt_gmp
 
 For 32 TPU chips (v5p-64 or v5e-32) or 4 machines of 8 GPUs, one command a host; see docs/pods.md. Prepare the data
-once: tfds build c4/en --file_format=array_record (needs apache-beam and a cluster). NOT run here: traced and
-lowered only.
+once: tfds build c4/en --file_format=array_record (needs apache-beam and a cluster). NOT run here: compiled
+for v5e-16 and v6e-8 only.
 Recipe: sizes of GPT-2 small (12 layers of 768) over 2048 bytes. T. Brown et al., arXiv:2005.14165, table 2.1 and
 appendix B: learning rate 6e-4, warm-up, cosine, weight decay 0.1, gradients clipped at 1, half a million tokens a
 batch (here 1 M bytes). Adam's β₂ is optax's 0.999, theirs 0.95. Pruning after E. Frantar et al., Scaling Laws for

@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/imagenet_resnet50_rigl.py --workdir=runs/imagenet_resnet50_rigl
 
 For 16 TPU chips (v5e-16: 4 hosts of 4) or 8 GPUs of 80 GB, one command a host; see docs/pods.md. Prepare the data
-once: tfds build imagenet2012 --file_format=array_record. NOT run here: traced and lowered only. The paper reports
+once: tfds build imagenet2012 --file_format=array_record. NOT run here: compiled for v5e-16 only. The paper reports
 75.1 % (ERK) at 80 %, 76.8 % dense.
 Recipe: U. Evci et al., Rigging the Lottery, arXiv:1911.11134, section 4.1 and appendix: batch 4096, 32,000 steps, peak
 learning rate 1.6, warm-up of 5 epochs, a tenth at epochs 30, 70 and 90, momentum 0.9, L2 1e-4, labels smoothed

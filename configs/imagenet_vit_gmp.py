@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/imagenet_vit_gmp.py --workdir=runs/imagenet_vit_gmp
 
 For 16 TPU chips (v5e-16: 4 hosts of 4) or 8 GPUs of 80 GB, one command a host; see docs/pods.md. Prepare the data
-once: tfds build imagenet2012 --file_format=array_record. NOT run here: traced and lowered only.
+once: tfds build imagenet2012 --file_format=array_record. NOT run here: compiled for v5e-16 and v6e-8.
 Recipe: L. Beyer et al., Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580: batch 1024, 90 epochs, Adam
 at 1e-3 with 10,000 steps of warm-up and a cosine, decoupled weight decay 1e-4 (here times the peak's inverse, as
 optax multiplies it by the learning rate) on kernels alone, gradients clipped at 1, RandAugment (2, 10), mixup 0.2,
