@@ -164,13 +164,14 @@ def choice(value: Any, options: Iterable[str], field: str) -> None:
         raise ConfigError(f"config.{field} is {value!r}{guess}: choose one of {', '.join(known)}.")
 
 
-def check_kind(given: Iterable[str], needed: str, command: str) -> None:
+def check_kind(given: Iterable[str], needed: str, command: str, folder: str = "") -> None:
     """Refuses a configuration that was made for another command.
 
     Args:
       given: the names of its fields; a mapping will do.
       needed: a field that every configuration of the command has.
-      command: such as ``"search"``; its configurations are in the folder of that name.
+      command: such as ``"search"``.
+      folder: of its configurations; the command's name where empty.
 
     Raises:
       ConfigError: the field is not there.
@@ -181,7 +182,7 @@ def check_kind(given: Iterable[str], needed: str, command: str) -> None:
     if needed not in given:
         raise ConfigError(
             f"This configuration has no field {needed!r}, so it is not one of experiments.{command}: those are in "
-            f"configs/{command}."
+            f"configs/{folder or command}."
         )
 
 

@@ -36,6 +36,11 @@ def validate_config(config: ConfigDict) -> None:
       >>> from experiments.config.fields import default_config
       >>> validate_config(default_config())
     """
+    if others := sorted({"base", "methods", "network"} & set(config)):
+        raise ConfigError(
+            f"This configuration has a field {others[0]!r}, so it is one of another command than experiments.train: "
+            "the first lines of its file name it."
+        )
     check_names(config, FIELDS, "config")
     for name, field in FIELDS.items():
         check_value(name, config[name], field.check)

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 import sparsejax
+from experiments.config.checks import check_kind
 from experiments.config.fields import default_config
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
@@ -55,6 +56,7 @@ def check(study: ConfigDict) -> None:
       ConfigError: a field that is unknown, missing, out of range, or does not fit the others.
       SparsityError: a fraction outside (0, 1).
     """
+    check_kind(study, "controls", "lottery")
     fields = list(default_lottery(default_config()))
     if differ := sorted(set(fields) ^ set(study)):
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.config.checks import check_names
+from experiments.config.checks import check_kind, check_names
 from experiments.config.validation import validate_config
 from experiments.errors import ConfigError
 from experiments.run.methods import METHODS
@@ -83,6 +83,7 @@ def completed(study: ConfigDict) -> ConfigDict:
       >>> completed(study).seeds
       5
     """
+    check_kind(study, "base", "study", "studies")
     if missing := {"base", "methods"} - set(study):
         raise ConfigError(
             f"A study lacks {', '.join(sorted(missing))}: start from default_study(base, methods)."

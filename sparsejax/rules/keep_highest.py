@@ -79,6 +79,7 @@ def prune(
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         del key
         layers = allocation.layers(params)
+        allocation.distribution.plan(layers, 0.0)  # refuses now the paths that match nothing
         begin = dense_masks(params, layers) if masks is None else given_masks(params, layers, masks)
         return begin, score.init(params)
 

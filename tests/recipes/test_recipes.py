@@ -421,6 +421,13 @@ def test_an_override_that_matches_nothing_is_refused_at_init(rule_of, recipe):
         rule.init(PARAMS, KEY)
 
 
+@pytest.mark.parametrize("recipe", BUILD)
+def test_a_sparsity_by_path_that_matches_nothing_is_refused_at_init(rule_of, recipe):
+    rule = rule_of(recipe, sparsity={"encoder/*": 0.5})
+    with pytest.raises(sparsejax.errors.PathError, match=r"'encoder/\*' matches no parameter"):
+        rule.init(PARAMS, KEY)
+
+
 @pytest.mark.parametrize("recipe", ["gmp", "static_random", "rigl", "set_"])
 def test_each_slice_of_a_stack_keeps_its_own_exact_count(rule_of, recipe):
     # What `nn.scan` stacks are layers of their own, also where one has weights a thousand times larger.

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import train
 from experiments.command import _absent, _example, _help
@@ -14,11 +14,13 @@ from experiments.config.help import fields_help
 from experiments.config.switching import SwitchingParser, spell_out
 from experiments.config.validation import ignored_fields, validate_config
 from experiments.errors import ConfigError
+from experiments.lottery.options import check as check_lottery
 from experiments.models.build import MODELS
 from experiments.one_shot.options import check as check_one_shot
 from experiments.run.methods import METHODS
 from experiments.search.options import validate_search
 from experiments.study import command as study
+from experiments.study.options import completed
 
 #: ml_collections loads a configuration's file in a way that Python 3.12 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -100,12 +102,19 @@ def test_fields_that_the_method_ignores_are_told():
 
 
 @pytest.mark.parametrize(
-    ("validate", "named"),
-    [(validate_search, "search"), (validate_compression, "compress"), (check_one_shot, "one_shot")],
-)
-def test_a_configuration_of_another_command_is_refused_with_the_folder_of_its_own(validate, named):
-    with pytest.raises(ConfigError, match=f"not one of experiments.{named}: those are in configs/{named}"):
+    ("validate", "named", "folder"),
+    [(validate_search, "search", "search"), (validate_compression, "compress", "compress"),
+     (check_one_shot, "one_shot", "one_shot"), (check_lottery, "lottery", "lottery"),
+     (completed, "study", "studies")],
+)  # fmt: skip
+def test_a_configuration_of_another_command_is_refused_with_the_folder_of_its_own(validate, named, folder):
+    with pytest.raises(ConfigError, match=f"not one of experiments.{named}: those are in configs/{folder}"):
         validate(default_config())
+
+
+def test_a_run_refuses_the_configuration_of_a_study():
+    with pytest.raises(ConfigError, match=r"'base', so it is one of another command than experiments\.train"):
+        validate_config(ConfigDict({"base": default_config()}))
 
 
 def test_what_is_missing_is_told_by_an_example_of_the_same_command():
