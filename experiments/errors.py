@@ -53,7 +53,7 @@ PAGES: dict[type[SparsejaxError], str] = {
     errors.KernelError: "docs/kernels.md",
     errors.CapacityError: "docs/kernels.md",
     errors.QuantizationError: "docs/quantization.md",
-    errors.SearchError: "docs/search.md",
+    errors.SearchError: "docs/searching.md",
     errors.TracingError: "docs/tracer.md",
     errors.FileError: "docs/files.md",
     errors.InstallError: "docs/guides/torch.md",

@@ -104,6 +104,11 @@ def test_lines_are_at_most_110_wide(page):
     assert [line for line in lines if len(line) > 110 and not line.startswith("|") and "\t" not in line] == []
 
 
+def test_no_page_has_the_name_of_one_that_sphinx_makes():
+    """It would be overwritten without a word."""
+    assert not {"search", "genindex", "modindex", "py-modindex"} & {page.stem for page in PAGES}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_relative_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))

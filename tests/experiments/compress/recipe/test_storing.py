@@ -80,7 +80,7 @@ def test_a_module_that_computes_with_the_batch_size_gets_a_program_for_one_size(
 
 
 def test_the_page_names_every_stage():
-    page = (pathlib.Path(__file__).parents[4] / "docs" / "search.md").read_text(encoding="utf-8")
+    page = (pathlib.Path(__file__).parents[4] / "docs" / "searching.md").read_text(encoding="utf-8")
     table = page.split("| function | what it does |")[1].split("\n\n")[0].strip()
     firsts = [line.split("|")[1] for line in table.splitlines()]
     named = {name for cell in firsts for name in re.findall(r"`(\w+)`", cell)}
