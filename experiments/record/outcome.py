@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import sparsejax
 from experiments.record import files
 from experiments.record.flops import Flops, inference_flops, training_flops
 from experiments.record.history import History, bits_per_byte
@@ -184,9 +185,10 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Names what the run was made with."""
-    names = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    """Names what the run was made with; a checkout that is only on the path is not known to the installer."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    own = {"python": platform.python_version(), "sparsejax": sparsejax.__version__}
+    return own | {name: importlib.metadata.version(name) for name in names}
 
 
 def to_host(arrays: Any) -> Any:
