@@ -18,6 +18,7 @@ _NO_BENCHMARK = {
     "models",
     "gpu",
     "aot",
+    "aot_cases",
     "aot_targets",
     "kernels_gpu",
     "kernels_peer",

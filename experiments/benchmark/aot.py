@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import ctypes
 import datetime
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -19,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 _HERE = pathlib.Path(__file__).parent
 #: The last full result, committed.
@@ -43,15 +42,6 @@ SOURCES = (
 CHIPS = ("v5e", "v6e", "H100", "H200")
 #: A third of the cases, for every submission.
 QUICK = (("v5e", "dsd"), ("H100", "dsd"), ("H100", "sdd"))
-
-
-class Target(NamedTuple):
-    """A case: what to compile, of arguments that are shapes."""
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    block: tuple[int, int]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,6 +125,7 @@ def chip_rows(chip: str, quick: bool) -> Iterator[dict[str, Any]]:
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+    from experiments.benchmark import aot_cases
     from experiments.benchmark.aot_targets import TPUS, target_device
 
     wanted = [case for of, case in QUICK if of == chip] if quick else None
@@ -142,158 +133,20 @@ def chip_rows(chip: str, quick: bool) -> Iterator[dict[str, Any]]:
         return
     mesh = Mesh(np.array([target_device(chip)]), ("d",))
     place, platform = NamedSharding(mesh, PartitionSpec()), "tpu" if chip in TPUS else "cuda"
-    for target in (tpu_targets if chip in TPUS else gpu_targets)():
-        if wanted and target.name not in wanted:
+    for case in (aot_cases.of_tpus if chip in TPUS else aot_cases.of_gpus)():
+        if wanted and case.name not in wanted:
             continue
-        row = {"chip": chip, "case": target.name, "block": "x".join(map(str, target.block))}
+        row = {"chip": chip, "case": case.name, "block": "x".join(map(str, case.block))}
         begin = time.perf_counter()
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _output() as said:
             try:
-                jitted = jax.jit(target.function, in_shardings=place, out_shardings=place)
-                program = jitted.trace(*target.arguments).lower(lowering_platforms=(platform,)).compile()
+                jitted = jax.jit(case.function, in_shardings=place, out_shardings=place)
+                program = jitted.trace(*case.arguments).lower(lowering_platforms=(platform,)).compile()
                 row["code_bytes"] = program.memory_analysis().generated_code_size_in_bytes
                 row |= _vmem(program.as_text())
             except Exception as error:
                 row["error"] = f"{type(error).__name__}: {error}"[:300]
         yield row | _ptxas("".join(said)) | {"seconds": round(time.perf_counter() - begin, 1)}
-
-
-def tpu_targets() -> list[Target]:
-    """The TPU kernels in both types, and a step of training through them."""
-    import jax.numpy as jnp
-
-    from sparsejax.kernels import tpu, tpu_decode
-
-    targets = []
-    for dtype in (jnp.bfloat16, jnp.float32):
-        suffix = "" if dtype == jnp.bfloat16 else " float32"
-        for target in _products(tpu, 1024, 2048, (128, 128), dtype):
-            targets.append(target._replace(name=target.name + suffix))
-    wide = [
-        target._replace(name=f"{target.name} wide")
-        for target in _products(tpu, 1024, 4096, (256, 512), jnp.bfloat16)
-    ]
-    return [*targets, *wide, *_decodes(tpu_decode, ("n_of_m",)), _training_step("tpu", 512)]
-
-
-def gpu_targets() -> list[Target]:
-    """The Hopper kernels, the sparse tensor cores, and a step of training."""
-    import jax.numpy as jnp
-
-    from sparsejax.kernels import mosaic_decode, mosaic_gpu
-
-    targets = []
-    for block in mosaic_gpu.BLOCKS:
-        for target in _products(mosaic_gpu, 4096, 4096, block, jnp.bfloat16):
-            if target.name != "sdd" or block[0] >= 128:
-                targets.append(
-                    target._replace(name=target.name if block[0] == 128 else f"{target.name} {block[0]}")
-                )
-    decodes = _decodes(mosaic_decode, ("n_of_m", "bitmap", "deltas"))
-    return [*targets, *_semi_structured(4096), *decodes, _training_step("mosaic_gpu", 512)]
-
-
-def _semi_structured(size: int) -> list[Target]:
-    """A square 2:4 matrix on sparse tensor cores, in both tiles of rows."""
-    import jax
-    import jax.numpy as jnp
-
-    from sparsejax.kernels import SemiStructured, sparse_tensor_cores
-
-    values = jax.ShapeDtypeStruct((size, size // 2), jnp.bfloat16)
-    w = SemiStructured(values, jax.ShapeDtypeStruct((size // 64, size // 64, 128), jnp.int32), (size, size))
-    x = jax.ShapeDtypeStruct((size, size), jnp.bfloat16)
-    return [
-        Target(
-            f"2:4 tensor cores, {tile[0]} rows",
-            functools.partial(sparse_tensor_cores.multiply, tile=tile),
-            (x, w),
-            (4, 1),
-        )
-        for tile in sparse_tensor_cores.TILES
-    ]
-
-
-def _products(kernels: Any, rows: int, size: int, block: tuple[int, int], dtype: Any) -> list[Target]:
-    """The three products of a square matrix of which a tenth of the blocks is live."""
-    import jax
-    import jax.numpy as jnp
-
-    from sparsejax.kernels.topology import topology_of
-
-    shape = lambda sizes, kind=dtype: jax.ShapeDtypeStruct(sizes, kind)  # noqa: E731
-    grid = size // block[0], size // block[1]
-    capacity = max(1, grid[0] * grid[1] // 10)
-    topology = jax.eval_shape(lambda mask: topology_of(mask, capacity), shape(grid, jnp.bool_))
-    x, data = shape((rows, size)), shape((capacity, *block))
-    return [
-        Target("dsd", lambda x, data, t: kernels.dsd(x, data, t, size), (x, data, topology), block),
-        Target("dsd_t", lambda g, data, t: kernels.dsd_t(g, data, t, size), (x, data, topology), block),
-        Target("sdd", lambda x, g, t: kernels.sdd(x, g, t, block), (x, x, topology), block),
-    ]
-
-
-def _decodes(kernels: Any, forms: tuple[str, ...]) -> list[Target]:
-    """One row in bfloat16, and eight by eight-bit values, of matrices packed at a half."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from sparsejax.kernels import pack_bitmap, pack_deltas, pack_n_m
-
-    size, targets = 1024, []
-    inputs = np.arange(size)[:, None]
-    # Two of each four that stand a quarter of the inputs apart, and half of the single weights.
-    half = (inputs + inputs // (size // 2)) % 2 == 0
-    dense = jnp.asarray(np.broadcast_to(half, (size, size)), jnp.bfloat16)
-    packs = {"bitmap": pack_bitmap, "deltas": pack_deltas, "n_of_m": functools.partial(pack_n_m, n=2, m=4)}
-    for form in forms:
-        for rows, values in ((1, "float"), (8, "int8")):
-            w = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), packs[form](dense, values=values)
-            )
-            x = jax.ShapeDtypeStruct((rows, size), jnp.bfloat16)
-            name = f"{form} decode, {rows} row{'s' * (rows > 1)}, {values}"
-            targets.append(Target(name, getattr(kernels, form), (x, w), (1, 1)))
-    return targets
-
-
-def _training_step(implementation: str, rows: int) -> Target:
-    """A whole step of RigL in the compressed form on two layers: gradients, scores, moments, rewiring."""
-    import dataclasses
-
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    import sparsejax
-    from sparsejax.kernels import start, train_compressed, with_probes
-    from sparsejax.kernels.block_sparse import is_block_sparse
-
-    block, width, dtype = (128, 128), 512, jnp.bfloat16
-    recipe = functools.partial(
-        sparsejax.rigl, sparsity=0.75, total_steps=100, update_every=10, key=jax.random.key(0)
-    )
-    tx = train_compressed(optax.adamw(1e-3), recipe, block=block)
-
-    def begin() -> Any:
-        drawn = {f"dense_{i}": {"kernel": jnp.ones((width, width), dtype)} for i in range(2)}
-        params, state = start(tx, drawn, {f"dense_{i}/kernel": 4 for i in range(2)})
-        chosen = lambda w: dataclasses.replace(w, implementation=implementation)  # noqa: E731
-        return jax.tree.map(chosen, params, is_leaf=is_block_sparse), state
-
-    def loss(params: Any, x: Any) -> Any:
-        hidden = jax.nn.relu(x @ params["dense_0"]["kernel"])
-        return jnp.mean(jnp.square((hidden @ params["dense_1"]["kernel"]).astype(jnp.float32)))
-
-    def step(params: Any, state: Any, x: Any) -> Any:
-        grads = jax.grad(loss, allow_int=True)(params, x)
-        dense = lambda: jax.grad(loss, allow_int=True)(with_probes(params), x)  # noqa: E731
-        updates, state = tx.update(grads, state, params, dense_grads_fn=dense)
-        return optax.apply_updates(params, updates), state
-
-    params, state = jax.eval_shape(begin)
-    return Target("training step", step, (params, state, jax.ShapeDtypeStruct((rows, width), dtype)), block)
 
 
 def _vmem(program: str) -> dict[str, int]:
