@@ -42,9 +42,7 @@ def of_gpus() -> list[Case]:
     for block in mosaic_gpu.BLOCKS:
         for case in _products(mosaic_gpu, 4096, 4096, block, jnp.bfloat16):
             if case.name != "sdd" or block[0] >= 128:
-                cases.append(
-                    case._replace(name=case.name if block[0] == 128 else f"{case.name} {block[0]}")
-                )
+                cases.append(case._replace(name=case.name if block[0] == 128 else f"{case.name} {block[0]}"))
     decodes = _decodes(mosaic_decode, ("n_of_m", "bitmap", "deltas"))
     return [*cases, *_semi_structured(4096), *decodes, _training_step("mosaic_gpu", 512)]
 

@@ -24,6 +24,8 @@ _QUICK_SHAPES = ((48, 256),)
 _LEVELS: dict[str, dict[str, Any]] = {"50 %": {"sparsity": 0.5}, "2:4": {"pattern": NM(2, 4)}}
 _OURS, _LITERAL, _LAPACK = "solve_sparsegpt", "PyTorch to the letter", "LAPACK's share of it"
 _CONTEXT = multiprocessing.get_context("spawn")
+#: Where Linux says what a process holds; other systems have no such file, and their rows no ``peak_mb``.
+_STATUS = pathlib.Path("/proc/self/status")
 
 
 def run(quick: bool) -> list[Row]:
@@ -68,7 +70,7 @@ def _layer(shape: tuple[int, int], level: str, quick: bool) -> list[Row]:
     rows = interleaved(cases, baseline, repeats=1 if quick else 5, min_seconds=0.0)
     for row in rows:
         row |= {"layer": f"{shape[0]}×{shape[1]}", "level": level}
-        if not quick and row["case"] in (_OURS, _LITERAL):
+        if not quick and row["case"] in (_OURS, _LITERAL) and _STATUS.exists():
             row["peak_mb"] = round(_in_own_process(shape, level, row["case"]) / 2**20)
     return rows
 
@@ -164,9 +166,8 @@ def grown_by(shape: tuple[int, int], level: str, case: str) -> int:
     weights, gram = problem(shape)
     call = layer_cases(weights, gram, level)[case]
     gc.collect()
-    pathlib.Path("/proc/self/clear_refs").write_text(
-        "5", encoding="ascii"
-    )  # the peak begins at what is held now
+    # The peak begins at what is held now.
+    _STATUS.with_name("clear_refs").write_text("5", encoding="ascii")
     before = peak_bytes()
     jax.block_until_ready(call())
     return peak_bytes() - before
@@ -174,10 +175,8 @@ def grown_by(shape: tuple[int, int], level: str, case: str) -> int:
 
 def peak_bytes() -> int:
     """The most memory that this process has held, as Linux counts it."""
-    for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    raise OSError("Linux tells a process's peak in /proc/self/status (VmHWM); it is not there.")
+    (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])
 
 
 def _network(quick: bool) -> list[Row]:

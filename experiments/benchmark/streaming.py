@@ -15,6 +15,8 @@ from experiments.data.preparing import quiet
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _PROCESSES = (1, 4)
+#: Seconds that a process waits for the others to have opened theirs; one that was killed never will.
+_PATIENCE = 120
 
 
 class Case(NamedTuple):
@@ -111,10 +113,13 @@ def read_at_once(case: Case, directory: str, processes: int, seconds: float) -> 
     ]
     for worker in workers:
         worker.start()
-    rates = [answers.get() for _ in workers]
     for worker in workers:
         worker.join()
-    failed = [rate for rate in rates if isinstance(rate, str)]
+    rates = [answers.get() for _ in workers if not answers.empty()]
+    failed = sorted(
+        (rate for rate in rates if isinstance(rate, str)), key=lambda said: said.startswith("Broken")
+    )
+    failed += [f"a process ended with status {worker.exitcode}" for worker in workers if worker.exitcode]
     if failed:
         raise RuntimeError(f"{case.name}: {failed[0]}")
     return {
@@ -130,9 +135,9 @@ def _read(
     case: Case, directory: str, index: int, count: int, seconds: float, barrier: Any, answers: Any
 ) -> None:
     """One process: its share of the examples, after all have opened theirs and read a first batch."""
-    from experiments.data.streaming import open_stream
-
     try:
+        from experiments.data.streaming import open_stream  # late: it takes seconds
+
         stream = open_stream(
             case.name,
             "train",
@@ -143,12 +148,12 @@ def _read(
             **case.options,
         )
         next(stream)
-        barrier.wait()
+        barrier.wait(_PATIENCE)
         stream.throughput()  # the meter starts anew
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             next(stream)
         answers.put(stream.throughput().examples_per_second)
     except BaseException as error:
-        barrier.abort()  # the others need not wait
         answers.put(f"{type(error).__name__}: {error}")
+        barrier.abort()  # the others need not wait

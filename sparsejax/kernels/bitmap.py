@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.block_sparse import check_concrete, check_dtype, check_input
 from sparsejax.kernels.columns import Layout, from_order, lay_columns, matmul_ordered
 from sparsejax.kernels.decode import decode
 from sparsejax.kernels.values import scaled, values_of
@@ -85,6 +85,7 @@ def pack_bitmap(dense: Array | QuantizedTensor, *, values: str = "float") -> Bit
             f"pack_bitmap takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
         )
     check_dtype(dense.dtype, "the matrix")
+    check_concrete(dense, "pack_bitmap")
     dense, quantized, scales = values_of(dense, values)
     found = lay_columns(np.asarray(quantized), np.asarray(dense) != 0)
     segments, span, columns = found.kept.shape

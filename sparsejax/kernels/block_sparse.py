@@ -275,6 +275,19 @@ def check_dtype(dtype: Any, what: str) -> None:
         )
 
 
+def check_concrete(dense: Any, what: str) -> None:
+    """Refuses to pack what is traced: the shapes of a packed form follow the zeros.
+
+    Raises:
+      KernelError: an array inside jit, vmap or grad.
+
+    Example:
+      >>> check_concrete(jnp.ones(3), "pack_bitmap")
+    """
+    if not all(map(is_concrete, jax.tree.leaves(dense))):
+        raise KernelError(f"{what} reads the zeros of the matrix: call it outside of jit, vmap and grad.")
+
+
 def check_input(x: Array, shape: tuple[int, int], dtype: Any = None) -> None:
     """Refuses activations that a matrix does not take.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.block_sparse import check_concrete, check_dtype, check_input
 from sparsejax.kernels.columns import Layout, from_order, lay_columns, matmul_ordered, span_of
 from sparsejax.kernels.decode import decode
 from sparsejax.kernels.values import scaled, values_of
@@ -96,6 +96,7 @@ def pack_deltas(dense: Array | QuantizedTensor, *, values: str = "float") -> Del
             f"pack_deltas takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
         )
     check_dtype(dense.dtype, "the matrix")
+    check_concrete(dense, "pack_deltas")
     dense, quantized, scales = values_of(dense, values)
     found = lay_columns(np.asarray(quantized), _with_stops(np.asarray(dense) != 0), even=2)
     places = found.places.astype(np.int16)

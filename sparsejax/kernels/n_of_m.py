@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.kernels.block_sparse import check_concrete, check_dtype, check_input
 from sparsejax.kernels.decode import decode
 from sparsejax.kernels.places import packed, unpacked
 from sparsejax.kernels.values import scaled, values_of
@@ -99,6 +99,7 @@ def pack_n_m(
             f"pack_n_m takes a matrix (inputs, outputs), not empty; this has shape {dense.shape}."
         )
     check_dtype(dense.dtype, "the matrix")
+    check_concrete(dense, "pack_n_m")
     inputs, outputs = dense.shape
     if not 1 <= n <= m <= 16 or inputs % m or (stride is not None and (stride < 1 or inputs % (m * stride))):
         apart = "" if stride is None else f" with stride={stride}"

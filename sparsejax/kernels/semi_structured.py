@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import PatternError
-from sparsejax.kernels.block_sparse import check_dtype, check_input
+from sparsejax.errors import KernelError, PatternError
+from sparsejax.kernels.block_sparse import DTYPES, check_concrete, check_dtype, check_input
 from sparsejax.kernels.decode import product_by
 from sparsejax.typing import Array
 
@@ -79,6 +79,7 @@ def pack_semi_structured(dense: Array) -> SemiStructured:
             f"shape {tuple(dense.shape)}. kernels.pack_n_m takes other sizes."
         )
     check_dtype(dense.dtype, "the matrix")
+    check_concrete(dense, "pack_semi_structured")
     inputs, outputs = dense.shape
     groups = np.asarray(dense).T.reshape(outputs, inputs // 4, 4)
     most = int((groups != 0).sum(-1).max())
@@ -100,7 +101,11 @@ def unpack_semi_structured(w: SemiStructured) -> Array:
 
     Returns:
       (inputs, outputs).
+
+    Raises:
+      KernelError: a form that was changed by hand, such as cast whole.
     """
+    _check_form(w)
     inputs, outputs = w.shape
     places = unpack_metadata(w.metadata)
     values = w.values.reshape(outputs, inputs // 4, 2)
@@ -115,8 +120,9 @@ def unpack_semi_structured(w: SemiStructured) -> Array:
 def matmul_semi_structured(x: Array, w: SemiStructured) -> Array:
     """Multiplies by a packed matrix: ``y = x W``.
 
-    On a Hopper GPU, in bfloat16, with ``SPARSEJAX_SPARSE_TENSOR_CORES=1`` set and one device in the process,
-    `sparse_tensor_cores.multiply` computes it; else the matrix is unpacked where it is used, for a dense product.
+    On a Hopper GPU, in bfloat16, with outputs in multiples of 128, one device in the process and
+    ``SPARSEJAX_SPARSE_TENSOR_CORES=1`` set before the product is traced, `sparse_tensor_cores.multiply` computes it;
+    else the matrix is unpacked where it is used, for a dense product.
 
     Args:
       x: float32 or bfloat16 (…, inputs).
@@ -127,7 +133,7 @@ def matmul_semi_structured(x: Array, w: SemiStructured) -> Array:
 
     Raises:
       ParamsError: another number of inputs.
-      KernelError: another type.
+      KernelError: another type, or a form that was changed by hand.
 
     Example:
       >>> y = matmul_semi_structured(jnp.ones((1, 64)), pack_semi_structured(2 * jnp.eye(64)))
@@ -136,6 +142,7 @@ def matmul_semi_structured(x: Array, w: SemiStructured) -> Array:
     """
     x = jnp.asarray(x)
     check_input(x, w.shape)
+    _check_form(w)
     flat = x.reshape(-1, x.shape[-1])
     kernel = kernel_for(flat, w)
     if kernel is None:
@@ -154,7 +161,8 @@ def kernel_for(x: Array, w: SemiStructured) -> Callable[..., Any] | None:
     Returns:
       ``(x, w) -> y``.
     """
-    if os.environ.get(FLAG) != "1" or jax.device_count() != 1 or not x.shape[0]:
+    rows = x.shape[0]
+    if os.environ.get(FLAG) != "1" or jax.device_count() != 1 or not isinstance(rows, int) or not rows:
         return None
     kernels = importlib.import_module("sparsejax.kernels.sparse_tensor_cores")
     return kernels.multiply if kernels.fits(x.dtype, w) else None
@@ -191,13 +199,14 @@ def pack_metadata(places: np.ndarray) -> np.ndarray:
         or places.shape[0] % OUTPUTS
         or places.shape[1] % (INPUTS // 4)
         or places.shape[2] != 2
+        or not np.issubdtype(places.dtype, np.integer)
         or places.min() < 0
         or places.max() > 3
-        or (np.diff(places) <= 0).any()
+        or (places[..., 0] >= places[..., 1]).any()
     ):
         raise PatternError(
-            f"Places of kept values are (outputs, inputs / 4, 2), rising, in 0…3, of multiples of {OUTPUTS} outputs "
-            f"and {INPUTS} inputs; got shape {places.shape}."
+            "Places of kept values are integers (outputs, inputs / 4, 2), rising, in 0…3, of multiples of "
+            f"{OUTPUTS} outputs and {INPUTS} inputs; got shape {places.shape} of {places.dtype}."
         )
     bits = (places[..., 0] | (places[..., 1] << 2)).astype(np.uint32)
     # (block, warp, row of two, g) by (word, instruction, half, group of four)
@@ -222,6 +231,19 @@ def unpack_metadata(metadata: Array) -> Array:
     bits = (parts >> shifts.astype(jnp.uint32)) & 15  # (word, block, warp, row, g, instruction, half, group)
     bits = bits.transpose(1, 2, 3, 4, 0, 5, 6, 7).reshape(blocks * OUTPUTS, words * INPUTS // 4)
     return jnp.stack([bits & 3, bits >> 2], axis=-1).astype(jnp.int32)
+
+
+def _check_form(w: SemiStructured) -> None:
+    """Metadata that was cast is other metadata: refused, as is what has other shapes."""
+    inputs, outputs = w.shape
+    wanted = (outputs, inputs // 2), (inputs // INPUTS, outputs // OUTPUTS, 128)
+    got = w.values.shape, w.metadata.shape
+    if got != wanted or w.metadata.dtype != jnp.int32 or w.values.dtype not in map(jnp.dtype, DTYPES):
+        raise KernelError(
+            f"A SemiStructured of {w.shape} holds values {wanted[0]} of {' or '.join(DTYPES)} and int32 metadata "
+            f"{wanted[1]}; this one has {w.values.dtype.name} {got[0]} and {w.metadata.dtype.name} {got[1]}. Cast or "
+            "cut the matrix before it is packed; stacks go through vmap."
+        )
 
 
 def _plain(x: Array, w: SemiStructured) -> Array:

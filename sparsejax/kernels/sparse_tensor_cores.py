@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from sparsejax.errors import KernelError
+from sparsejax.kernels.block_sparse import check_input
 from sparsejax.kernels.mosaic_gpu import WARPGROUPS, is_hopper, tiled
 from sparsejax.kernels.semi_structured import FLAG
 from sparsejax.typing import Array
@@ -55,13 +56,13 @@ def takes(dtype: Any, w: Any) -> bool:
     return types == {jnp.dtype(jnp.bfloat16)} and w.shape[1] % (WARPGROUPS * SHARE) == 0
 
 
-def multiply(x: Array, w: Any, *, tile: tuple[int, int] = TILES[0], interpret: Any = None) -> Array:
+def multiply(x: Array, w: Any, *, tile: tuple[int, int] | None = None, interpret: Any = None) -> Array:
     """``y = x W`` of a `SemiStructured`, with half of the dense product's multiplications.
 
     Args:
       x: bfloat16 (rows, inputs); rows that fill no tile are padded.
       w: a `SemiStructured` that `takes` agrees to.
-      tile: one of `TILES`.
+      tile: one of `TILES`; by the number of rows when None.
       interpret: parameters of the interpreter for Mosaic GPU, to run without a card.
 
     Returns:
@@ -69,18 +70,25 @@ def multiply(x: Array, w: Any, *, tile: tuple[int, int] = TILES[0], interpret: A
 
     Raises:
       KernelError: the flag is not set, or sizes or a type that do not fit.
+      ParamsError: another number of inputs.
     """
     if os.environ.get(FLAG) != "1":
         raise KernelError(
             f"2:4 on sparse tensor cores has been compiled and never run on a GPU: set {FLAG}=1 to use it, and compare "
             "its result; `x @ w` computes the same elsewhere."
         )
+    check_input(x, w.shape)
+    if x.ndim != 2 or (tile is not None and tuple(tile) not in TILES):
+        raise KernelError(f"multiply takes (rows, inputs) and a tile of {TILES}; got {x.shape} and {tile}.")
     if not takes(x.dtype, w):
         raise KernelError(
             f"The sparse tensor cores' kernel takes bfloat16 and multiples of {WARPGROUPS * SHARE} outputs; here are "
             f"{x.dtype.name} activations, {w.values.dtype.name} values and {w.shape[1]} outputs: use `x @ w`."
         )
     rows = x.shape[0]
+    if not rows:
+        return jnp.zeros((0, w.shape[1]), x.dtype)
+    tile = tuple(tile or TILES[rows <= TILES[1][0]])
     padded = jnp.pad(x, ((0, -rows % tile[0]), (0, 0)))
     return _padded(padded, w.values, w.metadata, tile, interpret)[:rows]
 

@@ -117,10 +117,11 @@ class CalibrationRun:
         made = []
         for piece in stage:
             leaf, layer, earlier = self._piece(piece)
-            own = ordered(
-                sums.moments.pop(piece), sums.stacked[piece]
-            )  # no second copy stays while it is solved
-            made.append((solver.solve(piece, leaf, layer, own, earlier), max(peak, _peak_bytes())))
+            # Popped and named nowhere: no second copy of the sums stays while a piece is solved, nor a first one after.
+            solved = solver.solve(
+                piece, leaf, layer, ordered(sums.moments.pop(piece), sums.stacked[piece]), earlier
+            )
+            made.append((solved, max(peak, _peak_bytes())))
         seconds = (time.perf_counter() - begin) / len(stage)
         del sums
         unseen = self._sums(number, self._batches[1], None)

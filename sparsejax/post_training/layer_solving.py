@@ -220,6 +220,19 @@ def _solutions(
 
 def _check_solution(solution: Solution, shape: tuple[int, ...]) -> None:
     """A solver of the caller's own may give anything; what it left beside its mask would be lost without a word."""
+    arrays = all(
+        isinstance(getattr(solution, name, None), jax.Array | np.ndarray) for name in ("weights", "mask")
+    )
+    if not isinstance(solution, Solution) or not arrays:
+        raise CalibrationError(
+            f"The solver gave a {type(solution).__name__}; it must be a post_training.Solution with arrays of weights "
+            "and of their mask."
+        )
+    if solution.mask.dtype != bool or not jnp.issubdtype(solution.weights.dtype, jnp.floating):
+        raise CalibrationError(
+            f"The solver gave {solution.weights.dtype} weights and a mask of {solution.mask.dtype}: give real numbers "
+            "and bool."
+        )
     got = solution.weights.shape, solution.mask.shape
     if got != (shape, shape):
         raise CalibrationError(
@@ -228,13 +241,14 @@ def _check_solution(solution: Solution, shape: tuple[int, ...]) -> None:
     left = int(_off_mask(solution.weights, solution.mask))
     if left:
         raise CalibrationError(
-            f"The solver gave {left} weights that are not zero where its mask is False: multiply them by the mask."
+            f"The solver gave {left} weights that are not zero where its mask is False: give zeros there, in the order "
+            "of its target."
         )
 
 
 @jax.jit
 def _off_mask(weights: Array, mask: Array) -> Array:
-    return jnp.sum((weights != 0) & ~mask.astype(bool))
+    return jnp.sum((weights != 0) & ~mask)
 
 
 @contextlib.contextmanager

@@ -228,3 +228,9 @@ def test_activations_that_do_not_fit_are_refused(pack):
     with pytest.raises(KernelError, match="the input is float16"):
         jnp.ones((2, 8), jnp.float16) @ w
     np.testing.assert_allclose(np.ones((2, 8), np.float32) @ w, jnp.ones((2, 8)) @ w)  # NumPy on the left
+
+
+@pytest.mark.parametrize("pack", [pack_bitmap, pack_deltas, lambda dense: pack_n_m(dense, 2, 4)])
+def test_what_is_traced_cannot_be_packed(pack):
+    with pytest.raises(KernelError, match="outside of jit, vmap and grad"):
+        jax.jit(pack)(jnp.eye(8))

@@ -1,6 +1,9 @@
 """2:4 for sparse tensor cores: the form, the order of its metadata, and the kernel interpreted."""
 
+import dataclasses
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -116,6 +119,7 @@ def test_metadata_is_in_the_order_of_cutlass():
 def test_the_kernel_interpreted(shape, tile, rows, monkeypatch):
     """Rows that fill no tile, more turns than are copied ahead, several programs; the instructions word by word."""
     monkeypatch.setenv(semi_structured.FLAG, "1")
+    monkeypatch.setattr(sparse_tensor_cores, "TILES", (tile, tile))
     dense = two_of_four(*shape)
     x = jax.random.normal(jax.random.key(0), (rows, shape[0]), jnp.bfloat16)
     y = sparse_tensor_cores.multiply(x, pack_semi_structured(dense), tile=tile, interpret=on_hopper())
@@ -143,6 +147,8 @@ def test_who_computes_a_product(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert semi_structured.kernel_for(x, w) is sparse_tensor_cores.multiply
     assert semi_structured.kernel_for(x[:0], w) is None
+    (rows,) = jax.export.symbolic_shape("rows")
+    assert semi_structured.kernel_for(jax.ShapeDtypeStruct((rows, 64), jnp.bfloat16), w) is None
     assert semi_structured.kernel_for(x.astype(jnp.float32), w) is None
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert semi_structured.kernel_for(x, w) is None
@@ -165,6 +171,12 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         semi_structured.pack_metadata(np.zeros((64, 16, 2), int))
     with pytest.raises(PatternError, match="got shape"):
         semi_structured.pack_metadata(np.zeros((64, 12, 2), int))
+    with pytest.raises(PatternError, match="rising"):  # whose difference is no negative number
+        semi_structured.pack_metadata(np.broadcast_to(np.array([3, 1], np.uint8), (64, 16, 2)))
+    with pytest.raises(PatternError, match="float64"):
+        semi_structured.pack_metadata(np.broadcast_to([0.0, 1.0], (64, 16, 2)))
+    with pytest.raises(KernelError, match=r"outside of jit"):
+        jax.jit(pack_semi_structured)(two_of_four(64, 64))
     w = pack_semi_structured(two_of_four(64, 64))
     with pytest.raises(ParamsError, match="63"):
         jnp.ones((1, 63)) @ w
@@ -175,3 +187,36 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setenv(semi_structured.FLAG, "1")
     with pytest.raises(KernelError, match="multiples of 128 outputs; here are bfloat16"):
         sparse_tensor_cores.multiply(x, w)
+    wide = pack_semi_structured(two_of_four(64, 128))
+    with pytest.raises(ParamsError, match="32"):
+        sparse_tensor_cores.multiply(x[:, :32], wide)
+    for rows, tile in ((x[0], None), (x, (100, 3))):
+        with pytest.raises(KernelError, match=r"multiply takes \(rows, inputs\) and a tile of"):
+            sparse_tensor_cores.multiply(rows, wide, tile=tile)
+    assert sparse_tensor_cores.multiply(x[:0], wide).shape == (0, 128)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda w: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), w),
+     lambda w: jax.tree.map(lambda leaf: leaf.astype(jnp.float16), w),
+     lambda w: dataclasses.replace(w, values=w.values[:32]),
+     lambda w: dataclasses.replace(w, metadata=w.metadata[..., :64]),
+     lambda w: jax.tree.map(lambda leaf: leaf[None], w)],
+    ids=["cast", "cast to half", "values cut", "metadata cut", "stacked"],
+)  # fmt: skip
+def test_a_form_that_was_changed_by_hand_is_refused(change):
+    w = change(pack_semi_structured(two_of_four(64, 64)))
+    for call in (lambda: jnp.ones((1, 64)) @ w, lambda: unpack_semi_structured(w)):
+        with pytest.raises(KernelError, match=r"holds values \(64, 32\).*before it is packed"):
+            call()
+
+
+def test_a_stack_goes_through_vmap():
+    dense = jnp.stack([two_of_four(64, 64), two_of_four(64, 64, kept=1)])
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(pack_semi_structured, dense))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 64), jnp.bfloat16)
+    y = jax.vmap(lambda x, w: x @ w)(x, stack)
+    assert (
+        relative_error(y, np.asarray(x, np.float64) @ np.asarray(dense, np.float64)) < TOLERANCE["bfloat16"]
+    )

@@ -219,7 +219,10 @@ def test_a_language_model_row_by_row_is_better_than_wanda(language_model):
 @pytest.mark.parametrize(
     ("change", "words"),
     [(lambda found: found._replace(weights=found.weights + 1), r"z/kernel.*gave 192 weights.*where its mask is False"),
-     (lambda found: found._replace(mask=found.mask.T), r"'z/kernel'.*weights and mask of shapes")],
+     (lambda found: found._replace(mask=found.mask.T), r"'z/kernel'.*weights and mask of shapes"),
+     (lambda found: tuple(found), r"'z/kernel'.*gave a tuple; it must be a post_training.Solution"),
+     (lambda found: found._replace(mask=None), r"'z/kernel'.*with arrays of weights"),
+     (lambda found: found._replace(mask=found.mask.astype(int)), r"'z/kernel'.*a mask of int")],
 )  # fmt: skip
 def test_what_a_solver_of_the_callers_own_gives_is_checked(network, change, words):
     fn, params, batches = network
