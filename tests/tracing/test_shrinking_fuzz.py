@@ -280,10 +280,20 @@ def check(seed: int, layers: tuple[str, ...] = ()) -> None:
     groups = prunable_groups(fn, params, x)
     if any(group.size > 1 and not group.normalized for group in groups.values()):
         try:
-            assert_shrinks(fn, params, x, seed=seed, tolerance=1e-4)
+            _assert_shrinks(fn, params, x, seed)
         except Exception as error:
             error.add_note(f"seed {seed}: {builder.plan}")
             raise
+
+
+def _assert_shrinks(fn: Any, params: Any, x: jax.Array, seed: int) -> None:
+    """In float32; where a draw is so badly conditioned that rounding tells the two apart, in float64, to rounding."""
+    try:
+        assert_shrinks(fn, params, x, seed=seed, tolerance=1e-4)
+    except AssertionError:
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+            assert_shrinks(fn, *wide, seed=seed, tolerance=1e-10)
 
 
 @hypothesis.given(st.integers(0, 10**6))
