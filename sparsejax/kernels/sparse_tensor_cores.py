@@ -153,8 +153,9 @@ def _padded(x: Array, values: Array, metadata: Array, tile: tuple[int, int], int
 def _product(sums: Array, values: Any, x: Any, words: Any) -> Array:
     """Adds one turn to the sums, which lie in registers."""
     layout = plgpu.Layout.WG_STRIDED((128,), vec_size=1)
-    # Up to JAX 0.10 an index must be given, later ones take none.
-    index = {"idx": ()} if "idx" in inspect.signature(plgpu.load).parameters else {}
+    # Up to JAX 0.10 an index must be given, 0.11 warns of one, later versions take none.
+    asked = inspect.signature(plgpu.load).parameters.get("idx")
+    index = {"idx": ()} if asked is not None and asked.default is asked.empty else {}
     word = plgpu.load(words, **index, layout=layout, optimized=False)
     kinds = [plgpu.RefType(tiled(width, jnp.bfloat16)) for width in (DEPTH // 2, DEPTH)]
 
