@@ -1,6 +1,5 @@
 """The kernels' cases of `make gpu`: exactness at real sizes, the target table with its peers, training, SparseGPT."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -9,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ def check_products(width: int, quick: bool) -> Iterator[Row]:
         "scores": (block_grad_scores(x, g, (block, block)), jnp.mean(jnp.abs(gradient), axis=(2, 3))),
     }
     for name, (value, right) in expected.items():
-        off = float(jnp.linalg.norm(value.astype(jnp.float32) - right) / jnp.linalg.norm(right))
+        off = _off(value, right)
         if not off < TOLERANCE:
             raise RuntimeError(f"{name} of width {width} is off by {off:.2g}; {TOLERANCE} is allowed.")
         yield {"case": f"{name}, width {width}", "relative_error": float(f"{off:.2g}")}
@@ -147,9 +147,7 @@ def decode_rows(quick: bool) -> Iterator[Row]:
             for name, (matrix, w) in forms.items():
                 pairs[name] = Jitted(call, x, w)
                 right = _wide(x, matrix)
-                off = float(
-                    jnp.linalg.norm(pairs[name]().astype(jnp.float32) - right) / jnp.linalg.norm(right)
-                )
+                off = _off(pairs[name](), right)
                 if not off < TOLERANCE:
                     raise RuntimeError(
                         f"decode, {name}, {sparsity:.0%}, {rows} rows is off by {off:.2g}; {TOLERANCE} is allowed."
@@ -196,19 +194,19 @@ def sparse_tensor_core_rows(quick: bool) -> Iterator[Row]:
     few = jnp.asarray(np.where((order < 1).reshape(width, width), dense, 0))
     w, right = pack_semi_structured(dense), _wide(x, dense)
     calls: dict[str, Callable[[], Any]] = {"dense": Jitted(jnp.matmul, x, dense)}
-    with _flag():
+    with mock.patch.dict(os.environ, {FLAG: "1"}):
         call = jax.jit(lambda x, w: jax.vjp(lambda x: x @ w, x))
         y, pull = call(x[: width // 2 + 44], pack_semi_structured(few))
         for name, found, wanted in (
             ("rows that fill no tile", y, _wide(x[: len(y)], few)),
             ("their gradient", pull(y)[0], _wide(y, few.T)),
         ):
-            off = float(jnp.linalg.norm(found.astype(jnp.float32) - wanted) / jnp.linalg.norm(wanted))
+            off = _off(found, wanted)
             yield {"case": f"2:4, {name}", "relative_error": float(f"{off:.2g}"), "verified": off < TOLERANCE}
         for tile in sparse_tensor_cores.TILES:
             name = f"2:4, {tile[0]} rows a program"
             calls[name] = Jitted(functools.partial(sparse_tensor_cores.multiply, tile=tile), x, w)
-            off = float(jnp.linalg.norm(calls[name]().astype(jnp.float32) - right) / jnp.linalg.norm(right))
+            off = _off(calls[name](), right)
             yield {"case": name, "relative_error": float(f"{off:.2g}"), "verified": off < TOLERANCE}
     for row in interleaved(calls, "dense", repeats=3 if quick else 9, min_seconds=0.0 if quick else 1.0):
         row.pop("compile_ms", None)  # it was compiled for the check
@@ -219,20 +217,6 @@ def sparse_tensor_core_rows(quick: bool) -> Iterator[Row]:
             **row,
             "speedup": round(1 / row["ratio"], 3),
         }
-
-
-@contextlib.contextmanager
-def _flag() -> Iterator[None]:
-    """Says that the sparse tensor cores may be used, for as long as they are tried."""
-    before = os.environ.get(FLAG)
-    os.environ[FLAG] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[FLAG]
-        else:
-            os.environ[FLAG] = before
 
 
 def torch_rows(quick: bool) -> list[Row]:
@@ -325,3 +309,8 @@ def _problem(
 
 def _wide(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _off(found: jax.Array, right: jax.Array) -> float:
+    """The relative error of a product, by its norm."""
+    return float(jnp.linalg.norm(found.astype(jnp.float32) - right) / jnp.linalg.norm(right))

@@ -67,6 +67,16 @@ def kernel_for(form: str, backend: str, x: Array, w: Any) -> Callable[[Array, An
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def product_by(case: tuple[Callable, Callable, str], x: Array, w: Any) -> Array:
+    """Multiplies by a kernel where its platform computes, else in plain XLA, which all derivatives go through.
+
+    Args:
+      case: the kernel, ``(x, w) -> y`` in plain XLA, and the platform as JAX calls it where it lowers.
+      x: (rows, inputs).
+      w: the packed matrix.
+
+    Returns:
+      (rows, outputs).
+    """
     kernel, plain, platform = case
     call = jax.custom_batching.sequential_vmap(
         lambda x, w: lax.platform_dependent(x, w, **{platform: kernel}, default=plain)
