@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsejax.errors import MaskError
+from sparsejax.params.check_values import describe_value
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.partial_trees import spread
 from sparsejax.params.paths import flatten_with_paths, is_masked_node, map_with_path
@@ -68,6 +69,8 @@ def fit_masks(masks: MaskTree, params: Params) -> MaskTree:
     for path, mask, leaf in zip(paths, mask_leaves, leaves, strict=True):
         if is_masked_node(mask) or is_masked_node(leaf):
             continue
+        if not hasattr(mask, "dtype") and not isinstance(mask, bool):
+            raise MaskError(f"The mask of {path!r} is {describe_value(mask)}; masks are bool, True = kept.")
         dtype, shape, target = jnp.result_type(mask), np.shape(mask), np.shape(leaf)
         if dtype != jnp.bool_:
             raise MaskError(f"The mask of {path!r} has dtype {dtype}; masks are bool, True = kept.")

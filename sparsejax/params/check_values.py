@@ -162,6 +162,33 @@ def require_steps(**steps: Any) -> None:
             raise ScheduleError(f"{name} is {value}; give a number of steps from 0 to 2**31 - 1.")
 
 
+def require_numbers(
+    error: type[SparsejaxError], *, least: float = 0, above: bool = False, whole: bool = False, **numbers: Any
+) -> None:
+    """Refuses what is no finite real number from a least one on.
+
+    Args:
+      error: the type of the error.
+      least: the least number.
+      above: whether it must be above that.
+      whole: whether it must be a whole number.
+      **numbers: by the argument's name.
+
+    Raises:
+      SparsejaxError: of the type `error`.
+
+    Example:
+      >>> require_numbers(ParamsError, damping=0.01, tolerance=np.float32(1e-6))
+    """
+    for name, value in numbers.items():
+        kind = np.asarray(value).dtype.kind if np.ndim(value) == 0 else ""
+        fits = kind and kind in ("iu" if whole else "iuf") and np.isfinite(value)
+        if not fits or value < least or (above and value == least):
+            what = f"{'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {least:g}"
+            came = value if kind and kind in "iuf" else describe_value(value)
+            raise error(f"{name} is {came}; give a {what}.")
+
+
 def require_array_leaves(params: Any) -> None:
     """Refuses parameters with leaves that are no arrays, such as the functions inside an equinox module.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_callable, require_kind
 from sparsejax.post_training.calibration_run import CalibrationRun, Options
 from sparsejax.post_training.results import LayerResult
 from sparsejax.post_training.sequential.row_weights import RowWeights, row_weights_of
@@ -70,6 +71,10 @@ def run_calibration(
     c, paired = calibration, options.sequential and calibration.targets == "asymmetric"
     if c.targets not in ("asymmetric", "symmetric"):
         raise CalibrationError(f"targets={c.targets!r}: choose 'asymmetric' or 'symmetric'.")
+    if c.progress is not None:
+        require_callable(c.progress, "progress", "LayerResult -> None", CalibrationError)
+    if c.workdir is not None:
+        require_kind(c.workdir, (str, os.PathLike), "workdir", "'runs/alps'", CalibrationError)
     batches = [*c.to_solve, *c.unseen]
     leaves = frozenset(layer.index for layer in layers)
     walk = Walk(c.fn, c.params, batches, leaves, paired=paired, means=c.means)

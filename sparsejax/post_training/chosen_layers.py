@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.masks.prunable import Layer, Override, check_arguments, dense, prunable_layers
+from sparsejax.params.check_values import require_kind
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.paths import flatten_with_paths, literal, match_paths
 from sparsejax.patterns.pattern import Pattern
@@ -59,11 +60,9 @@ def list_of_batches(batches: Iterable[Any]) -> list[Any]:
     Raises:
       CalibrationError: no iterable, or a batch all of whose arrays are empty.
     """
-    try:
-        found = iter(batches)
-    except TypeError as error:
-        raise CalibrationError(f"batches are {batches!r}; give an iterable of tuples of inputs.") from error
-    found = list(found)
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise CalibrationError(f"batches are {batches!r}; give an iterable of tuples of inputs.")
+    found = list(batches)
     for number, batch in enumerate(found):
         arrays = [leaf for leaf in jax.tree.leaves(jaxprs.as_tuple(batch)) if np.ndim(leaf)]
         if arrays and not any(np.size(leaf) for leaf in arrays):
@@ -103,6 +102,7 @@ def layers_in_order(
     inputs = jaxprs.as_tuple(batch)
     ops, first = ops_in_order(fn, params, inputs)
     check_arguments(pattern, prunable, overrides)
+    require_kind(ignore, Iterable, "ignore", "['head/*']", PathError)
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     match_paths(ignore, list(ops), "ignore")
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}

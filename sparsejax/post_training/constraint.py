@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsejax.errors import MaskError, PatternError, SparsityError
 from sparsejax.params.axis_roles import AxisRoles
+from sparsejax.params.check_values import describe_value
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
@@ -70,7 +71,7 @@ def make_constraint(
     if scope not in ("layer", "row"):
         raise PatternError(f"scope={scope!r}: choose 'layer' (all weights compared) or 'row' (each output).")
     pattern.check("weights", shape, ROLES)
-    sparsity = _sparsity(sparsity, pattern)
+    sparsity = matrix_sparsity(sparsity, pattern)
     units = pattern.units(shape, ROLES)
     rows = shape[0] // getattr(pattern, "cols", 1)
     by_row = scope == "row"
@@ -78,7 +79,23 @@ def make_constraint(
     return Constraint(pattern, by_row, kept, check_mask(shape, pattern, mask))
 
 
-def _sparsity(sparsity: float | None, pattern: Pattern) -> float:
+def matrix_sparsity(sparsity: float | None, pattern: Pattern) -> float:
+    """The share of zeros that a matrix gets.
+
+    Args:
+      sparsity: s in [0, 1]; None for a pattern that has its own.
+      pattern: of the matrix.
+
+    Returns:
+      The sparsity, or the pattern's.
+
+    Raises:
+      SparsityError: outside [0, 1], missing, several numbers, or not that of N:M.
+
+    Example:
+      >>> matrix_sparsity(None, NM(2, 4))
+      0.5
+    """
     fixed = None if pattern.fixed_density is None else 1 - pattern.fixed_density
     if sparsity is None:
         if fixed is None:
@@ -110,10 +127,14 @@ def check_mask(shape: tuple[int, int], pattern: Pattern, mask: Array | None) -> 
     """
     if mask is None:
         return jnp.ones(shape, bool)
-    if np.shape(mask) != tuple(shape) or jnp.result_type(mask) != jnp.bool_:
+    if not hasattr(mask, "dtype"):
         raise MaskError(
-            f"The mask is {jnp.result_type(mask)}{list(np.shape(mask))}; the weights need a bool mask of shape "
-            f"{shape}, True = kept."
+            f"The mask is {describe_value(mask)}; give a bool array of shape {shape}, True = kept."
+        )
+    if np.shape(mask) != tuple(shape) or mask.dtype != jnp.bool_:
+        raise MaskError(
+            f"The mask is {mask.dtype}{list(np.shape(mask))}; the weights need a bool mask of shape {shape}, "
+            "True = kept."
         )
     mask = jnp.asarray(mask)
     if isinstance(pattern, Block):

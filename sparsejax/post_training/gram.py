@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_numbers
 from sparsejax.typing import Array, ArrayLike
 
 # Below this many rows an input the calibration rows are fitted, not the layer.
@@ -63,6 +64,8 @@ def check_problem(weights: Array, gram: Array, count: ArrayLike | None = None) -
         raise CalibrationError(
             f"The Gram matrix {gram.shape} is not symmetric, or negative on its diagonal; a sum of rows xxᵀ is neither."
         )
+    if count is not None:
+        require_numbers(CalibrationError, count=count)
     if count is not None and count < ROWS_PER_INPUT * gram.shape[0]:
         warnings.warn(
             f"{int(count)} calibration rows for {gram.shape[0]} inputs: with fewer than {ROWS_PER_INPUT} rows an "
@@ -204,7 +207,7 @@ def factored(weights: Array, gram: Array, damping: float) -> tuple[Array, Array,
     Warns:
       CalibrationWarning: λ was raised.
     """
-    check_damping(damping)
+    require_numbers(CalibrationError, damping=damping)
     used = float(damping)
     while True:
         filled, full = damped(weights, gram, used)
@@ -224,20 +227,6 @@ def factored(weights: Array, gram: Array, damping: float) -> tuple[Array, Array,
             stacklevel=3,
         )
     return filled, factor, used
-
-
-def check_damping(damping: float) -> None:
-    """Refuses a damping that is no finite number of at least 0.
-
-    Args:
-      damping: λ.
-
-    Raises:
-      CalibrationError: negative or not finite.
-    """
-    number = np.asarray(damping)
-    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number >= 0):
-        raise CalibrationError(f"damping is {damping!r}; give a finite number of at least 0, such as 0.01.")
 
 
 @partial(jax.jit, inline=True)

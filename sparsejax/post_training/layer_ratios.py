@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.masks.prunable import Layer, Override
+from sparsejax.params.check_values import require_callable, require_kind, require_numbers
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.patterns.n_of_m import NM
@@ -67,8 +68,9 @@ def owl(
     Source: Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", arXiv 2310.05175, section 3.2.
     """
     _check_share(sparsity)
-    if not 0 < outlier < np.inf or not 0 < spread < np.inf:
-        raise CalibrationError(f"outlier={outlier!r}, spread={spread!r}: both must be positive, and finite.")
+    require_numbers(CalibrationError, above=True, outlier=outlier, spread=spread)
+    if group is not None:
+        require_callable(group, "group", "path -> name", CalibrationError)
     layers, scores = _scored(fn, params, batches, prunable, ignore)
     name = group or (lambda path: path)
     above: dict[str, list[float]] = {}
@@ -135,6 +137,7 @@ def sensitivity(
       SparsityError, PatternError: candidates that do not fit, or none.
     """
     batches = list_of_batches(batches)
+    require_kind(candidates, Sequence, "candidates", "(0.5, 0.7, 0.9)", SparsityError)
     if not candidates:
         raise SparsityError("There is no candidate; give sparsities or NM patterns.")
     layers, scores = _scored(fn, params, batches, prunable, ignore)

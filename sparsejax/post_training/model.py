@@ -4,17 +4,18 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import validate
 from sparsejax.masks.prunable import Override
-from sparsejax.params.check_values import require_same_shapes
+from sparsejax.params.check_values import require_callable, require_kind, require_numbers, require_same_shapes
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
 from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
-from sparsejax.post_training.gram import check_damping
-from sparsejax.post_training.layer_solving import LayerSolver
+from sparsejax.post_training.constraint import matrix_sparsity
+from sparsejax.post_training.layer_solving import LayerSolver, said_of
 from sparsejax.post_training.piece_solving import Pruning
 from sparsejax.post_training.results import LayerResult, PrunedModel
 from sparsejax.post_training.sequential.row_weights import RowWeights
@@ -97,7 +98,10 @@ def prune_model(
     Warns:
       CalibrationWarning: fewer than five rows an input, damping that was raised, no convergence; with the path.
     """
-    check_damping(damping)  # at once, and where the solver has no use for it too
+    require_numbers(CalibrationError, damping=damping)  # at once, and where the solver has no use for it too
+    signature = "(weights, gram, *, sparsity, pattern, mask, damping) -> Solution"
+    require_callable(solve, "solve", signature, CalibrationError)
+    require_kind(sequential, bool, "sequential", "True", CalibrationError)
     to_solve, unseen = part_batches(batches, held_out)
     if start is not None:
         require_same_shapes(start, params, "start is of another network than params")
@@ -108,6 +112,9 @@ def prune_model(
         layers, sparsity = with_sparsities(layers, sparsity), None
     if max_bytes is not None:
         sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity)
+    for layer in layers:  # not when its turn comes: that may be an hour later
+        with said_of(layer):
+            matrix_sparsity(sparsity if layer.sparsity is None else layer.sparsity, layer.pattern)
     calibration = Calibration(fn, params, start, to_solve, unseen, targets, row_weights, workdir, progress)
     options = Options(Pruning(solve, sparsity, damping), sequential, masks)
     run = run_calibration(calibration, layers, options, [solve, sparsity, damping])

@@ -13,7 +13,7 @@ import optax
 
 from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import validate
-from sparsejax.params.check_values import require_same_shapes
+from sparsejax.params.check_values import require_callable, require_numbers, require_same_shapes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.chosen_layers import hold_out
 from sparsejax.post_training.gram import CalibrationWarning
@@ -105,11 +105,12 @@ def reconstruct(
     Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv 2208.11580, section 6 (blocks after
     one-shot); Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
     """
-    if objective not in ("blocks", "kl") or steps < 1 or not learning_rate > 0:
-        raise CalibrationError(
-            f"objective={objective!r}, steps={steps!r}, learning_rate={learning_rate!r}: 'blocks' or 'kl', at least "
-            "one step, a positive rate."
-        )
+    if objective not in ("blocks", "kl"):
+        raise CalibrationError(f"objective={objective!r}: choose 'blocks' or 'kl'.")
+    require_numbers(CalibrationError, least=1, whole=True, steps=steps)
+    require_numbers(CalibrationError, above=True, learning_rate=learning_rate)
+    if progress is not None:
+        require_callable(progress, "progress", "BlockResult -> None", CalibrationError)
     validate(masks, params)
     require_same_shapes(dense, params, "dense is of another network than params")
     train, unseen = hold_out(batches, held_out)

@@ -10,11 +10,11 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, MaskError
 from sparsejax.masks.mask_trees import apply_masks, validate
+from sparsejax.params.check_values import require_numbers
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out, layers_in_order
-from sparsejax.post_training.gram import check_damping
 from sparsejax.post_training.repairing_pieces import Repairing
 from sparsejax.post_training.results import LayerResult, PrunedModel
 from sparsejax.post_training.sequential.biases import Bias, find_biases
@@ -94,7 +94,7 @@ def repair(
     validate(masks, params)
     if update not in _UPDATES:
         raise CalibrationError(f"update={update!r}: choose one of {', '.join(map(repr, _UPDATES))}.")
-    check_damping(damping)
+    require_numbers(CalibrationError, damping=damping)
     to_solve, unseen = hold_out(batches, held_out)
     cut = _cut(params, masks)
     layers = layers_in_order(fn, params, to_solve[0], None, lambda path, leaf: path in cut, None)

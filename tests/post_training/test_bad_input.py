@@ -1,18 +1,25 @@
 """What solvers do with calibration that is poor or wrong: typed errors, warnings, and sound results."""
 
+import inspect
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsityError
+from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsejaxError, SparsityError
 from sparsejax.patterns import NM, Block, Channel
 from sparsejax.post_training import (
     CalibrationWarning,
     global_masks,
     layer_error,
     magnitude_mask,
+    owl,
+    prune_model,
+    reconstruct,
     refine_by_swaps,
     resolve_weights,
+    sensitivity,
     solve_alps,
     solve_sparsegpt,
     wanda_mask,
@@ -132,6 +139,52 @@ def test_wrong_options_are_refused():
             call()
     with pytest.raises(PatternError, match="scope"):
         magnitude_mask(w, sparsity=0.5, scope="column")
+
+
+def _small():
+    params = {"a": {"kernel": jnp.ones((16, 8))}, "b": {"kernel": jnp.ones((8, 4))}}
+    batches = [jnp.eye(16), jnp.eye(16) + 1]
+    return (lambda p, x: x @ p["a"]["kernel"] @ p["b"]["kernel"]), params, batches
+
+
+def _on_matrices(solve, **needed):
+    w, gram = papers.problem()
+    more = (w > 0,) if solve in (refine_by_swaps, resolve_weights) else ()
+    return lambda **wrong: solve(w, gram, *more, **{**needed, **wrong})
+
+
+def _on_models(call, **needed):
+    return lambda **wrong: call(*_small(), **{**needed, **wrong})
+
+
+def _reconstruct(**wrong):
+    fn, params, batches = _small()
+    masks = jax.tree.map(lambda leaf: leaf > 0, params)
+    return reconstruct(fn, params, masks, batches, **{"dense": params, "steps": 1, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        (solve_sparsegpt, _on_matrices(solve_sparsegpt, sparsity=0.5)),
+        (solve_alps, _on_matrices(solve_alps, sparsity=0.5)),
+        (refine_by_swaps, _on_matrices(refine_by_swaps)),
+        (resolve_weights, _on_matrices(resolve_weights)),
+        (prune_model, _on_models(prune_model, solve=solve_sparsegpt, sparsity=0.5)),
+        (owl, _on_models(owl, sparsity=0.5)),
+        (sensitivity, _on_models(sensitivity)),
+        (reconstruct, _reconstruct),
+    ],
+)
+def test_what_is_of_no_kind_at_all_is_refused_in_our_words(function, call):
+    """Every keyword; and nothing but whole numbers counts steps: ``range(nan)`` or ``i < 1.5`` would not complain."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        whole = name in ("iterations", "resolve_iterations", "block", "candidates", "swaps", "steps")
+        for wrong in (object(), [None], *((1.5, np.nan, -1, "3", True) if whole else ())):
+            with pytest.raises(SparsejaxError):  # the names of those that pass are in pytest's locals
+                call(**{name: wrong})
 
 
 @pytest.mark.parametrize("solve", SOLVERS)

@@ -293,7 +293,7 @@ def test_options_of_another_kind_are_refused_at_once(network):
     for wrong, error, text in (
         ({"damping": -1}, CalibrationError, "damping is -1"),
         ({"damping": np.nan}, CalibrationError, "damping is nan"),
-        ({"damping": "much"}, CalibrationError, "damping is 'much'"),
+        ({"damping": "much"}, CalibrationError, "damping is the text 'much'"),
         ({"sparsity": {}}, SparsityError, "gives no layer one"),
         ({"sparsity": None, "max_bytes": "1000"}, SparsityError, "max_bytes='1000': give a number of bytes"),
         ({"ignore": [3]}, PathError, "ignore: 3 is no path pattern"),

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.constraint import best_units, make_constraint
-from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype
+from sparsejax.post_training.gram import check_problem, damped, floating_dtype
 from sparsejax.post_training.solution import Solution
 from sparsejax.post_training.solvers.resolving import conjugate_gradients
 from sparsejax.typing import Array, ArrayLike
@@ -85,12 +86,10 @@ def solve_alps(
     """
     dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
-    check_damping(damping)
-    if not penalty > 0 or iterations < 1 or resolve_iterations < 0:
-        raise CalibrationError(
-            f"penalty={penalty!r}, iterations={iterations!r}, resolve_iterations={resolve_iterations!r}: they must be "
-            "positive, at least 1 and at least 0."
-        )
+    require_numbers(CalibrationError, damping=damping)
+    require_numbers(CalibrationError, above=True, penalty=penalty)
+    require_numbers(CalibrationError, least=1, whole=True, iterations=iterations)
+    require_numbers(CalibrationError, whole=True, resolve_iterations=resolve_iterations)
     pattern, by_row, kept, allowed = make_constraint(dense.shape, sparsity, pattern, scope, mask)
     filled, full = damped(dense, gram, damping)
     if isinstance(pattern, Block):

@@ -12,6 +12,7 @@ from jax import lax
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_format import IntegerFormat, check_format
 from sparsejax.parametrizations.integer_grid import require_scales
+from sparsejax.params.check_values import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern
@@ -106,8 +107,9 @@ def solve_gptq(
     arXiv 2210.17323, equations 2–4 and algorithm 1; Frantar and Alistarh, "SparseGPT", arXiv 2301.00774, section 3.5.
     """
     check_format(IntegerFormat(bits), "solve_gptq")
-    if order not in ("activation", "given") or block < 1:
-        raise CalibrationError(f"order={order!r}, block={block!r}: 'activation' or 'given', and at least 1.")
+    if order not in ("activation", "given"):
+        raise CalibrationError(f"order={order!r}: choose 'activation' or 'given'.")
+    require_numbers(CalibrationError, least=1, whole=True, block=block)
     dense, gram = check_problem(weights, gram, count)
     prunes = sparsity is not None or pattern is not None
     constraint = make_constraint(dense.shape, sparsity if prunes else 0.0, pattern, "layer", mask)

@@ -4,12 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_kind, require_numbers
 from sparsejax.patterns.pattern import Unstructured
 from sparsejax.post_training.constraint import check_mask
-from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype
+from sparsejax.post_training.gram import check_problem, damped, floating_dtype
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -65,12 +67,11 @@ def resolve_weights(
     """
     dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
-    check_damping(damping)
-    if not tolerance >= 0 or iterations < 0:
-        raise CalibrationError(
-            f"tolerance={tolerance!r}, iterations={iterations!r}: both must be at least 0."
-        )
+    require_numbers(CalibrationError, damping=damping, tolerance=tolerance)
+    require_numbers(CalibrationError, whole=True, iterations=iterations)
     mask = check_mask(dense.shape, Unstructured(), mask)
+    if start is not None:
+        require_kind(start, (jax.Array, np.ndarray), "start", "earlier weights", CalibrationError)
     first = dense if start is None else jnp.asarray(start, dense.dtype)
     if first.shape != dense.shape or not bool(jnp.all(jnp.isfinite(first))):
         raise CalibrationError(f"start {first.shape} must be finite and of the weights' shape {dense.shape}.")

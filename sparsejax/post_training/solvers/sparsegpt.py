@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern
@@ -85,8 +86,9 @@ def solve_sparsegpt(
     arXiv 2301.00774, section 3.2 and algorithm 1.
     """
     dtype = floating_dtype(weights)
-    if order not in ("shuffled", "given") or block < 1:
-        raise CalibrationError(f"order={order!r}, block={block!r}: 'shuffled' or 'given', and at least 1.")
+    if order not in ("shuffled", "given"):
+        raise CalibrationError(f"order={order!r}: choose 'shuffled' or 'given'.")
+    require_numbers(CalibrationError, least=1, whole=True, block=block)
     dense, gram = check_problem(weights, gram, count)
     constraint = make_constraint(dense.shape, sparsity, pattern, "layer", mask)
     places = column_order(dense.shape[1], constraint.pattern, shuffled=order == "shuffled")

@@ -8,12 +8,13 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError, MaskError
+from sparsejax.params.check_values import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.post_training.column_order import column_order
 from sparsejax.post_training.constraint import check_mask, make_constraint
-from sparsejax.post_training.gram import check_damping, check_problem, damped, floating_dtype, squared_errors
+from sparsejax.post_training.gram import check_problem, damped, floating_dtype, squared_errors
 from sparsejax.post_training.solution import Solution
 from sparsejax.typing import Array, ArrayLike
 
@@ -72,11 +73,10 @@ def refine_by_swaps(
     """
     dtype = floating_dtype(weights)
     dense, gram = check_problem(weights, gram, count)
-    check_damping(damping)
-    if candidates < 1 or (swaps is not None and swaps < 0):
-        raise CalibrationError(
-            f"candidates={candidates!r}, swaps={swaps!r}: give at least 1, and at least 0 swaps."
-        )
+    require_numbers(CalibrationError, damping=damping)
+    require_numbers(CalibrationError, least=1, whole=True, candidates=candidates)
+    if swaps is not None:
+        require_numbers(CalibrationError, whole=True, swaps=swaps)
     pattern = pattern or Unstructured()
     free = make_constraint(
         dense.shape, None if isinstance(pattern, NM) else 0.0, pattern, "row", allowed
