@@ -46,7 +46,7 @@ class Method(NamedTuple):
 
 
 _TEXT = "GPT, bits per byte at"
-_MAGIKA = "method | 80 % | 90 % | error"
+_MAGIKA = "method, five draws | 80 % | 90 % | error"
 _TICKETS = "weights left | ticket | re-initialised | random | shuffled"
 _L0 = " | inputs left of each layer"
 _STUDY = "configs/studies/text_methods.py"
@@ -60,8 +60,8 @@ def _text(row: str) -> dict:
 def _magika(row: str) -> dict:
     cells = (Cell(_MAGIKA, row, "80 %"), Cell(_MAGIKA, row, "90 %"))
     return {
-        "config": "configs/one_shot/magika.py:small",
-        "says": "Magika, points against dense at 80 %: {}; at 90 %: {}",
+        "config": "configs/one_shot/magika.py:convolution",
+        "says": "Magika's convolution, points against dense at 80 %: {}; at 90 %: {}",
         "cells": cells,
     }
 

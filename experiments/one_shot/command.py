@@ -153,7 +153,9 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
                 steps=config.reconstruct_steps,
                 learning_rate=config.learning_rate,
             )
+        (block,) = better.blocks
         after = {"reconstructed_items": task.measure(better.params).tolist()}
+        after["held_out_kl"] = [block.before, block.after]  # what a learning rate can be chosen by
     close = agreement(task.fn, task.params, found.params, task.calibration(draw)[-1:])
     return {
         "items": task.measure(found.params).tolist(),

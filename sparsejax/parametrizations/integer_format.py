@@ -9,7 +9,13 @@ import numpy as np
 
 from sparsejax.errors import PathError, QuantizationError
 from sparsejax.params.axis_roles import AxisRoles, flax_axes, sizes
-from sparsejax.params.check_values import describe_value, require_array_leaves, require_kind
+from sparsejax.params.check_values import (
+    describe_value,
+    require_arguments,
+    require_array_leaves,
+    require_kind,
+    require_mapping,
+)
 from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.paths import flatten_with_paths, is_masked_node, match_paths
 from sparsejax.typing import Params, Prunable
@@ -171,6 +177,12 @@ def formatted_layers(
     """
     check_format(format)
     require_array_leaves(params)
+    if quantizable is not None:
+        require_arguments(
+            quantizable, ("path", None), "quantizable", "(path, leaf) -> bool", QuantizationError
+        )
+    require_mapping(overrides, "overrides", '{"head/*": IntegerFormat(8), "embed/*": None}')
+    require_mapping(axes, "axes", '{"head/kernel": AxisRoles(input=(0,), output=(1,))}')
     given, roles = overrides or {}, axes or {}
     for name, own in given.items():
         if own is not None:

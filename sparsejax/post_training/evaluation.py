@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import EvaluationError
+from sparsejax.params.check_values import require_kind, require_numbers
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.typing import Array, Params
 
@@ -124,10 +125,12 @@ def _check(tokens: np.ndarray, window: int, stride: int, batch_size: int, keep_t
         raise EvaluationError(
             f"tokens lie in [{tokens.min()}, {tokens.max()}]: they are numbers from 0 on, in int32."
         )
-    if window < 2 or not 1 <= stride <= window or batch_size < 1:
+    require_kind(keep_tail, bool, "keep_tail", "True", EvaluationError)
+    require_numbers(EvaluationError, least=2, whole=True, window=window)
+    require_numbers(EvaluationError, least=1, whole=True, stride=stride, batch_size=batch_size)
+    if stride > window:
         raise EvaluationError(
-            f"window={window!r}, stride={stride!r}, batch_size={batch_size!r}: a window has at least 2 tokens, a "
-            "stride is in [1, window], and a batch has at least one row."
+            f"stride={stride!r}: it is in [1, {window}], or tokens between windows are not scored."
         )
     if len(tokens) < (2 if keep_tail else window):
         raise EvaluationError(f"{len(tokens)} tokens do not fill one window of {window}.")
@@ -200,6 +203,7 @@ def agreement(
       >>> agreement(fn, eye, {"w": jnp.array([[1.0, 0.0], [2.0, 1.0]])}, [jnp.eye(2)]).top1
       0.5
     """
+    require_kind(logits, bool, "logits", "True", EvaluationError)
 
     @jax.jit
     def compare(dense: Params, pruned: Params, inputs: tuple[Any, ...]) -> tuple[Array, ...]:

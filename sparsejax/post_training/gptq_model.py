@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax.errors import PathError
-from sparsejax.masks.mask_trees import apply_masks, validate
+from sparsejax.errors import CalibrationError, PathError
+from sparsejax.masks.mask_trees import apply_masks, fit_masks
+from sparsejax.masks.prunable import check_arguments
 from sparsejax.parametrizations.integer_format import FormattedLayer, IntegerFormat, formatted_layers
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, choose_scales, require_finite
+from sparsejax.params.check_values import require_callable
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns.pattern import Pattern
+from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out, ops_in_order
+from sparsejax.post_training.constraint import matrix_sparsity
 from sparsejax.post_training.quantizing import Grid, Quantizing, thinned
 from sparsejax.post_training.results import LayerResult
 from sparsejax.post_training.sequential.row_weights import RowWeights
@@ -133,15 +136,20 @@ def gptq(
 
     Source: Frantar et al., "GPTQ", arXiv 2210.17323; Li et al., "GPTAQ", arXiv 2504.02692 (asymmetric targets).
     """
+    if progress is not None:
+        require_callable(progress, "progress", "QuantizedLayer -> None", CalibrationError)
     batches, unseen = hold_out(batches, held_out)
     if masks is not None:
-        validate(masks, params)
+        masks = fit_masks(masks, params)
         params = apply_masks(params, masks)
     format = IntegerFormat(bits, granularity, symmetric, clip)
     layers = _in_order(fn, params, batches[0], format, quantizable, overrides)
     leaves = flatten_with_paths(params)[1]
     grids = {layer.index: _grid(leaves[layer.index], layer) for layer in layers}
     prunes = sparsity is not None or pattern is not None
+    if prunes:
+        check_arguments(pattern, None, None)
+        matrix_sparsity(sparsity, pattern or Unstructured())  # not when the first layer's turn comes
     targets = targets or ("asymmetric" if prunes else "symmetric")
     said = None if progress is None else lambda result: progress(_quantized(result, layers))
     calibration = Calibration(fn, params, None, batches, unseen, targets, row_weights, workdir, said)

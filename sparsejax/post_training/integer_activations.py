@@ -12,6 +12,7 @@ from jax.extend import core
 
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
+from sparsejax.params.check_values import require_mapping
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs
@@ -68,6 +69,7 @@ def integer_products(fn: Callable[..., Any], ranges: Mapping[str, float] | None 
     Inference", arXiv 1712.05877, equation 7; a scale for each token: Yao et al., "ZeroQuant", arXiv 2206.01861,
     section 4.1.
     """
+    require_mapping(ranges, "ranges", "activation_ranges(fn, params, batches)")
     for path, value in (ranges or {}).items():
         if not (_is_number(value) and np.isfinite(value) and value > 0):
             raise QuantizationError(f"ranges[{path!r}] is {value!r}; give a positive number.")

@@ -137,9 +137,7 @@ def sensitivity(
       SparsityError, PatternError: candidates that do not fit, or none.
     """
     batches = list_of_batches(batches)
-    require_kind(candidates, Sequence, "candidates", "(0.5, 0.7, 0.9)", SparsityError)
-    if not candidates:
-        raise SparsityError("There is no candidate; give sparsities or NM patterns.")
+    _check_candidates(candidates)
     layers, scores = _scored(fn, params, batches, prunable, ignore)
     _, leaves, treedef = flatten_with_paths(params)
     found = {}
@@ -152,6 +150,12 @@ def sensitivity(
             raise CalibrationError(f"{layer.path!r}: the results of the function are not finite.")
         found[layer.path] = error / max(float(size), np.finfo(np.float64).tiny)
     return found
+
+
+def _check_candidates(candidates: Sequence[Candidate]) -> None:
+    require_kind(candidates, Sequence, "candidates", "(0.5, 0.7, 0.9)", SparsityError)
+    if not candidates:
+        raise SparsityError("There is no candidate; give sparsities or NM patterns.")
 
 
 def _damage(fn: Callable[..., Any], leaves: list[Array], treedef: Any, index: int) -> Callable[..., Any]:
@@ -243,6 +247,7 @@ def choose_by_sensitivity(
       PathError: curves of what is no parameter.
     """
     _check_share(sparsity)
+    _check_candidates(candidates)
     share = [1 - c.n / c.m if isinstance(c, NM) else c for c in candidates]
     check_sparsity(share, "candidates")
     if any(b <= a for a, b in itertools.pairwise(share)):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sparsejax.errors import CalibrationError
-from sparsejax.masks.mask_trees import validate
+from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.masks.prunable import Override
 from sparsejax.params.check_values import require_callable, require_kind, require_numbers, require_same_shapes
 from sparsejax.patterns.pattern import Pattern
@@ -106,7 +106,7 @@ def prune_model(
     if start is not None:
         require_same_shapes(start, params, "start is of another network than params")
     if masks is not None:
-        validate(masks, params)
+        masks = fit_masks(masks, params)
     layers = layers_in_order(fn, params, to_solve[0], pattern, prunable, overrides, ignore)
     if isinstance(sparsity, Mapping):
         layers, sparsity = with_sparsities(layers, sparsity), None

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from sparsejax.errors import CalibrationError
-from sparsejax.masks.mask_trees import validate
+from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.params.check_values import require_callable, require_numbers, require_same_shapes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.chosen_layers import hold_out
@@ -111,7 +111,7 @@ def reconstruct(
     require_numbers(CalibrationError, above=True, learning_rate=learning_rate)
     if progress is not None:
         require_callable(progress, "progress", "BlockResult -> None", CalibrationError)
-    validate(masks, params)
+    masks = fit_masks(masks, params)
     require_same_shapes(dense, params, "dense is of another network than params")
     train, unseen = hold_out(batches, held_out)
     shapes = {str(jax.tree.map(np.shape, jaxprs.as_tuple(batch))) for batch in (*train, *unseen)}

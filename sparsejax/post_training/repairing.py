@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CalibrationError, MaskError
-from sparsejax.masks.mask_trees import apply_masks, validate
+from sparsejax.masks.mask_trees import apply_masks, fit_masks
 from sparsejax.params.check_values import require_numbers
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.calibrating import Calibration, run_calibration
@@ -91,7 +91,7 @@ def repair(
     Language Models" (FLAP), arXiv 2312.11983, section 3.3. ZipLM removes one unit after another by its cost; here the
     choice is given, and all are removed at once. FLAP adds a bias where there is none, which no function takes.
     """
-    validate(masks, params)
+    masks = fit_masks(masks, params)
     if update not in _UPDATES:
         raise CalibrationError(f"update={update!r}: choose one of {', '.join(map(repr, _UPDATES))}.")
     require_numbers(CalibrationError, damping=damping)

@@ -11,14 +11,18 @@ from sparsejax.errors import CalibrationError, MaskError, PatternError, Sparseja
 from sparsejax.patterns import NM, Block, Channel
 from sparsejax.post_training import (
     CalibrationWarning,
+    choose_by_sensitivity,
     global_masks,
+    gptq,
     layer_error,
     magnitude_mask,
     owl,
+    perplexity,
     prune_model,
     reconstruct,
     refine_by_swaps,
     resolve_weights,
+    ria_mask,
     sensitivity,
     solve_alps,
     solve_sparsegpt,
@@ -163,6 +167,16 @@ def _reconstruct(**wrong):
     return reconstruct(fn, params, masks, batches, **{"dense": params, "steps": 1, **wrong})
 
 
+def _constant(params, tokens):
+    return jnp.zeros((*tokens.shape, 5))
+
+
+def _choose(**wrong):
+    curves = {"a/kernel": [0.1, 0.2], "b/kernel": [0.1, 0.3]}
+    return choose_by_sensitivity(curves, _small()[1], **{"sparsity": 0.5, "candidates": (0.4, 0.8), **wrong})
+
+
+@pytest.mark.filterwarnings("ignore::sparsejax.post_training.CalibrationWarning")
 @pytest.mark.parametrize(
     ("function", "call"),
     [
@@ -174,6 +188,10 @@ def _reconstruct(**wrong):
         (owl, _on_models(owl, sparsity=0.5)),
         (sensitivity, _on_models(sensitivity)),
         (reconstruct, _reconstruct),
+        (gptq, _on_models(gptq)),
+        (ria_mask, lambda **wrong: ria_mask(papers.problem()[0], np.ones(32), **{"sparsity": 0.5, **wrong})),
+        (perplexity, lambda **wrong: perplexity(_constant, {}, np.zeros(99, int), 8, **wrong)),
+        (choose_by_sensitivity, _choose),
     ],
 )
 def test_what_is_of_no_kind_at_all_is_refused_in_our_words(function, call):
@@ -181,10 +199,31 @@ def test_what_is_of_no_kind_at_all_is_refused_in_our_words(function, call):
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
-        whole = name in ("iterations", "resolve_iterations", "block", "candidates", "swaps", "steps")
+        whole = name in (
+            "iterations",
+            "resolve_iterations",
+            "block",
+            "candidates",
+            "swaps",
+            "steps",
+            "batch_size",
+        )
         for wrong in (object(), [None], *((1.5, np.nan, -1, "3", True) if whole else ())):
             with pytest.raises(SparsejaxError):  # the names of those that pass are in pytest's locals
                 call(**{name: wrong})
+
+
+def test_one_mask_may_stand_for_a_whole_tree():
+    """Of a mask tree a 0-d True says that all below it stays."""
+    fn, params, batches = _small()
+    batches = [jnp.tile(batch, (8, 1)) for batch in batches]
+    pruned = prune_model(fn, params, batches, solve=solve_sparsegpt, sparsity=0.5, masks=jnp.asarray(True))
+    assert pruned.layers["a/kernel"].sparsity == 0.5
+    assert not gptq(fn, params, batches, masks=jnp.asarray(True)).layers["a/kernel"].sparsity
+    whole = reconstruct(
+        fn, params, {"a": jnp.asarray(True), "b": {"kernel": jnp.eye(8, 4) > 0}}, batches, dense=params
+    )
+    assert jnp.all(whole.params["b"]["kernel"] * (1 - jnp.eye(8, 4)) == 0)
 
 
 @pytest.mark.parametrize("solve", SOLVERS)

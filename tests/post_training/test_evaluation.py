@@ -86,9 +86,9 @@ def test_bad_input_is_refused():
         ({"tokens": TOKENS + 8}, "beyond the vocabulary.*largest is 18"),
         ({"fn": lambda p, x: (model(p, x),)}, r"gives tuple .* should give \(rows, window"),
         ({"window": 104}, "do not fill one window"),
-        ({"window": 1}, "at least 2 tokens"),
-        ({"stride": 11}, "at least 2 tokens"),
-        ({"batch_size": 0}, "at least 2 tokens"),
+        ({"window": 1}, "at least 2"),
+        ({"stride": 11}, "in .1, 10."),
+        ({"batch_size": 0}, "at least 1"),
         ({"fn": lambda p, x: model(p, x)[:, 0]}, r"should give \(rows, window"),
         ({"fn": lambda p, x: model(p, x) * jnp.nan}, "not finite"),
     ]:

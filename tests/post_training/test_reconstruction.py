@@ -125,8 +125,12 @@ def test_bad_input_is_refused(pruned):
     def run(batches=batches, masks=masks, **options):
         return reconstruct(fn, params, masks, batches, dense=dense, **options)
 
-    for options in ({"objective": "mse"}, {"steps": 0}, {"learning_rate": 0.0}):
-        with pytest.raises(CalibrationError, match="'blocks' or 'kl'"):
+    for options, text in (
+        ({"objective": "mse"}, "'blocks' or 'kl'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+    ):
+        with pytest.raises(CalibrationError, match=text):
             run(**options)
     with pytest.raises(CalibrationError, match="several shapes"):
         run([*batches[:3], batches[3][:5]])

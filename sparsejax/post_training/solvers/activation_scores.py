@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sparsejax.errors import CalibrationError
+from sparsejax.params.check_values import require_numbers
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.constraint import best_mask, make_constraint
 from sparsejax.typing import Array
@@ -87,8 +87,7 @@ def ria_mask(
     ICLR 2024, section 3.1 (relative importance and activations, a = 0.5).
     """
     weights, norm = _check(weights, norm)
-    if not (np.isfinite(power) and power >= 0):
-        raise CalibrationError(f"power is {power!r}; give a finite number of at least 0, such as 0.5.")
+    require_numbers(CalibrationError, power=power)
     constraint = make_constraint(weights.shape, sparsity, pattern, scope, mask)
     size = jnp.where(constraint.allowed, jnp.abs(weights), 0)
     rows, columns = jnp.sum(size, axis=1, keepdims=True), jnp.sum(size, axis=0, keepdims=True)

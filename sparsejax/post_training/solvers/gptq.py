@@ -154,15 +154,17 @@ class _Plan(NamedTuple):
 def _columns(
     weights: Array, scale: ArrayLike, zero_point: ArrayLike | None, allowed: Array, bits: int
 ) -> Columns:
-    zero_point = jnp.zeros((), weights.dtype) if zero_point is None else jnp.asarray(zero_point)
+    zero_point = 0 if zero_point is None else zero_point
     try:
         full = [jnp.broadcast_to(jnp.asarray(a, weights.dtype), weights.shape).T for a in (scale, zero_point)]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise QuantizationError(
             f"Scales {np.shape(scale)} and zero points {np.shape(zero_point)} do not broadcast to weights "
             f"{weights.shape}."
         ) from error
     require_scales("weights", full[0])
+    if not bool(jnp.all(full[1] == jnp.round(full[1]))):  # nor is NaN
+        raise QuantizationError(f"zero_point {np.shape(zero_point)}: zero points are whole numbers.")
     return Columns(weights.T, *full, allowed.T)
 
 

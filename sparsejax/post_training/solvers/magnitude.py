@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from sparsejax.errors import CalibrationError, PatternError, SparsityError
+from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsityError
+from sparsejax.params.check_values import require_kind
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.post_training.constraint import best_mask, check_mask, make_constraint
@@ -94,6 +95,8 @@ def global_masks(
     if jnp.ndim(sparsity):
         raise SparsityError("sparsity has several numbers; a global one is one number.")
     scores = [_finite(score) for score in scores]
+    if masks is not None:
+        require_kind(masks, Sequence, "masks", "[None, mask]", MaskError)
     masks = [None] * len(scores) if masks is None else list(masks)
     if len(masks) != len(scores):
         raise PatternError(f"{len(scores)} arrays of scores and {len(masks)} masks do not fit.")
