@@ -4,8 +4,9 @@ pip install --no-deps magika
 python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=runs/magika
 
 `:weighted` compares only what was chosen by such a table, at 80 and 90 %, with 300 steps without labels after it.
-`:convolution` leaves the head dense: of its 512 inputs there are as many as calibration files, so that what is solved
-for them fits those files alone. `:small` is one draw and 600 files at 80 and 90 %, for a look.
+`:convolution` compares every method at 80 and 90 %, the head left dense: of its 512 inputs there are as many as
+calibration files, so that what is solved for them fits those files alone.
+`:small` is one draw and 600 files at 80 and 90 %, for a look.
 """
 
 from ml_collections import ConfigDict
@@ -24,9 +25,7 @@ VARIANTS = {
     "convolution": {
         "per_kind": 400,
         "ignore": ("head/kernel",),
-        "methods": ("wanda", "wanda+swaps+resolve", "alps", "alps, rows weighted"),
         "levels": ("80 %", "90 %"),
-        "reconstruct_steps": 300,
     },
     "small": {
         "methods": ("magnitude", "wanda", "wanda+swaps+resolve", "sparsegpt", "alps", "alps, rows weighted"),

@@ -57,10 +57,13 @@ def tables(rows: list[Row], errors: Errors, dense: Any, task: Task, config: Conf
             _gaps(rows, dense, task, config, "reconstructed_items"),
         ]
     shown = [[name, *(f"{np.mean(by[text]):.3g}" for text in config.levels)] for name, by in errors.items()]
+    if shown:  # not where all methods weigh rows
+        parts += [
+            "mean relative squared error of the layers on the dense network's inputs, held out",
+            markdown_table(["method", *config.levels], shown),
+        ]
     parts += [
-        "mean relative squared error of the layers on the dense network's inputs, held out",
-        markdown_table(["method", *config.levels], shown),
-        "the same of the layers as they were pruned one after another, each on the inputs that its method left",
+        "their errors as they were pruned one after another, each layer on the inputs that its method left, held out",
         markdown_table(["method", *config.levels], _sequential(rows, config)),
     ]
     compared = compare_errors(errors, config.levels) + _losses(rows, dense, task, config)

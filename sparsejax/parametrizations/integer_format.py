@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import PathError, QuantizationError
+from sparsejax.errors import ParamsError, PathError, QuantizationError
 from sparsejax.params.axis_roles import AxisRoles, flax_axes, sizes
 from sparsejax.params.check_values import (
     describe_value,
@@ -174,13 +174,12 @@ def formatted_layers(
       QuantizationError: nothing to quantize, a format that does not exist or fit, or a leaf that is no floating
         array of two axes or more.
       PathError: an override that matches nothing; roles of a path that is not there.
+      ParamsError: `quantizable`, `overrides` or `axes` of another kind.
     """
     check_format(format)
     require_array_leaves(params)
     if quantizable is not None:
-        require_arguments(
-            quantizable, ("path", None), "quantizable", "(path, leaf) -> bool", QuantizationError
-        )
+        require_arguments(quantizable, ("path", None), "quantizable", "(path, leaf) -> bool", ParamsError)
     require_mapping(overrides, "overrides", '{"head/*": IntegerFormat(8), "embed/*": None}')
     require_mapping(axes, "axes", '{"head/kernel": AxisRoles(input=(0,), output=(1,))}')
     given, roles = overrides or {}, axes or {}

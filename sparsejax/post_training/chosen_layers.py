@@ -60,9 +60,11 @@ def list_of_batches(batches: Iterable[Any]) -> list[Any]:
     Raises:
       CalibrationError: no iterable, or a batch all of whose arrays are empty.
     """
-    if isinstance(batches, str) or not isinstance(batches, Iterable):
-        raise CalibrationError(f"batches are {batches!r}; give an iterable of tuples of inputs.")
-    found = list(batches)
+    try:  # not by its type: a random-access data source has `__getitem__` only, and can be iterated
+        found = iter(() if isinstance(batches, str) else batches)
+    except TypeError as error:
+        raise CalibrationError(f"batches are {batches!r}; give an iterable of tuples of inputs.") from error
+    found = list(found)
     for number, batch in enumerate(found):
         arrays = [leaf for leaf in jax.tree.leaves(jaxprs.as_tuple(batch)) if np.ndim(leaf)]
         if arrays and not any(np.size(leaf) for leaf in arrays):

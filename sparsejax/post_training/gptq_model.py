@@ -121,7 +121,7 @@ def gptq(
     Raises:
       QuantizationError: bits or groups that do not fit, weights that are not finite.
       CalibrationError: as `prune_model`.
-      TracingError, PathError, MaskError, SparsityError, PatternError: as each says.
+      TracingError, ParamsError, PathError, MaskError, SparsityError, PatternError: as each says.
 
     Warns:
       CalibrationWarning: fewer than five rows an input, damping that was raised; with the path.

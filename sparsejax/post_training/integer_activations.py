@@ -12,7 +12,7 @@ from jax.extend import core
 
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
-from sparsejax.params.check_values import require_mapping
+from sparsejax.params.check_values import require_mapping, require_numbers
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs
@@ -71,8 +71,7 @@ def integer_products(fn: Callable[..., Any], ranges: Mapping[str, float] | None 
     """
     require_mapping(ranges, "ranges", "activation_ranges(fn, params, batches)")
     for path, value in (ranges or {}).items():
-        if not (_is_number(value) and np.isfinite(value) and value > 0):
-            raise QuantizationError(f"ranges[{path!r}] is {value!r}; give a positive number.")
+        require_numbers(QuantizationError, above=True, **{f"ranges[{path!r}]": value})
 
     def product(path: str, x: Array, tensor: QuantizedTensor, eqn: core.JaxprEqn, side: int) -> Array:
         return _integer_product(x, tensor, eqn, side, None if ranges is None else ranges.get(path))
@@ -117,7 +116,8 @@ def activation_ranges(
     Source: Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation", arXiv
     2004.09602, section 5.2 (percentile calibration).
     """
-    if not (_is_number(percentile) and 0 < percentile <= 100):
+    require_numbers(CalibrationError, above=True, percentile=percentile)
+    if percentile > 100:
         raise CalibrationError(f"percentile={percentile!r}; give a number in (0, 100], such as 99.99.")
     dense = dequantize(params)
     checked = _checked(fn, dense, batches)
@@ -136,10 +136,6 @@ def activation_ranges(
         if not np.isfinite(size):
             raise CalibrationError(f"The inputs of {path!r} are not finite on a calibration batch.")
     return {path: size if size > 0 else 1.0 for path, size in ranges.items()}
-
-
-def _is_number(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
 def _checked(fn: Callable[..., Any], params: Params, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:

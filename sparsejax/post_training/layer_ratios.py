@@ -137,7 +137,7 @@ def sensitivity(
       SparsityError, PatternError: candidates that do not fit, or none.
     """
     batches = list_of_batches(batches)
-    _check_candidates(candidates)
+    candidates = _listed(candidates)
     layers, scores = _scored(fn, params, batches, prunable, ignore)
     _, leaves, treedef = flatten_with_paths(params)
     found = {}
@@ -152,10 +152,12 @@ def sensitivity(
     return found
 
 
-def _check_candidates(candidates: Sequence[Candidate]) -> None:
-    require_kind(candidates, Sequence, "candidates", "(0.5, 0.7, 0.9)", SparsityError)
-    if not candidates:
+def _listed(candidates: Iterable[Candidate]) -> list[Candidate]:
+    require_kind(candidates, Iterable, "candidates", "(0.5, 0.7, 0.9)", SparsityError)
+    found = list(candidates)
+    if not found:
         raise SparsityError("There is no candidate; give sparsities or NM patterns.")
+    return found
 
 
 def _damage(fn: Callable[..., Any], leaves: list[Array], treedef: Any, index: int) -> Callable[..., Any]:
@@ -247,7 +249,7 @@ def choose_by_sensitivity(
       PathError: curves of what is no parameter.
     """
     _check_share(sparsity)
-    _check_candidates(candidates)
+    candidates = _listed(candidates)
     share = [1 - c.n / c.m if isinstance(c, NM) else c for c in candidates]
     check_sparsity(share, "candidates")
     if any(b <= a for a, b in itertools.pairwise(share)):

@@ -51,6 +51,7 @@ def quantize(
     Raises:
       QuantizationError: bits, granularity or groups that do not fit; integer or non-finite weights.
       PathError: an override that matches nothing.
+      ParamsError: `quantizable`, `overrides` or `axes` of another kind.
       MaskError: masks that do not fit.
 
     Example:

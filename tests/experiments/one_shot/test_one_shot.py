@@ -76,6 +76,7 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
     assert result["dense"] < 0
     for row in result["rows"]:
         assert all(abs(s - 0.5) < 0.01 for s in row["sparsity"].values())
+        assert 0 < row["held_out_kl"][1] <= row["held_out_kl"][0]  # a loss that rose is undone
     assert "draw 1, sparsegpt, 2:4" in out.getvalue()
     table = (tmp_path / "table.md").read_text()
     assert "after 2 steps without labels" in table
