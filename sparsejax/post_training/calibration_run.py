@@ -10,8 +10,9 @@ import numpy as np
 
 from sparsejax.masks.layer_masks import layer_leaves, mask_tree
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.post_training.layer_solving import Solved, checked_errors, relative, warn_of_no_unseen_row
+from sparsejax.post_training.layer_solving import Solved, warn_of_no_unseen_row
 from sparsejax.post_training.matrices import without_axes
+from sparsejax.post_training.output_errors import checked_errors, relative
 from sparsejax.post_training.piece_solving import PieceSolver
 from sparsejax.post_training.results import LayerResult, PrunedModel
 from sparsejax.post_training.sequential.flat_program import Piece, nbytes

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from sparsejax.masks.prunable import Layer
-from sparsejax.post_training.layer_solving import LayerSolver, Solved, layer_output_error, solve_layer
+from sparsejax.post_training.layer_solving import LayerSolver, Solved, solve_layer
+from sparsejax.post_training.output_errors import layer_output_error
 from sparsejax.post_training.sequential.flat_program import Piece
 from sparsejax.typing import Array
 

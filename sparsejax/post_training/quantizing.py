@@ -11,15 +11,9 @@ import numpy as np
 from sparsejax.parametrizations.integer_format import FormattedLayer
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, choose_scales
 from sparsejax.patterns.pattern import Pattern
-from sparsejax.post_training.layer_solving import (
-    Solved,
-    check_rows,
-    layer_output_error,
-    output_error,
-    said_of,
-    target_of,
-)
+from sparsejax.post_training.layer_solving import Solved, check_rows, said_of, target_of
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
+from sparsejax.post_training.output_errors import layer_output_error, output_error
 from sparsejax.post_training.sequential.flat_program import Piece
 from sparsejax.post_training.solvers.gptq import IntegerSolution, solve_gptq
 from sparsejax.post_training.solvers.sparsegpt import solve_sparsegpt
