@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.errors import ParamsError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.kept_count import is_concrete
 from sparsejax.typing import Array, ArrayLike, Params
 
 
@@ -36,8 +38,8 @@ def distill_logits(student: Array, teacher: Array, *, temperature: float = 2.0) 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
     """
     _same("logits", student, teacher)
-    if not temperature > 0:
-        raise ParamsError(f"temperature is {temperature!r}; give a number above 0.")
+    if is_concrete(temperature):
+        require_numbers(ParamsError, above=True, temperature=temperature)
     targets = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / temperature)
     guesses = jax.nn.log_softmax(student / temperature)
     return temperature**2 * jnp.mean(jnp.sum(jnp.exp(targets) * (targets - guesses), axis=-1))
@@ -196,8 +198,8 @@ def distilled(
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
     """
-    if not 0.0 <= weight <= 1.0:
-        raise ParamsError(f"weight is {weight!r}; give the teacher's share of the loss, in [0, 1].")
+    if is_concrete(weight):
+        require_numbers(ParamsError, most=1, weight=weight)
 
     def mixed(params: Params, inputs: Any, targets: Any) -> Array:
         logits = student(params, inputs)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import ScheduleError
-from sparsejax.params.check_values import require_steps
-from sparsejax.params.kept_count import check_sparsity
+from sparsejax.params.check_numbers import LAST_STEP, require_numbers, require_steps
+from sparsejax.params.kept_count import check_sparsity, is_concrete
 from sparsejax.typing import Array, ArrayLike, Schedule
 
 
@@ -226,10 +226,9 @@ def cosine_drop_fraction(alpha: float, *, end: int) -> Schedule:
 
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, section 3 (3).
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ScheduleError(f"drop_fraction is {alpha!r}; give a share of the active weights in [0, 1].")
-    if end < 1:
-        raise ScheduleError(f"The drop fraction decays until step {end}; give an end of at least 1.")
+    if is_concrete(alpha):
+        require_numbers(ScheduleError, most=1, drop_fraction=alpha)
+    require_numbers(ScheduleError, least=1, most=LAST_STEP, whole=True, end=end)
 
     def schedule(step: ArrayLike) -> ArrayLike:
         cos = jnp.cos if isinstance(step, jax.Array) else np.cos

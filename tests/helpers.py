@@ -1,5 +1,6 @@
 """Tiny models, their gradients, and the few questions that most tests ask of parameters, masks and programs."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import sparsejax
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
@@ -132,3 +134,24 @@ def conds(function: Callable[..., Any], *args: Any) -> int:
     """How many cond primitives a function's jaxpr holds, those inside another's branches not counted."""
     closed = jax.make_jaxpr(function)(*args)
     return sum(name == "cond" and "cond" not in inside for name, inside in primitives(closed.jaxpr))
+
+
+def assert_wrong_kinds_are_refused(
+    function: Callable[..., Any], call: Callable[..., Any], free: tuple[str, ...] = ()
+) -> None:
+    """Every keyword; and nothing but whole numbers counts steps: ``range(nan)`` or ``i < 1.5`` would not complain.
+
+    Args:
+      function: whose keywords are tried.
+      call: calls it with one of them wrong.
+      free: keywords that take anything, or that nothing reads here.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in free:
+            continue
+        whole = parameter.annotation in (int, int | None)
+        number = parameter.annotation in (float, float | None)
+        wrong_ones = (1.5, np.nan, -1, "3", True) if whole else (np.nan, "3", True) if number else ()
+        for wrong in (object(), [None], *wrong_ones):
+            with pytest.raises(sparsejax.errors.SparsejaxError):  # `pytest -l` shows which passed
+                call(**{name: wrong})

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from sparsejax.distributions.shares import Distribution, uniform
 from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer, Override, prunable_layers
 from sparsejax.params.axis_roles import Roles
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern, Unstructured
 from sparsejax.typing import Params, Prunable
@@ -48,8 +47,7 @@ class Allocation(NamedTuple):
         require_kind(
             self.distribution, Distribution, "distribution", "distributions.uniform()", SparsityError
         )
-        if not isinstance(self.min_kept, int | np.integer) or self.min_kept < 0:
-            raise SparsityError(f"min_kept is {self.min_kept!r}; give a whole number of units from 0.")
+        require_numbers(SparsityError, whole=True, min_kept=self.min_kept)
         layers = prunable_layers(
             params,
             pattern=self.pattern,

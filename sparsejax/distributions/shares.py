@@ -131,6 +131,7 @@ def by_path(sparsities: Mapping[str, float]) -> Distribution:
       SparsityError: a value outside [0, 1].
       PathError: when planned, for a pattern that matches no prunable parameter.
     """
+    require_kind(sparsities, Mapping, "sparsity", "{'head/*': 0.5}", SparsityError)
     for name, value in sparsities.items():
         check_sparsity(value, f"sparsity[{name!r}]")
 
@@ -202,4 +203,4 @@ def target_and_shares(
     check_sparsity(sparsity, "sparsity")
     if isinstance(sparsity, jax.Array) and is_concrete(sparsity):
         sparsity = np.asarray(sparsity, np.float64)
-    return sparsity, distribution or default()
+    return sparsity, default() if distribution is None else distribution

@@ -10,6 +10,7 @@ import numpy as np
 from sparsejax.errors import TracingError
 from sparsejax.importances.importance import Importance, Importances, normalized
 from sparsejax.importances.pooling import member_units, on_host, weights_per_unit
+from sparsejax.params.check_values import require_kind
 from sparsejax.tracing.calibration.statistics import InputStatistics, calibrate
 from sparsejax.tracing.groups import Group, Member
 from sparsejax.tracing.jaxpr import as_tuple
@@ -82,6 +83,7 @@ def variance(fn: Function, batches: Iterable[Any]) -> Importance:
 
 
 def _from_statistics(fn: Function, batches: Iterable[Any], quantity: str) -> Importance:
+    require_kind(batches, Iterable, "batches", "[(x,)]", TracingError)
     kept = [as_tuple(batch) for batch in batches]
     if not kept:
         raise TracingError("Activation importance got no batch: pass an iterable that is not used up.")

@@ -60,8 +60,8 @@ def random(key: Array) -> Importance:
     Raises:
       RandomKeyError: no key.
     """
-    if key is None:
-        raise RandomKeyError("Random importance needs a key, and none came: pass jax.random.key(seed).")
+    if not isinstance(key, jax.Array):
+        raise RandomKeyError(f"Random importance needs a key, and {key!r} came: pass jax.random.key(seed).")
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
         del params

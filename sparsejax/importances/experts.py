@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import TracingError
+from sparsejax.errors import PathError, TracingError
 from sparsejax.importances.importance import Importance, Importances
+from sparsejax.params.check_values import one_or_several, require_kind
 from sparsejax.params.paths import map_with_path, match_paths
 from sparsejax.tracing.groups import Group
 from sparsejax.tracing.jaxpr import as_tuple
@@ -56,6 +57,7 @@ def routed_norm(
     outputs are recorded by hooks; here their product is the derivative of the layer along the weights of one
     expert's last projection, which is the same number.
     """
+    require_kind(batches, Iterable, "batches", "[(x,)]", TracingError)
     kept = list(batches)
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
@@ -82,6 +84,7 @@ def routed_tokens(
       TracingError: when used, for a group of another kind, or where no batch comes.
       PathError: a pattern matches no parameter.
     """
+    require_kind(batches, Iterable, "batches", "[(x,)]", TracingError)
     kept = list(batches)
 
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
@@ -114,7 +117,7 @@ def _outputs(layer: Function, params: Params, batch: Any, group: Group, outputs:
     members = list(dict.fromkeys(member.path for member in group.members))
     if outputs is None:
         return {last_use(layer, params, batch, members)}
-    return set(match_paths([outputs] if isinstance(outputs, str) else list(outputs), members, "outputs"))
+    return set(match_paths(one_or_several(outputs, "outputs", PathError), members, "outputs"))
 
 
 def _weighed(

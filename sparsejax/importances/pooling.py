@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import ParamsError
+from sparsejax.params.check_values import require_arguments
 from sparsejax.tracing.groups import Group, Member
 from sparsejax.tracing.unit_masks import leaves_by_path, positions
 from sparsejax.typing import Array, Params
@@ -63,6 +64,18 @@ def producer_only(name: str, member: Member, leaf: Any) -> bool:
     del leaf
     path, _, axis = name.rpartition(":")
     return (member.path, member.axis) == (path, int(axis.split(".")[0]))
+
+
+def check_counted(counted: Counted) -> None:
+    """Refuses what cannot tell which members count.
+
+    Args:
+      counted: what came.
+
+    Raises:
+      ParamsError: no function of a group's name, a member and its leaf.
+    """
+    require_arguments(counted, ("group", None, None), "counted", "(name, member, leaf) -> bool", ParamsError)
 
 
 def pool_units(values: Params, groups: Mapping[str, Group], counted: Counted = weights_only) -> Units:

@@ -9,7 +9,15 @@ import numpy as np
 
 from sparsejax.errors import ScoreError
 from sparsejax.importances.importance import Importance, Importances, normalized
-from sparsejax.importances.pooling import Counted, counted_members, on_host, pool_units, weights_only
+from sparsejax.importances.pooling import (
+    Counted,
+    check_counted,
+    counted_members,
+    on_host,
+    pool_units,
+    weights_only,
+)
+from sparsejax.params.check_values import require_kind
 from sparsejax.params.paths import map_with_path, require_arrays
 from sparsejax.scores.gradients import saliency
 from sparsejax.scores.score import Score, stateless
@@ -101,6 +109,9 @@ def from_score(
       [0.5, 1.5]
     """
 
+    require_kind(score, Score, "score", "scores.magnitude()", ScoreError)
+    check_counted(counted)
+
     def importance(params: Params, groups: Mapping[str, Group]) -> Importances:
         require_arrays(params, _NUMBERS)
         numbers = _numbers(params)
@@ -139,6 +150,8 @@ def taylor(
     Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     arXiv 1611.06440, equation 7, there for feature maps; here the absolute values of single weights add up.
     """
+    require_kind(batches, Iterable, "batches", "[(x, y)]", ScoreError)
+    check_counted(counted)
     kept = [as_tuple(batch) for batch in batches]
     if not kept:
         raise ScoreError("taylor got no batch: pass an iterable of batches that is not used up.")

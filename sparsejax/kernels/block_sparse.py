@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from sparsejax.errors import CapacityError, KernelError, MaskError, ParamsError, PatternError
 from sparsejax.kernels.topology import Topology, mask_of, rewired, topology_of
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import path_string
 from sparsejax.typing import Array, Params
@@ -127,6 +129,7 @@ def from_dense(
         )
     if capacity is None:
         capacity = _count(mask)
+    require_numbers(CapacityError, whole=True, capacity=capacity)
     topology = topology_of(mask, max(capacity, 1))
     data = _gathered(tiles, topology.rows, topology.columns)
     return _poisoned(BlockSparse(data, topology, tuple(dense.shape)))
@@ -210,6 +213,7 @@ def with_capacity(w: BlockSparse, capacity: int) -> BlockSparse:
       >>> with_capacity(from_dense(jnp.eye(2), block=(1, 1)), 3).data.shape
       (3, 1, 1)
     """
+    require_numbers(CapacityError, whole=True, capacity=capacity)
     topology, data = _resized(w, max(capacity, 1))
     return _poisoned(dataclasses.replace(w, data=data, topology=topology))
 
@@ -250,8 +254,9 @@ def block_grid(shape: tuple[int, ...], block: tuple[int, int], path: str = "the 
       >>> block_grid((4, 6), (2, 3))
       (2, 2)
     """
-    sizes = (block,) if isinstance(block, int) else tuple(block)  # one number is none: which way is it?
-    bad = len(shape) != 2 or len(sizes) != 2 or min(sizes) < 1 or shape[0] % sizes[0] or shape[1] % sizes[1]
+    sizes = tuple(block) if isinstance(block, Sequence) else (block,)  # one number is none: which way is it?
+    whole = all(isinstance(size, int | np.integer) and size >= 1 for size in sizes)
+    bad = len(shape) != 2 or len(sizes) != 2 or not whole or shape[0] % sizes[0] or shape[1] % sizes[1]
     if bad:
         raise PatternError(
             f"Blocks of {sizes} do not divide {path} of shape {tuple(shape)}: choose a block whose sizes divide "

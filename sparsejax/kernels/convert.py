@@ -18,6 +18,7 @@ from sparsejax.kernels.n_of_m import pack_n_m
 from sparsejax.masks.mask_trees import apply_masks
 from sparsejax.masks.prunable import Layer, prunable_layers
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
 from sparsejax.typing import Array, MaskTree, Params, Prunable
@@ -83,6 +84,7 @@ def to_sparse(
     """
     if prefer not in ("time", "bytes"):
         raise KernelError(f"prefer={prefer!r}: choose 'time' or 'bytes'.")
+    require_numbers(KernelError, least=1, whole=True, rows=rows)
     if not all(map(is_concrete, jax.tree.leaves(params))):
         raise KernelError("to_sparse reads the zeros of the parameters: call it outside of jit.")
     integers = jax.tree.leaves(params, is_leaf=lambda leaf: is_quantized(leaf) or is_masked_node(leaf))

@@ -8,6 +8,8 @@ from jax import lax
 
 from sparsejax.errors import KernelError
 from sparsejax.kernels.block_sparse import BlockSparse
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_callable
 from sparsejax.typing import Array
 
 
@@ -45,8 +47,8 @@ def fused_mlp(
       >>> fused_mlp(jnp.ones((2, 3, 4)), jnp.ones((4, 8)), jnp.ones((8, 4)), tile=4).shape
       (2, 3, 4)
     """
-    if tile < 1:
-        raise KernelError(f"tile={tile!r}: give at least 1 row.")
+    require_numbers(KernelError, least=1, whole=True, tile=tile)
+    require_callable(activation, "activation", "(array) -> array", KernelError)
 
     @jax.checkpoint
     def rows(part: Array) -> Array:

@@ -19,6 +19,7 @@ from sparsejax.kernels.decode import decode
 from sparsejax.kernels.places import packed, unpacked
 from sparsejax.kernels.values import scaled, values_of
 from sparsejax.parametrizations.integer_grid import QuantizedTensor
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.typing import Array
 
 
@@ -100,6 +101,7 @@ def pack_n_m(
         )
     check_dtype(dense.dtype, "the matrix")
     check_concrete(dense, "pack_n_m")
+    require_numbers(PatternError, least=1, whole=True, n=n, m=m, stride=1 if stride is None else stride)
     inputs, outputs = dense.shape
     if not 1 <= n <= m <= 16 or inputs % m or (stride is not None and (stride < 1 or inputs % (m * stride))):
         apart = "" if stride is None else f" with stride={stride}"

@@ -19,6 +19,7 @@ from sparsejax.kernels import tuning, xla_products
 from sparsejax.kernels.block_sparse import is_block_sparse
 from sparsejax.kernels.hardware import on_hardware
 from sparsejax.kernels.topology import Topology
+from sparsejax.params.check_values import one_or_several
 from sparsejax.typing import Array, Params
 
 #: The kinds of hardware that have kernels.
@@ -84,7 +85,7 @@ def with_rows(params: Params, mesh: Mesh, axes: str | Sequence[str]) -> Params:
       >>> with_rows({"w": from_dense(jnp.eye(4), block=(2, 2))}, mesh, "data")["w"].rows.axes
       ('data',)
     """
-    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    axes = one_or_several(axes, "axes", KernelError)
     unknown = [axis for axis in axes if axis not in mesh.axis_names]
     if unknown or not axes:
         raise KernelError(f"axes={axes!r}: choose from the mesh's axes {mesh.axis_names}.")

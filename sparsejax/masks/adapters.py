@@ -1,5 +1,6 @@
 """Low-rank adapters over a sparse base: merged into it exactly on its mask."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -7,6 +8,9 @@ import jax.numpy as jnp
 
 from sparsejax.errors import ParamsError
 from sparsejax.masks.mask_trees import fit_masks, is_prunable_mask
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_mapping
+from sparsejax.params.kept_count import is_concrete
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.typing import Array, MaskTree, Params
 
@@ -53,6 +57,9 @@ def merge_lora(
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1.
     """
+    if is_concrete(scale):
+        require_numbers(ParamsError, least=-math.inf, scale=scale)
+    require_mapping(factors, "factors", "{'q/kernel': ('q/lora_a', 'q/lora_b')}")
     paths, leaves, treedef = flatten_with_paths(params)
     kept = flatten_with_paths(fit_masks(masks, params))[1]
     place = {path: i for i, path in enumerate(paths)}

@@ -18,7 +18,7 @@ from sparsejax.parametrizations.integer_grid import (
     to_integers,
 )
 from sparsejax.params.axis_roles import AxisRoles
-from sparsejax.params.check_values import require_steps
+from sparsejax.params.check_numbers import require_steps
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.transforms.parametrization import Aux, Parametrization, no_penalty, replaced, when
 from sparsejax.transforms.reparametrize import ReparametrizeState

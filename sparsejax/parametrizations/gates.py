@@ -12,6 +12,7 @@ import numpy as np
 from sparsejax.errors import PathError, PatternError
 from sparsejax.masks.prunable import Override, prunable_layers
 from sparsejax.params.axis_roles import Roles, flax_axes
+from sparsejax.params.check_values import describe_value
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.typing import Array, Params, Prunable
@@ -114,6 +115,10 @@ def resolve(
     }
     found: list[Gates] = []
     for name, group in spec.items():
+        if not isinstance(group, GateGroup) and not hasattr(group, "members"):
+            raise PatternError(
+                f"Gates {name!r}: {describe_value(group)} is neither a GateGroup nor a group of prunable_groups."
+            )
         found += (
             _by_hand(name, group, shapes) if isinstance(group, GateGroup) else [_traced(name, group, shapes)]
         )

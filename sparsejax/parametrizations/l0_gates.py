@@ -1,14 +1,13 @@
 """Hard-concrete gates: L0 regularization, and the Lagrangian that meets a target sparsity (CoFi)."""
 
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsejax.distributions.kept_counts import warn_of_empty_masks
-from sparsejax.errors import RandomKeyError, SparsityError
+from sparsejax.errors import ParamsError, RandomKeyError, SparsityError
 from sparsejax.masks.layer_masks import layer_leaves
 from sparsejax.masks.prunable import Override, prunable_layers
 from sparsejax.parametrizations.gates import Gates, GateSpec, by_leaf, expected_size, resolve
@@ -22,9 +21,11 @@ from sparsejax.parametrizations.hard_concrete_distribution import (
     soft_gate,
 )
 from sparsejax.params.axis_roles import Roles
+from sparsejax.params.check_numbers import require_weight
+from sparsejax.params.check_values import require_arguments
 from sparsejax.params.default_filter import default_prunable
 from sparsejax.params.kept_count import check_sparsity
-from sparsejax.params.paths import flatten_with_paths, is_masked_node
+from sparsejax.params.paths import flatten_with_paths, is_masked_node, match_paths
 from sparsejax.scores.hash_noise import stream_words, uniforms
 from sparsejax.selection.top_k import top_k_mask
 from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, placed_like, replaced
@@ -109,9 +110,12 @@ def hard_concrete(
         raise SparsityError("Give penalty_weight=λ, or sparsity=t for a target: one of the two.")
     if sparsity is not None and not callable(sparsity):
         check_sparsity(sparsity, "sparsity")
+    if penalty_weight is not None:
+        require_weight(penalty_weight)
     targeted = penalty_weight is None
     scheduled = sparsity if targeted else penalty_weight
-    count = counted or default_prunable
+    count = default_prunable if counted is None else counted
+    require_arguments(count, ("path", None), "counted", "(path, leaf) -> bool", ParamsError)
     bound = TARGET_BOUND if targeted else BOUND
 
     def resolved(params: Params) -> tuple[Gates, ...]:
@@ -200,7 +204,7 @@ def expected_sparsity(
       0.1682
     """
     found = resolve(gates, params, prunable, overrides, roles)
-    open_, size = _sizes(params, found, log_alpha, counted or default_prunable)
+    open_, size = _sizes(params, found, log_alpha, default_prunable if counted is None else counted)
     return 1.0 - open_ / size
 
 
@@ -215,9 +219,11 @@ def _initial(
         raise RandomKeyError("Hard-concrete gates are random: pass key=jax.random.key(seed).")
     leaves = flatten_with_paths(params)[1]
 
+    rates = _rates(drop_rate, [group.name for group in gates])
+
     def draw(stream: int, group: Gates) -> Array:
         noise = jax.random.normal(jax.random.fold_in(key, stream), group.shape, float)
-        start = initial_log_alpha(_rate(drop_rate, group.name))
+        start = initial_log_alpha(rates[group.name])
         return placed_like(start + 0.01 * noise, leaves[group.factors[0].leaf])
 
     log_alpha = tuple(draw(stream, group) for stream, group in enumerate(gates))
@@ -225,13 +231,15 @@ def _initial(
     return Aux(GateTrained(log_alpha, multipliers), GateHeld(jnp.zeros((), float)))
 
 
-def _rate(drop_rate: float | Mapping[str, float], name: str) -> float:
+def _rates(drop_rate: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The rate of each group of gates; 0.5 for those that a mapping does not name."""
     if not isinstance(drop_rate, Mapping):
-        rate = drop_rate
-    else:
-        rate = next((rate for pattern, rate in drop_rate.items() if fnmatchcase(name, pattern)), 0.5)
-    check_sparsity(rate, f"drop_rate of {name!r}")
-    return rate
+        check_sparsity(drop_rate, "drop_rate")
+        return dict.fromkeys(names, drop_rate)
+    for pattern, rate in drop_rate.items():
+        check_sparsity(rate, f"drop_rate of {pattern!r}")
+    found = match_paths(drop_rate, names, "drop_rate", "group of gates")
+    return {name: drop_rate[found[name]] if name in found else 0.5 for name in names}
 
 
 #: Beyond it every gate is open, or shut, whatever its log α within the bounds.

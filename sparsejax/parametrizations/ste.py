@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.distributions.allocation import UNIFORM, Allocation
+from sparsejax.errors import ParamsError
 from sparsejax.masks.layer_masks import pooled
 from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.transforms.parametrization import Aux, Parametrization, no_penalty, replaced
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params
@@ -43,6 +45,7 @@ def straight_through(
     Raises:
       SparsityError: outside [0, 1].
       ScheduleError: steps that contradict each other.
+      ParamsError: a decay that is no number from 0 on.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,6 +59,7 @@ def straight_through(
     section 4; `decay`: Zhou et al., "Learning N:M Fine-grained Structured Sparse Neural Networks From
     Scratch", arXiv 2102.04010, equation 7.
     """
+    require_numbers(ParamsError, decay=decay)
     plan = top_k(
         sparsity,
         allocation,

@@ -10,6 +10,8 @@ from sparsejax.distributions.kept_counts import warn_of_empty_masks
 from sparsejax.masks.prunable import Layer
 from sparsejax.parametrizations.top_k_masks import expanded, full_mask_tree, top_k, unit_starts
 from sparsejax.parametrizations.within_masks import within
+from sparsejax.params.check_numbers import require_weight
+from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.transforms.parametrization import Aux, Parametrization, at_step, no_penalty, replaced
 from sparsejax.typing import Array, ArrayLike, MaskTree, Params, Schedule
@@ -158,6 +160,10 @@ def soft_movement(
     Returns:
       The parametrization.
 
+    Raises:
+      SparsityError: a threshold outside [0, 1].
+      ParamsError: a weight of the penalty that is no number from 0 on.
+
     Example:
       >>> import jax.numpy as jnp
       >>> soft = soft_movement(0.1, penalty_weight=400.0)
@@ -169,6 +175,10 @@ def soft_movement(
     Source: Sanh et al., "Movement Pruning", arXiv 2005.07683, section 4.2 (soft movement). As in its code, the
     gradient passes straight to S, without σ's slope; its floor of 0.5 % kept weights a layer is not here.
     """
+
+    if not callable(threshold):
+        check_sparsity(threshold, "threshold")
+    require_weight(penalty_weight)
 
     def kept(aux: Aux) -> tuple[Array, ...]:
         return tuple(jax.nn.sigmoid(score) > aux.held.threshold for score in aux.trained)

@@ -2,18 +2,15 @@
 
 import inspect
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from sparsejax.errors import ParamsError, ScheduleError, SparsejaxError
+from sparsejax.errors import ParamsError, SparsejaxError
 from sparsejax.params.paths import flatten_with_paths, is_masked_node
-
-#: The last step that a counter of an optimizer's state can hold.
-LAST_STEP = 2**31 - 1
 
 
 def require_kind(
@@ -143,50 +140,31 @@ def require_mapping(value: Any, name: str, instead: str) -> None:
         raise ParamsError(f"{name} is {describe_value(value)}; give a mapping such as {instead}.")
 
 
-def require_steps(**steps: Any) -> None:
-    """Refuses numbers of steps that are no whole numbers, negative, or beyond what a state's counter holds.
+def one_or_several(value: str | Iterable[str], name: str, error: type[SparsejaxError]) -> tuple[str, ...]:
+    """Texts that were given alone or as several.
 
     Args:
-      **steps: by the argument's name.
-
-    Raises:
-      ScheduleError: one is.
-
-    Example:
-      >>> require_steps(begin=0, end=100)
-    """
-    for name, value in steps.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ScheduleError(f"{name} is {describe_value(value)}; give a whole number of steps.")
-        if not 0 <= value <= LAST_STEP:
-            raise ScheduleError(f"{name} is {value}; give a number of steps from 0 to 2**31 - 1.")
-
-
-def require_numbers(
-    error: type[SparsejaxError], *, least: float = 0, above: bool = False, whole: bool = False, **numbers: Any
-) -> None:
-    """Refuses what is no finite real number from a least one on.
-
-    Args:
+      value: a text, or an iterable of texts.
+      name: the argument.
       error: the type of the error.
-      least: the least number.
-      above: whether it must be above that.
-      whole: whether it must be a whole number.
-      **numbers: by the argument's name.
+
+    Returns:
+      All of them.
 
     Raises:
-      SparsejaxError: of the type `error`.
+      SparsejaxError: of the type `error`; something else came.
 
     Example:
-      >>> require_numbers(ParamsError, damping=0.01, tolerance=np.float32(1e-6))
+      >>> one_or_several("head/*", "ignore", ParamsError)
+      ('head/*',)
     """
-    for name, value in numbers.items():
-        kind = np.asarray(value).dtype.kind if np.ndim(value) == 0 else ""
-        fits = kind and kind in ("iu" if whole else "iuf") and np.isfinite(value)
-        if not fits or value < least or (above and value == least):
-            what = f"{'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {least:g}"
-            came = value if kind and kind in "iuf" else describe_value(value)
-            raise error(f"{name} is {came}; give a {what}.")
+    if not isinstance(value, Iterable):
+        raise error(f"{name} is {describe_value(value)}; give a text or several of them.")
+    several = (value,) if isinstance(value, str) else tuple(value)
+    for item in several:
+        if not isinstance(item, str):
+            raise error(f"{name} has {describe_value(item)}; give a text or several of them.")
+    return several
 
 
 def require_array_leaves(params: Any) -> None:

@@ -40,6 +40,8 @@ def check_sparsity(sparsity: ArrayLike, where: str) -> None:
     if not is_concrete(sparsity):
         return
     advice = f"{where} is {sparsity!r}; give a fraction of zeros in [0, 1]"
+    if isinstance(sparsity, list | tuple):
+        raise SparsityError(f"{advice}, or an array of them for a population.")
     try:
         values = np.asarray(sparsity)
     except (TypeError, ValueError) as error:

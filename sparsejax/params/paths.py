@@ -112,13 +112,16 @@ def require_arrays(values: Any, what: str) -> None:
             )
 
 
-def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> dict[str, str]:
+def match_paths(
+    patterns: Iterable[str], paths: Sequence[str], where: str, of: str = "parameter"
+) -> dict[str, str]:
     """Finds for each path the first pattern that matches it.
 
     Args:
       patterns: shell-style patterns (``*`` also crosses ``/``), tried in order.
       paths: the paths to look through.
       where: the argument's name, for the error.
+      of: what the paths are of, likewise.
 
     Returns:
       ``{path: pattern}`` for the paths that some pattern matches.
@@ -137,7 +140,7 @@ def match_paths(patterns: Iterable[str], paths: Sequence[str], where: str) -> di
         hits = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
         if not hits:
             raise PathError(
-                f"{where}: the path pattern {pattern!r} matches no parameter. Paths are joined by '/'; "
+                f"{where}: the path pattern {pattern!r} matches no {of}. Paths are joined by '/'; "
                 f"there are: {', '.join(paths[:12])}{' …' if len(paths) > 12 else ''}."
             )
         for path in hits:

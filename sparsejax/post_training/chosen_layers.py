@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.masks.prunable import Layer, Override, check_arguments, dense, prunable_layers
-from sparsejax.params.check_values import require_kind
+from sparsejax.params.check_values import one_or_several
 from sparsejax.params.default_filter import default_prunable, select_prunable
 from sparsejax.params.paths import flatten_with_paths, literal, match_paths
 from sparsejax.patterns.pattern import Pattern
@@ -104,8 +104,7 @@ def layers_in_order(
     inputs = jaxprs.as_tuple(batch)
     ops, first = ops_in_order(fn, params, inputs)
     check_arguments(pattern, prunable, overrides)
-    require_kind(ignore, Iterable, "ignore", "['head/*']", PathError)
-    ignore = [ignore] if isinstance(ignore, str) else list(ignore)
+    ignore = one_or_several(ignore, "ignore", PathError)
     match_paths(ignore, list(ops), "ignore")
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}
     names = match_paths(given, flatten_with_paths(params)[0], "overrides")

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import EvaluationError
-from sparsejax.params.check_values import require_kind, require_numbers
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_kind
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.typing import Array, Params
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.typing import Array, ArrayLike
 
 # Below this many rows an input the calibration rows are fitted, not the layer.

@@ -12,7 +12,8 @@ from jax.extend import core
 
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_grid import QuantizedTensor, dequantize, is_quantized
-from sparsejax.params.check_values import require_mapping, require_numbers
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_mapping
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.post_training.batch_tracing import trace_batch
 from sparsejax.tracing import jaxpr as jaxprs

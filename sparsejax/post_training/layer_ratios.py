@@ -10,7 +10,8 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.masks.prunable import Layer, Override
-from sparsejax.params.check_values import require_callable, require_kind, require_numbers
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_callable, require_kind
 from sparsejax.params.kept_count import check_sparsity, kept_count
 from sparsejax.params.paths import flatten_with_paths, literal
 from sparsejax.patterns.n_of_m import NM

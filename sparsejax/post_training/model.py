@@ -7,7 +7,8 @@ from typing import Any
 from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import fit_masks
 from sparsejax.masks.prunable import Override
-from sparsejax.params.check_values import require_callable, require_kind, require_numbers, require_same_shapes
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_callable, require_kind, require_same_shapes
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.calibrating import Calibration, run_calibration

@@ -13,7 +13,8 @@ import optax
 
 from sparsejax.errors import CalibrationError
 from sparsejax.masks.mask_trees import fit_masks
-from sparsejax.params.check_values import require_callable, require_numbers, require_same_shapes
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_callable, require_same_shapes
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.chosen_layers import hold_out
 from sparsejax.post_training.gram import CalibrationWarning

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsejax.errors import CalibrationError, MaskError
 from sparsejax.masks.mask_trees import apply_masks, fit_masks
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options

@@ -9,7 +9,7 @@ from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Distribution, Sparsity, global_threshold, target_and_shares
 from sparsejax.errors import ScheduleError
 from sparsejax.masks.prunable import Override
-from sparsejax.params.check_values import require_steps
+from sparsejax.params.check_numbers import require_steps
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.rules.keep_highest import prune
@@ -81,16 +81,17 @@ def ac_dc(
         raise ScheduleError(f"phase_steps is {phase_steps!r}; give at least 1.")
     begin = phase_steps if warmup_steps is None else warmup_steps
     final = phase_steps * 3 // 2 if final_steps is None else final_steps
+    require_steps(warmup_steps=begin, final_steps=final)
     # Phases alternate from `begin`; the last update must open a sparse phase, so their number is even.
     pairs = (total_steps - final - begin) // (2 * phase_steps)
-    if begin < 0 or pairs < 0:
+    if pairs < 0:
         raise ScheduleError(
             f"total_steps={total_steps} leaves no room for {begin} dense steps and a last sparse phase of {final}."
         )
     target, shares = target_and_shares(sparsity, distribution, global_threshold)
     times = schedules.update_every(phase_steps, begin=begin, end=begin + 2 * pairs * phase_steps)
     rule = prune(
-        score or scores.magnitude(),
+        scores.magnitude() if score is None else score,
         lambda step: target * (((step - begin) // phase_steps + 1) % 2),
         times,
         Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),

@@ -84,7 +84,7 @@ def gmp(
     times = schedules.update_every(update_every, begin=begin_step, end=end_step)
     schedule = schedules.cubic(target, begin=begin_step, end=end_step, initial=initial_sparsity)
     rule = prune(
-        score or scores.magnitude(),
+        scores.magnitude() if score is None else score,
         schedule,
         times,
         Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
@@ -222,4 +222,4 @@ def snip(
 
 def _own_or(sparsity: Sparsity, distribution: Distribution | None, default: Any) -> Distribution | None:
     """A mapping brings its own distribution, so that no default may stand in its way."""
-    return None if isinstance(sparsity, Mapping) else distribution or default()
+    return default() if distribution is None and not isinstance(sparsity, Mapping) else distribution

@@ -9,6 +9,8 @@ from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Distribution, Sparsity, target_and_shares, uniform
 from sparsejax.masks.prunable import Override
 from sparsejax.parametrizations.within_masks import within
+from sparsejax.params.check_numbers import require_weight
+from sparsejax.params.kept_count import check_sparsity
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.recipes.model_roles import ModelRoles, model_roles
 from sparsejax.transforms.reparametrize import reparametrize
@@ -139,7 +141,9 @@ def movement(
         allocation=Allocation(shares, pattern, prunable, overrides, model_roles(roles), min_kept),
         masks=masks,
     )
-    return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
+    return reparametrize(
+        optimizer, method, aux_optimizer=optax.adam(1e-2) if score_optimizer is None else score_optimizer
+    )
 
 
 def soft_movement(
@@ -189,7 +193,9 @@ def soft_movement(
     the schedules, and λ relative to τ, as in its code.
     """
     share = schedules.cubic(1.0, begin=begin_step, end=end_step)
-    schedules.constant(threshold)  # refuses what is no share
+    # The schedules made of them would hide both from the parametrization's checks.
+    check_sparsity(threshold, "threshold")
+    require_weight(penalty_weight)
     method = parametrizations.soft_movement(
         lambda step: threshold * share(step),
         penalty_weight=lambda step: penalty_weight * share(step),
@@ -198,4 +204,6 @@ def soft_movement(
         ),
         masks=masks,
     )
-    return reparametrize(optimizer, method, aux_optimizer=score_optimizer or optax.adam(1e-2))
+    return reparametrize(
+        optimizer, method, aux_optimizer=optax.adam(1e-2) if score_optimizer is None else score_optimizer
+    )

@@ -15,7 +15,7 @@ from sparsejax.distributions.shares import (
 )
 from sparsejax.errors import ScheduleError, SparsityError
 from sparsejax.masks.prunable import Override
-from sparsejax.params.check_values import require_steps
+from sparsejax.params.check_numbers import require_numbers, require_steps
 from sparsejax.params.kept_count import check_sparsity
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.recipes.model_roles import ModelRoles, model_roles
@@ -147,8 +147,8 @@ def rigl(
         else target_and_shares(sparsity, distribution, erdos_renyi_kernel)
     )
     rule = drop_and_grow(
-        drop or scores.magnitude(),
-        grow or scores.gradient_magnitude(),
+        scores.magnitude() if drop is None else drop,
+        scores.gradient_magnitude() if grow is None else grow,
         target,
         schedules.cosine_drop_fraction(drop_fraction, end=int(total_steps * stop_fraction)),
         times,
@@ -170,8 +170,7 @@ def _need_begin(sparsity: Sparsity | None, distribution: Distribution | None, ma
 def _exchange_times(total_steps: int, update_every: int, stop_fraction: float) -> schedules.UpdateTimes:
     """The steps at which `rigl` and `set_` exchange weights: every ΔT steps, from ΔT on, before T_end."""
     require_steps(total_steps=total_steps)
-    if not 0.0 < stop_fraction <= 1.0:
-        raise ScheduleError(f"stop_fraction is {stop_fraction!r}; give a share of the training in (0, 1].")
+    require_numbers(ScheduleError, above=True, most=1, stop_fraction=stop_fraction)
     end = int(total_steps * stop_fraction)
     schedules.update_every(update_every, end=max(end, 0))  # refuses an update_every that is no step count
     last = (end - 1) // update_every * update_every  # at T_end itself the fraction is 0

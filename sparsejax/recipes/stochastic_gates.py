@@ -8,6 +8,7 @@ import optax
 from sparsejax import parametrizations, schedules
 from sparsejax.masks.prunable import Override
 from sparsejax.parametrizations.within_masks import within
+from sparsejax.params.check_numbers import require_steps
 from sparsejax.patterns.block_and_channel import Channel
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.recipes.model_roles import ModelRoles, model_roles
@@ -75,7 +76,12 @@ def l0(
         roles=model_roles(roles),
     )
     method = method if masks is None else within(method, masks)
-    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
+    return reparametrize(
+        optimizer,
+        method,
+        aux_optimizer=optax.adam(1e-2) if gate_optimizer is None else gate_optimizer,
+        key=key,
+    )
 
 
 def cofi(
@@ -128,7 +134,13 @@ def cofi(
 
     Source: Xia et al., "Structured Pruning Learns Compact and Accurate Models", arXiv 2204.00408.
     """
+    require_steps(begin_step=begin_step, warmup_steps=warmup_steps)
     target = schedules.linear(sparsity, begin=begin_step, end=begin_step + warmup_steps)
     method = parametrizations.hard_concrete(groups, sparsity=target, drop_rate=drop_rate, counted=counted)
     method = method if masks is None else within(method, masks)
-    return reparametrize(optimizer, method, aux_optimizer=gate_optimizer or optax.adam(1e-2), key=key)
+    return reparametrize(
+        optimizer,
+        method,
+        aux_optimizer=optax.adam(1e-2) if gate_optimizer is None else gate_optimizer,
+        key=key,
+    )

@@ -16,6 +16,7 @@ from sparsejax.masks.layer_masks import layer_leaves, mask_tree, pooled
 from sparsejax.masks.mask_trees import apply_masks, fit_masks
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.masks.select_masks import select_masks
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.recipes.model_roles import ModelRoles, model_roles
@@ -80,13 +81,12 @@ def prune_params(
       >>> pruned["w"].tolist()
       [[0.0, -3.0], [2.0, 0.0]]
     """
-    if iterations < 1:
-        raise ScheduleError(f"iterations is {iterations!r}; give at least one round.")
-    require_kind(score or magnitude(), Score, "score", "scores.magnitude()", ScoreError)
+    require_numbers(ScheduleError, least=1, whole=True, iterations=iterations)
+    score = magnitude() if score is None else score
+    require_kind(score, Score, "score", "scores.magnitude()", ScoreError)
     if threshold is not None or sparsity is None:
         sparsity, distribution = 1.0, _threshold(sparsity, threshold, distribution)
     target_and_shares(sparsity, distribution, uniform)  # refuses what no round could use
-    score = score or magnitude()
     layers = Allocation(
         pattern=pattern, prunable=prunable, overrides=overrides, roles=model_roles(roles), min_kept=min_kept
     ).layers(params)

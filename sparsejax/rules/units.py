@@ -77,7 +77,7 @@ def prune_units(
     Source: Zhu & Gupta, arXiv 1710.01878, equation 1, over the groups of Fang et al., arXiv 2301.12900.
     """
     inner = prune(_RANK, schedule, times, _allocation(groups, distribution))
-    return _lift(inner, groups, score or magnitude(), None, masked)
+    return _lift(inner, groups, magnitude() if score is None else score, None, masked)
 
 
 def drop_and_grow_units(
@@ -130,7 +130,13 @@ def drop_and_grow_units(
     Source: Evci et al., "Rigging the Lottery", arXiv 1911.11134, algorithm 1, for units in place of weights.
     """
     inner = drop_and_grow(_RANK, _GROW, sparsity, drop_fraction, times, _allocation(groups, distribution))
-    return _lift(inner, groups, drop or magnitude(), grow or gradient_magnitude(), masked)
+    return _lift(
+        inner,
+        groups,
+        magnitude() if drop is None else drop,
+        gradient_magnitude() if grow is None else grow,
+        masked,
+    )
 
 
 def _lift(
@@ -205,7 +211,9 @@ def _allocation(groups: Mapping[str, Group], distribution: Distribution | None) 
     stack = Override(axes=AxisRoles(input=(), output=(1,), stacked=(0,)))
     overrides = {glob.escape(name): stack for name, group in groups.items() if group.layers is not None}
     return Allocation(
-        _at_least_one(distribution or uniform()), prunable=lambda path, leaf: True, overrides=overrides
+        _at_least_one(uniform() if distribution is None else distribution),
+        prunable=lambda path, leaf: True,
+        overrides=overrides,
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsejax.errors import ParamsError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.paths import require_arrays
 from sparsejax.tracing.jaxpr import as_tuple
 
@@ -35,8 +37,11 @@ def measure_latency(
       Seconds.
 
     Raises:
-      ParamsError: a parameter or an input is a shape without numbers.
+      ParamsError: a parameter or an input is a shape without numbers, or numbers of calls and seconds that are
+        none.
     """
+    require_numbers(ParamsError, least=1, whole=True, calls=calls)
+    require_numbers(ParamsError, budget_seconds=budget_seconds)
     require_arrays(params, "A latency is measured on the parameters")
     require_arrays(inputs, "A latency is measured on the inputs")
     jitted, arguments = jax.jit(fn), as_tuple(inputs)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.errors import ScheduleError
+from sparsejax.errors import ParamsError, ScheduleError
 from sparsejax.importances.importance import (
     Importance,
     Importances,
@@ -14,6 +14,8 @@ from sparsejax.importances.importance import (
 )
 from sparsejax.importances.weights import l2
 from sparsejax.masks.mask_trees import apply_masks
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_arguments
 from sparsejax.params.paths import require_arrays
 from sparsejax.post_training.repairing import repair
 from sparsejax.structured.choose.budgets import (
@@ -31,7 +33,7 @@ from sparsejax.structured.choose.group_bounds import (
     group_bounds,
     select_groups,
 )
-from sparsejax.structured.choose.removal_order import Order, check_shapes, keep_best
+from sparsejax.structured.choose.removal_order import Order, check_across, check_shapes, keep_best
 from sparsejax.structured.latency import Measure, measure_latency
 from sparsejax.tracing.groups import Group, prunable_groups
 from sparsejax.tracing.jaxpr import as_tuple
@@ -151,10 +153,11 @@ def prune_structured(
     exactly are our own.
     """
     budget = Budget(channel_ratio, global_channel_ratio, parameter_ratio, flops_ratio, latency_ratio)
+    check_across(across)
     if importance is None:
         require_arrays(params, "The importance of units is read from the parameters")
     task = _task(fn, params, inputs, kinds, only, normalized, limits, round_to)
-    importances = unit_importances(importance or l2(), params, task.groups)
+    importances = unit_importances(l2() if importance is None else importance, params, task.groups)
     found = _choose(task, params, importances, budget, across, measure)
     if repair_on is None:
         return found
@@ -219,14 +222,17 @@ def prune_iteratively(
       >>> int(found.keep["a:1"].sum()), float(params["a"][:, :6].sum())
       (2, 0.0)
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ScheduleError(f"rounds is {rounds!r}; give at least one.")
+    require_numbers(ScheduleError, least=1, whole=True, rounds=rounds)
+    require_arguments(
+        fine_tune, (params, None, 1), "fine_tune", "(params, masks, round) -> params", ParamsError
+    )
     budget = Budget(channel_ratio, global_channel_ratio, parameter_ratio, flops_ratio)
+    check_across(across)
     require_arrays(params, "prune_iteratively masks and fine-tunes the parameters")
     task = _task(fn, params, inputs, kinds, only, False, limits, round_to)
     found = None
     for number in range(1, rounds + 1):
-        importances = unit_importances(importance or l2(), params, task.groups)
+        importances = unit_importances(l2() if importance is None else importance, params, task.groups)
         check_importances(importances)
         if found is not None:
             # Below everything, so that the order of removal begins with what has gone.

@@ -95,7 +95,7 @@ def sparsify(
     require_kind(rule, MaskRule, "rule", "rules.fixed_masks(masks)", ParamsError)
     inner = optax.with_extra_args_support(optimizer)
     key_data, key_impl = split_key(key)
-    if second_moment not in ("zero", "mean"):
+    if not isinstance(second_moment, str) or second_moment not in ("zero", "mean"):
         raise ScheduleError(f"second_moment={second_moment!r}: choose 'zero' or 'mean'.")
 
     def init_fn(params: Params) -> SparsifyState:

@@ -1,13 +1,11 @@
 """What solvers do with calibration that is poor or wrong: typed errors, warnings, and sound results."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsejaxError, SparsityError
+from sparsejax.errors import CalibrationError, MaskError, PatternError, SparsityError
 from sparsejax.patterns import NM, Block, Channel
 from sparsejax.post_training import (
     CalibrationWarning,
@@ -28,6 +26,7 @@ from sparsejax.post_training import (
     solve_sparsegpt,
     wanda_mask,
 )
+from tests.helpers import assert_wrong_kinds_are_refused
 from tests.post_training import papers
 
 SOLVERS = [solve_sparsegpt, solve_alps]
@@ -195,14 +194,7 @@ def _choose(**wrong):
     ],
 )
 def test_what_is_of_no_kind_at_all_is_refused_in_our_words(function, call):
-    """Every keyword; and nothing but whole numbers counts steps: ``range(nan)`` or ``i < 1.5`` would not complain."""
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            continue
-        whole = parameter.annotation in (int, int | None)
-        for wrong in (object(), [None], *((1.5, np.nan, -1, "3", True) if whole else ())):
-            with pytest.raises(SparsejaxError):  # `pytest -l` shows which passed
-                call(**{name: wrong})
+    assert_wrong_kinds_are_refused(function, call)
 
 
 def test_one_mask_may_stand_for_a_whole_tree():

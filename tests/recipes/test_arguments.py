@@ -11,7 +11,10 @@ import optax
 import pytest
 
 import sparsejax
+from sparsejax.errors import ParamsError, PathError, PatternError, ScheduleError, SparsityError
+from sparsejax.parametrizations import GateGroup
 from sparsejax.schedules import EVERY_STEP
+from tests.helpers import assert_wrong_kinds_are_refused
 
 KEY = jax.random.key(0)
 PARAMS = {"w": jnp.ones((4, 4))}
@@ -51,6 +54,35 @@ def test_every_argument_is_spelled_out_and_given_by_name(name):
     first, *rest = inspect.signature(getattr(sparsejax, name)).parameters.values()
     assert first.name == "optimizer"
     assert {parameter.kind for parameter in rest} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_of_no_kind_at_all_is_refused_in_our_words(name):
+    needed = {"groups": {"all": GateGroup((("kernel", 0),))}} if name == "cofi" else {}
+    # A target of `l0` leaves no room for a penalty; a key where no score is random is not read.
+    base = partial(RECIPES[name], optax.sgd(0.1), **needed)
+    assert_wrong_kinds_are_refused(
+        getattr(sparsejax, name), lambda **wrong: sparsejax.init(base(**wrong), {"kernel": jnp.ones((4, 4))})
+    )
+
+
+def test_what_is_wrong_with_one_keyword_is_said():
+    params = {"kernel": jnp.ones((4, 4))}
+    for wrong, error, match in (
+        ({"gates": {"a": 0.5}}, PatternError, "'a'.*neither a GateGroup"),
+        ({"drop_rate": {"kernal": 0.1}}, PathError, "'kernal' matches no group of gates.*there are: kernel"),
+        ({"drop_rate": {"kernel": 1.1}}, SparsityError, "drop_rate of 'kernel' is 1.1"),
+        ({"penalty_weight": np.nan}, ParamsError, "penalty_weight is nan"),
+        ({"counted": lambda path: True}, ParamsError, "counted"),
+    ):
+        with pytest.raises(error, match=match):
+            sparsejax.init(RECIPES["l0"](optax.sgd(0.1), **wrong), params)
+    with pytest.raises(ScheduleError, match="final_steps is -1"):
+        RECIPES["ac_dc"](optax.sgd(0.1), final_steps=-1)
+    with pytest.raises(ParamsError, match="decay is -1"):
+        RECIPES["straight_through"](optax.sgd(0.1), decay=-1)
+    with pytest.raises(SparsityError, match="sparsity is"):
+        RECIPES["gmp"](optax.sgd(0.1), sparsity=[0.5, 0.6])
 
 
 @pytest.mark.parametrize("name", TIMES)

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import sparsejax
+from tests.helpers import assert_wrong_kinds_are_refused
 from tests.tracing.equality import FAST, assert_close, assert_shrinks, masked
 from tests.tracing.functions import CASES, normal
 
@@ -162,3 +163,41 @@ def test_the_table_has_a_row_a_group():
     )
     (row,) = [line for line in str(found).splitlines() if line.strip().startswith("a:1")]
     assert row.split()[2:] == ["2", "4", "50.0%"]
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [
+        (sparsejax.prune_structured, {"channel_ratio": 0.5}),
+        (
+            sparsejax.structured.prune_iteratively,
+            {"flops_ratio": 0.5, "rounds": 1, "fine_tune": lambda p, m, i: p},
+        ),
+        (sparsejax.structured.measure_latency, {"calls": 3}),
+    ],
+)
+def test_what_is_of_no_kind_at_all_is_refused_in_our_words(network, function, needed):
+    fn, params, x, _ = network
+    free = ("normalized", "measure")  # a truth value; and what no latency budget asks for
+    assert_wrong_kinds_are_refused(
+        function, lambda **wrong: function(fn, params, x, **{**needed, **wrong}), free
+    )
+
+
+def test_limits_and_multiples_that_are_none_say_so(network):
+    fn, params, x, _ = network
+    for wrong, error, match in (
+        ({"limits": [(0.0, 0.5)]}, sparsejax.errors.ParamsError, "limits"),
+        ({"limits": {"neuron": 0.5}}, sparsejax.errors.SparsityError, r"limits\['neuron'\] is 0.5"),
+        ({"round_to": {"neuron": 1.5}}, sparsejax.errors.SparsityError, "round_to of 'a:1' is 1.5"),
+        (
+            {"flops_ratio": {"neuron": 0.5}, "channel_ratio": None},
+            sparsejax.errors.SparsityError,
+            "flops_ratio",
+        ),
+        ({"across": "layers"}, sparsejax.errors.SparsityError, "across='layers'"),
+    ):
+        with pytest.raises(error, match=match):
+            sparsejax.prune_structured(fn, params, x, **{"channel_ratio": 0.5, **wrong})
+    found = sparsejax.prune_structured(fn, params, x, channel_ratio=0.4, round_to=np.int64(4))
+    assert {int(keep.sum()) % 4 for keep in found.keep.values()} == {0}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.constraint import best_mask, make_constraint
 from sparsejax.typing import Array

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.pattern import Pattern
 from sparsejax.post_training.constraint import best_units, make_constraint

@@ -12,7 +12,7 @@ from jax import lax
 from sparsejax.errors import CalibrationError, QuantizationError
 from sparsejax.parametrizations.integer_format import IntegerFormat, check_format
 from sparsejax.parametrizations.integer_grid import require_scales
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern

@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.check_values import require_kind, require_numbers
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_kind
 from sparsejax.patterns.pattern import Unstructured
 from sparsejax.post_training.constraint import check_mask
 from sparsejax.post_training.gram import check_problem, damped, floating_dtype

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.errors import CalibrationError
-from sparsejax.params.check_values import require_numbers
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.patterns.block_and_channel import Block
 from sparsejax.patterns.n_of_m import NM
 from sparsejax.patterns.pattern import Pattern

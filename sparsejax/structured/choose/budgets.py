@@ -49,7 +49,8 @@ class Budget(NamedTuple):
                 f"Give exactly one of {', '.join(self._fields)}; got {', '.join(names) or 'none'}."
             )
         value = getattr(self, names[0])
-        for ratio in value.values() if isinstance(value, Mapping) else [value]:
+        several = isinstance(value, Mapping) and names[0] == "channel_ratio"
+        for ratio in value.values() if several else [value]:
             if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0.0 <= ratio < 1.0:
                 hint = " (a percentage? write 0.5 for 50 %)" if isinstance(ratio, Real) and ratio > 1 else ""
                 raise SparsityError(f"{names[0]} is {ratio!r}; give the share that goes, in [0, 1){hint}.")

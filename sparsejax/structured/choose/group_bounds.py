@@ -1,10 +1,13 @@
 """Which groups may be pruned, how far each of them, and what widths are allowed."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 from sparsejax.errors import PathError, SparsityError, TracingError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import one_or_several, require_mapping
 from sparsejax.tracing.axes.structure import RESULTS
 from sparsejax.tracing.groups import Group
 
@@ -75,10 +78,10 @@ def select_groups(
       >>> list(select_groups(groups, kinds=("neuron",)))
       ['a:1']
     """
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    kinds = one_or_several(kinds, "kinds", TracingError)
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise TracingError(f"kinds names {', '.join(unknown)}; choose of {', '.join(KINDS)}.")
-    patterns = None if only is None else [only] if isinstance(only, str) else list(only)
+    patterns = None if only is None else one_or_several(only, "only", PathError)
     for pattern in patterns or ():
         if not fnmatch.filter(groups, pattern):
             raise PathError(f"only: {pattern!r} matches no group; there are: {', '.join(list(groups)[:8])}.")
@@ -128,6 +131,7 @@ def group_bounds(
 
     Raises:
       SparsityError: a share outside [0, 1], least above most, or a multiple below 1.
+      ParamsError: limits that are no mapping.
       PathError: a key matches neither a name nor a kind.
 
     Example:
@@ -136,9 +140,11 @@ def group_bounds(
       >>> group_bounds(groups, {"neuron": (0.0, 0.5)}, 8)["a:1"].kept(13)
       8
     """
-    _check_limits(limits or {})
+    _check_limits(limits)
     shares = by_name_or_kind(limits or {}, groups, "limits")
-    every = round_to if isinstance(round_to, int) else None
+    if not isinstance(round_to, Mapping | None):
+        require_numbers(SparsityError, least=1, whole=True, round_to=round_to)
+    every = None if isinstance(round_to, Mapping) else round_to
     multiples = by_name_or_kind(round_to or {}, groups, "round_to") if every is None else {}
     found = {}
     for name, group in groups.items():
@@ -146,19 +152,20 @@ def group_bounds(
         multiple = multiples.get(name, 1)
         if every is not None and group.kind not in ("head", "head_dim", "expert"):
             multiple = every
-        if isinstance(multiple, bool) or multiple < 1:
-            raise SparsityError(f"round_to is {multiple!r} for the group {name!r}; give a whole number >= 1.")
+        require_numbers(SparsityError, least=1, whole=True, **{f"round_to of {name!r}": multiple})
         # A tolerance, so that 0.1 of 30 is 3 despite rounding.
         go = min(int(most * group.size + 1e-9), group.size - group.minimum)
         found[name] = Bounds(group.size, min(int(-(-(least * group.size - 1e-9) // 1)), go), go, multiple)
     return found
 
 
-def _check_limits(limits: Limits) -> None:
-    for name, (least, most) in limits.items():
-        if not 0.0 <= least <= most <= 1.0:
+def _check_limits(limits: Limits | None) -> None:
+    require_mapping(limits, "limits", "{'neuron': (0.0, 0.5)}")
+    for name, pair in (limits or {}).items():
+        two = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(share, Real) for share in pair)
+        if not two or not 0.0 <= pair[0] <= pair[1] <= 1.0:
             raise SparsityError(
-                f"limits[{name!r}] is ({least}, {most}); give (least, most) removed shares, 0 <= least <= most <= 1."
+                f"limits[{name!r}] is {pair!r}; give (least, most) removed shares, 0 <= least <= most <= 1."
             )
 
 

@@ -13,6 +13,19 @@ from sparsejax.tracing.groups import Group
 ACROSS = ("uniform", "global")
 
 
+def check_across(across: str) -> None:
+    """Refuses what is no order.
+
+    Args:
+      across: of `ACROSS`.
+
+    Raises:
+      SparsityError: it is none.
+    """
+    if not isinstance(across, str) or across not in ACROSS:
+        raise SparsityError(f"across={across!r}: choose one of {', '.join(ACROSS)}.")
+
+
 class Order:
     """Units in the order in which they go; those of one group from the least important up.
 
@@ -21,8 +34,7 @@ class Order:
     """
 
     def __init__(self, importances: Importances, bounds: Mapping[str, Bounds], across: str) -> None:
-        if across not in ACROSS:
-            raise SparsityError(f"across={across!r}: choose one of {', '.join(ACROSS)}.")
+        check_across(across)
         self._bounds = bounds
         keys, names = [], []
         for name, bound in bounds.items():

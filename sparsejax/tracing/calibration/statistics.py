@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsejax.errors import TracingError
+from sparsejax.errors import PathError, TracingError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import one_or_several, require_kind
 from sparsejax.params.paths import match_paths, require_arrays
 from sparsejax.tracing import jaxpr as jaxprs
 from sparsejax.tracing.calibration.sums import Moments, merge, row_moments, zeros_like
@@ -90,10 +92,10 @@ def calibrate(
       ([[10.0, 2.0], [2.0, 4.0]], [2.0, 1.0], 2)
     """
     wanted = _quantities(collect)
-    if not 0 < percentile <= 100:
-        raise TracingError(f"percentile={percentile!r}; give a number in (0, 100], such as 99.99.")
+    require_numbers(TracingError, above=True, most=100, percentile=percentile)
+    require_kind(batches, Iterable, "batches", "[(x,)]", TracingError)
     require_arrays(params, "calibrate runs the function on its parameters")
-    patterns = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    patterns = None if layers is None else one_or_several(layers, "layers", PathError)
     stacked: dict[str, tuple[int | None, ...]] = {}
 
     def moments(p: Params, inputs: tuple[Any, ...]) -> dict[str, Moments]:
@@ -118,7 +120,7 @@ def calibrate(
 
 
 def _quantities(collect: str | Iterable[str]) -> frozenset[str]:
-    wanted = frozenset([collect] if isinstance(collect, str) else collect)
+    wanted = frozenset(one_or_several(collect, "collect", TracingError))
     if not wanted or wanted - set(QUANTITIES):
         raise TracingError(f"collect={collect!r}: choose one or several of {', '.join(QUANTITIES)}.")
     return wanted
