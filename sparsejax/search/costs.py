@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.search.problem import Choice, Cost, Site
 from sparsejax.tracing.size_costs import SizeAccount
 
@@ -89,8 +90,7 @@ def latency_table(
     Source: Yang et al., "NetAdapt", arXiv 1804.03230, section 3.2.2 (layer-wise look-up tables). There single layers
     are measured, here the whole function with one site smaller.
     """
-    if repeats < 3:
-        raise SearchError(f"repeats is {repeats}; give at least 3, so that noise can be seen.")
+    require_numbers(SearchError, least=3, whole=True, repeats=repeats)  # fewer do not show their noise
     levels = [len(site.removed) for site in sites.values()]
     whole, smallest = (0,) * len(levels), tuple(count - 1 for count in levels)
     asked = [whole, smallest] + [

@@ -11,6 +11,9 @@ import numpy as np
 
 from sparsejax.errors import SearchError
 from sparsejax.masks.prunable import Override
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_kind
+from sparsejax.params.kept_count import check_sparsity
 from sparsejax.params.paths import flatten_with_paths, literal, map_with_path
 from sparsejax.search.candidates import Candidates
 from sparsejax.search.problem import Site
@@ -166,7 +169,8 @@ def equal_steps(
       Path -> sparsities, rising.
 
     Raises:
-      SearchError: a step that leaves every layer with one level.
+      SearchError: a step that leaves every layer with one level, or numbers below 1.
+      SparsityError: outside [0, 1].
 
     Example:
       >>> equal_steps({"a": 100, "b": 50}, 0.5, 10, most=2)
@@ -174,6 +178,9 @@ def equal_steps(
 
     Source: Sieberling et al., "EvoPress", arXiv 2410.14649, and its code (there Δ is a million weights).
     """
+    require_kind(sizes, Mapping, "sizes", "{'a': 100}", SearchError)
+    check_sparsity(sparsity, "sparsity")
+    require_numbers(SearchError, least=1, whole=True, step=step, **{"most levels": most})
     found = {}
     for path, size in sizes.items():
         kept = round((1 - sparsity) * size)

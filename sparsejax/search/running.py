@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_kind
 from sparsejax.search.journal import Journal, Record
 from sparsejax.search.problem import Choice, Problem, Request
 from sparsejax.search.space import Budget, Space
@@ -117,8 +119,10 @@ def search(
       >>> search(problem, share_of(problem, "bytes", 0.75), evopress(), evaluations=20).choice
       (0, 1, 2)
     """
-    if isinstance(evaluations, bool) or not evaluations >= 1:
-        raise SearchError(f"evaluations is {evaluations!r}; give at least 1.")
+    require_numbers(SearchError, least=1, evaluations=evaluations)
+    require_numbers(SearchError, whole=True, seed=seed)
+    require_kind(budget, Budget, "budget", "share_of(problem, 'bytes', 0.5)", SearchError)
+    require_kind(searcher, Searcher, "searcher", "evopress()", SearchError)
     space = Space(problem, budget)
     notes = Journal(journal, _header(space, searcher, evaluations, seed))
     asking = searcher.ask(space, np.random.default_rng(seed), evaluations)

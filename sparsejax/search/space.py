@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.errors import SearchError, SparsejaxError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.search.problem import Choice, Problem, Site, check_problem
 
 
@@ -41,8 +42,7 @@ def share_of(problem: Problem, resource: str, share: float) -> Budget:
       >>> share_of(Problem(sites, {"bytes": lambda c: 8.0 - 2 * sum(c)}, None), "bytes", 0.5)
       Budget(resource='bytes', at_most=4.0)
     """
-    if not 0 < share <= 1:
-        raise SearchError(f"share is {share!r}; give the share of {resource} that stays, in (0, 1].")
+    require_numbers(SearchError, above=True, most=1, share=share)
     _known(problem, resource)
     return Budget(resource, share * _number(problem, resource, (0,) * len(problem.sites)))
 

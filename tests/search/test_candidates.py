@@ -8,7 +8,7 @@ import pytest
 
 import sparsejax
 from sparsejax import post_training
-from sparsejax.errors import SearchError
+from sparsejax.errors import SearchError, SparsejaxError
 from sparsejax.search import (
     Problem,
     Request,
@@ -208,6 +208,9 @@ def test_bad_input():
         build_database(PARAMS, {}, None)
     with pytest.raises(SearchError, match="every layer with one level"):
         equal_steps({"a": 10}, 0.5, 100)
+    for wrong in ({"step": 0}, {"step": 1.5}, {"most": np.nan}, {"sizes": 3}, {"sparsity": 1.5}):
+        with pytest.raises(SparsejaxError):
+            equal_steps(**{"sizes": {"a": 10}, "sparsity": 0.5, "step": 1, **wrong})
     prune = lambda overrides: post_training.magnitude(fn, PARAMS, [x for x, _ in BATCHES], sparsity=0.5)  # noqa: E731
     with pytest.raises(SearchError, match="give rising numbers"):
         build_database(PARAMS, {"a/kernel": (0.5, 0.25)}, prune)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.search.problem import Choice, Request
 from sparsejax.search.running import Asking, Searcher
 from sparsejax.search.space import Space
@@ -38,10 +39,11 @@ def allocation(
     Source: Bercovich et al., "Puzzle", arXiv 2411.19146, section 4 (replace-one-block scores, mixed integer
     programming). Rounds, second-best solutions, and costs that are no sum, are our own.
     """
-    if around not in ("whole", "uniform"):
+    if not isinstance(around, str) or around not in ("whole", "uniform"):
         raise SearchError(f"around={around!r}: choose 'whole' or 'uniform'.")
-    if rounds < 1 or alternatives < 1:
-        raise SearchError(f"rounds {rounds} and alternatives {alternatives}: give at least 1 of each.")
+    require_numbers(SearchError, least=1, whole=True, rounds=rounds, alternatives=alternatives)
+    if samples is not None:
+        require_numbers(SearchError, least=1, whole=True, samples=samples)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         del rng

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import one_or_several, require_kind
 from sparsejax.search.ddpg import DDPG, Agent, Transitions, act
 from sparsejax.search.problem import Choice, Request
 from sparsejax.search.running import Asking, Searcher
@@ -57,11 +59,16 @@ def amc(
     Source: He et al., "AMC", arXiv 1802.03494, section 3 and its code; there the bound is on shares, and the published
     policy for 50 % of MobileNet's multiply-adds has 51.7 % after rounding.
     """
-    if reward not in REWARDS or not 0 <= least < 1 or not 0 < decay <= 1 or sigma <= 0 or batch < 1:
-        raise SearchError(
-            f"reward {reward!r} (one of {', '.join(REWARDS)}), least {least!r} in [0, 1), decay {decay!r} in (0, 1], "
-            f"sigma {sigma!r} above 0, batch {batch!r} from 1: one of them is out of range."
-        )
+    if not isinstance(reward, str) or reward not in REWARDS:
+        raise SearchError(f"reward={reward!r}: choose one of {', '.join(REWARDS)}.")
+    require_numbers(SearchError, most=math.nextafter(1, 0), **{"least share": least})
+    require_numbers(SearchError, above=True, most=1, decay=decay)
+    require_numbers(SearchError, above=True, sigma=sigma)
+    replayed = 1 if replay is None else replay
+    require_numbers(SearchError, least=1, whole=True, batch=batch, replay=replayed)
+    require_numbers(SearchError, whole=True, warmup=0 if warmup is None else warmup)
+    features = None if features is None else one_or_several(features, "features", SearchError)
+    require_kind(agent, DDPG, "agent", "DDPG(hidden=300)", SearchError)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         episodes = int(evaluations)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_arguments
 from sparsejax.search.problem import Request
 from sparsejax.search.running import Asking, Searcher
 from sparsejax.search.space import Space
@@ -22,8 +24,12 @@ def optuna_search(*, sampler: Callable[[int], Any] | None = None, batch: int = 8
       The searcher; it needs the package optuna (the extra ``search``).
 
     Raises:
-      SearchError: when used, the package is missing.
+      SearchError: a batch below 1; when used, the package is missing.
     """
+
+    require_numbers(SearchError, least=1, whole=True, batch=batch)
+    if sampler is not None:
+        require_arguments(sampler, (0,), "sampler", "(seed) -> optuna.samplers.BaseSampler", SearchError)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         optuna = _package("optuna")
@@ -53,8 +59,11 @@ def cma_search(*, sigma: float = 0.3) -> Searcher:
       The searcher; it needs the package cmaes (the extra ``search``).
 
     Raises:
-      SearchError: when used, the package is missing, or there is one site only, which it cannot search.
+      SearchError: a size that is no number above 0; when used, the package is missing, or there is one site only, which
+        it cannot search.
     """
+
+    require_numbers(SearchError, above=True, sigma=sigma)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         cmaes = _package("cmaes")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
+from sparsejax.params.check_values import require_kind
 from sparsejax.search.problem import Choice, Request
 from sparsejax.search.running import Asking, Searcher
 from sparsejax.search.space import Space
@@ -40,19 +42,18 @@ def evopress(
     sparsity. There the last stage too looks at a part of the calibration set, and the parent is scored anew each time.
     Switches between sites whose levels cost differently are our own.
     """
+    require_numbers(SearchError, least=1, whole=True, offspring=offspring, switches=switches)
+    require_kind(survivors, Sequence, "survivors", "(8, 2, 1)", SearchError)
+    require_kind(shares, Sequence, "shares", "(0.1, 0.5, 1.0)", SearchError)
+    for count, share in zip(survivors, shares, strict=False):
+        require_numbers(SearchError, least=1, whole=True, survivors=count)
+        require_numbers(SearchError, above=True, most=1, shares=share)
     survivors, shares = tuple(survivors), tuple(shares)
     falling = list(survivors) == sorted(survivors, reverse=True) and survivors[-1:] == (1,)
-    if (
-        len(survivors) != len(shares)
-        or not falling
-        or shares[-1:] != (1.0,)
-        or not all(0 < s <= 1 for s in shares)
-    ):
+    if len(survivors) != len(shares) or not falling or shares[-1:] != (1.0,):
         raise SearchError(
             f"survivors {survivors} and shares {shares}: give one of each a stage, survivors falling to 1, shares to 1."
         )
-    if offspring < 1 or switches < 1:
-        raise SearchError(f"offspring {offspring} and switches {switches}: give at least 1 of each.")
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         del evaluations

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.search.problem import Choice, Request
 from sparsejax.search.running import Asking, Searcher
 from sparsejax.search.space import Space
@@ -34,8 +35,9 @@ def netadapt(*, step: float | None = None, decay: float = 0.96, tune: bool = Fal
     Source: Yang et al., "NetAdapt", arXiv 1804.03230, algorithm 1; defaults of its code: 0.025, 0.96, with which the
     schedule plans for 62.5 % of the cost at most. A candidate that misses the target is none here.
     """
-    if not (step is None or 0 < step < 1) or not 0 < decay <= 1:
-        raise SearchError(f"step {step!r} and decay {decay!r}: give shares in (0, 1).")
+    if step is not None:
+        require_numbers(SearchError, above=True, most=math.nextafter(1, 0), step=step)
+    require_numbers(SearchError, above=True, most=1, decay=decay)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         del rng

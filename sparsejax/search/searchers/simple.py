@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.search.problem import Choice, Request
 from sparsejax.search.running import Asking, Searcher
 from sparsejax.search.space import Space
@@ -30,7 +32,11 @@ def random(*, batch: int = 16, tries: int = 200) -> Searcher:
 
     Returns:
       The searcher.
+
+    Raises:
+      SearchError: a number below 1.
     """
+    require_numbers(SearchError, least=1, whole=True, batch=batch, tries=tries)
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         del evaluations

@@ -16,9 +16,12 @@ from sparsejax.search import (
     Site,
     allocation,
     amc,
+    cma_search,
     evopress,
     knapsack,
     netadapt,
+    optuna_search,
+    random,
     search,
     share_of,
 )
@@ -28,6 +31,7 @@ from sparsejax.search.searchers.allocation import sampled_levels, solve
 from sparsejax.search.searchers.amc import Memory, Walk, truncated_normal
 from sparsejax.search.searchers.evopress import switched
 from sparsejax.search.space import Space
+from tests.helpers import assert_wrong_kinds_are_refused
 from tests.search.problems import additive, brute_force, interacting, widths
 
 
@@ -83,7 +87,7 @@ def test_allocation_with_few_evaluations_interpolates():
         search(problem, space.budget, allocation(), evaluations=5)
     with pytest.raises(SearchError, match="'whole' or 'uniform'"):
         allocation(around="dense")
-    with pytest.raises(SearchError, match="give at least 1 of each"):
+    with pytest.raises(SearchError, match="rounds is 0; give a whole number of at least 1"):
         allocation(rounds=0)
 
 
@@ -147,7 +151,7 @@ def test_switches_where_levels_cost_differently_stay_within():
     ],
 )
 def test_evopress_refuses(options):
-    with pytest.raises(SearchError, match=r"survivors|offspring"):
+    with pytest.raises(SearchError, match=r"survivors|shares is|offspring is|switches is"):
         evopress(**options)
 
 
@@ -193,7 +197,7 @@ def test_netadapt_refuses_what_its_schedule_does_not_reach():
         search(problem, share_of(problem, "bytes", 0.9), netadapt(step=0.001, decay=1.0), evaluations=20)
     with pytest.raises(SearchError, match="No single site takes the cost"):
         search(_by_hand(), Budget("flops", 11.0), netadapt(step=0.4, decay=1.0), evaluations=20)
-    with pytest.raises(SearchError, match="give shares"):
+    with pytest.raises(SearchError, match="step is 2"):
         netadapt(step=2.0)
 
 
@@ -263,8 +267,14 @@ def test_amc_finds_and_refuses():
         search(problem, budget, amc(least=0.9), evaluations=3)
     with pytest.raises(SearchError, match="no feature 'k'; they have c"):
         search(problem, budget, amc(features=("k",)), evaluations=3)
-    with pytest.raises(SearchError, match="out of range"):
+    with pytest.raises(SearchError, match="reward='accuracy': choose one of loss, flops"):
         amc(reward="accuracy")
+
+
+@pytest.mark.parametrize("make", [evopress, netadapt, amc, allocation, random, cma_search, optuna_search])
+def test_what_is_of_no_kind_at_all_is_refused_when_a_searcher_is_made(make):
+    flags = ("tune", "skip_first")
+    assert_wrong_kinds_are_refused(make, make, flags)
 
 
 def test_amc_states():
