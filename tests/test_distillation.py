@@ -126,8 +126,9 @@ def test_distilled_mixes_with_any_teacher():
 def test_bad_arguments():
     with pytest.raises(ParamsError, match=r"\(2, 3\).*\(2, 4\)"):
         sparsejax.distillation.distill_hidden(_array(2, 3), _array(2, 4))
-    with pytest.raises(ParamsError, match="temperature"):
-        sparsejax.distillation.distill_logits(_array(2, 3), _array(2, 3), temperature=0.0)
+    for temperature in (0.0, np.inf, np.nan, "2"):
+        with pytest.raises(ParamsError, match="temperature is"):
+            sparsejax.distillation.distill_logits(_array(2, 3), _array(2, 3), temperature=temperature)
     with pytest.raises(ParamsError, match="weight"):
         sparsejax.distillation.distilled(lambda a, b: a, lambda p, x: x, lambda x: x, weight=1.5)
     with pytest.raises(ParamsError, match="one layer"):

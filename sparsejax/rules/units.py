@@ -10,10 +10,11 @@ import numpy as np
 
 from sparsejax.distributions.allocation import Allocation
 from sparsejax.distributions.shares import Counts, Distribution, uniform
-from sparsejax.errors import TracingError
+from sparsejax.errors import ScoreError, SparsityError, TracingError
 from sparsejax.importances.pooling import Units, pool_units
 from sparsejax.masks.prunable import Layer, Override
 from sparsejax.params.axis_roles import AxisRoles
+from sparsejax.params.check_values import require_kind
 from sparsejax.params.kept_count import is_concrete
 from sparsejax.rules.exchange import drop_and_grow
 from sparsejax.rules.keep_highest import prune
@@ -143,8 +144,10 @@ def _lift(
     inner: MaskRule, groups: Mapping[str, Group], rank: Score, grow: Score | None, masked: str
 ) -> MaskRule:
     """A rule over units as a rule over the parameters that the units live in."""
-    chosen = {name: _masked_part(name, group, masked) for name, group in groups.items()}
     scores = (rank,) if grow is None else (rank, grow)
+    for score in scores:
+        require_kind(score, Score, "score", "scores.magnitude()", ScoreError)
+    chosen = {name: _masked_part(name, group, masked) for name, group in groups.items()}
 
     def init(params: Params, key: Array | None) -> tuple[MaskTree, Any]:
         units = {name: jnp.zeros(_shape(group)) for name, group in groups.items()}
@@ -206,6 +209,9 @@ def _comparable(units: Units) -> Units:
 
 def _allocation(groups: Mapping[str, Group], distribution: Distribution | None) -> Allocation:
     """How the rules for weights see a tree of units: each group a layer, scanned ones a stack of layers."""
+    require_kind(groups, Mapping, "groups", "prunable_groups(fn, params, x)", TracingError)
+    if distribution is not None:
+        require_kind(distribution, Distribution, "distribution", "distributions.uniform()", SparsityError)
     if not groups:
         raise TracingError("There is no group to prune: pass those of prunable_groups or select_groups.")
     stack = Override(axes=AxisRoles(input=(), output=(1,), stacked=(0,)))

@@ -173,6 +173,17 @@ def test_random_needs_a_key_and_draws_each_group_apart():
         sparsejax.importances.random(None)
 
 
+def test_what_is_no_score_no_filter_and_no_batches_is_refused_when_it_comes():
+    with pytest.raises(sparsejax.errors.ScoreError, match="score is the function magnitude"):
+        sparsejax.importances.from_score(sparsejax.scores.magnitude)
+    with pytest.raises(sparsejax.errors.ParamsError, match="counted"):
+        sparsejax.importances.l1(counted=lambda name: True)
+    with pytest.raises(sparsejax.errors.ScoreError, match="batches is"):
+        sparsejax.importances.taylor(lambda p, x: x, 3)
+    with pytest.raises(sparsejax.errors.TracingError, match="batches is"):
+        sparsejax.importances.activation(lambda p, x: x, None)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_is_refused_with_the_group(bad):
     _, params, _, groups = case("dense_net")

@@ -87,6 +87,12 @@ def test_bad_input_is_refused_with_a_remedy():
         from_dense(DENSE, block=(3, 3))
     with pytest.raises(PatternError, match="do not divide"):
         from_dense(DENSE, block=(0, 3))
+    for block in (None, 1.5, (2, 1.5)):
+        with pytest.raises(PatternError, match="do not divide"):
+            from_dense(DENSE, block=block)
+    for capacity in (-1, 1.5, "3"):
+        with pytest.raises(CapacityError, match="capacity is"):
+            from_dense(DENSE, block=BLOCK, capacity=capacity)
     with pytest.raises(MaskError, match="one entry a block"):
         from_dense(DENSE, jnp.ones(DENSE.shape, bool), block=BLOCK)
     with pytest.raises(KernelError, match="int32"):

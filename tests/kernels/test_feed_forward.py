@@ -38,5 +38,8 @@ def test_the_hidden_activations_of_one_tile_exist_at_a_time():
 
 
 def test_bad_input():
-    with pytest.raises(KernelError, match="at least 1 row"):
-        fused_mlp(X, UP, DOWN, tile=0)
+    for tile in (0, 1.5, np.nan):
+        with pytest.raises(KernelError, match=r"tile is .*; give a whole number of at least 1"):
+            fused_mlp(X, UP, DOWN, tile=tile)
+    with pytest.raises(KernelError, match="activation is the text 'gelu'"):
+        fused_mlp(X, UP, DOWN, activation="gelu")

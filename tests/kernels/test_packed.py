@@ -177,6 +177,8 @@ def test_bad_input_is_refused_with_a_remedy():
         pack_n_m(dense[0], 2, 4)
     with pytest.raises(PatternError, match="2:4 with stride=3 does not fit 8 inputs"):
         pack_n_m(dense, 2, 4, stride=3)
+    with pytest.raises(PatternError, match=r"n is 1.5; give a whole number"):
+        pack_n_m(dense, 1.5, 4)
     with pytest.raises(KernelError, match="not finite"):
         pack_bitmap(dense.at[0, 0].set(jnp.nan), values="int8")
 

@@ -124,6 +124,9 @@ def test_masks_and_int8_values():
     assert choices["single/kernel"].relative_bytes < 0.2
     with pytest.raises(KernelError, match="choose 'time' or 'bytes'"):
         to_sparse(params, prefer="speed")
+    for rows in (0, 1.5, "1"):
+        with pytest.raises(KernelError, match="rows is"):
+            to_sparse(params, rows=rows)
 
 
 def test_quantized_parameters_keep_their_integers_under_masks():

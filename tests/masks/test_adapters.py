@@ -91,6 +91,10 @@ def test_bad_adapters_are_refused():
         merge_lora(params, masks)
     with pytest.raises(ParamsError, match="No parameters are called lora_a"):
         merge_lora({"w": params["w"]}, {"w": true})
+    with pytest.raises(ParamsError, match="scale is nan"):
+        merge_lora(params, masks, scale=jnp.nan)
+    with pytest.raises(ParamsError, match="factors is"):
+        merge_lora(params, masks, factors=[("w", "lora_a", "lora_b")])
     with pytest.raises(ParamsError, match="No parameter is called 'v'"):
         merge_lora(params, masks, factors={"v": ("lora_a", "lora_b")})
     with pytest.raises(ParamsError, match=r"'w' \(3, 4\) have shapes \(2, 4\) and \(3, 2\)"):

@@ -283,3 +283,9 @@ def test_what_cannot_be_masked_is_refused():
         sparsejax.rules.prune_units(groups, sparsejax.schedules.constant(0.5), times, masked="some")
     with pytest.raises(sparsejax.errors.TracingError, match="no group"):
         sparsejax.rules.prune_units({}, sparsejax.schedules.constant(0.5), times)
+    with pytest.raises(sparsejax.errors.TracingError, match="groups is"):
+        sparsejax.rules.prune_units([groups], sparsejax.schedules.constant(0.5), times)
+    with pytest.raises(sparsejax.errors.SparsityError, match=r"'uniform'.*distributions.uniform"):
+        sparsejax.rules.prune_units(groups, sparsejax.schedules.constant(0.5), times, distribution="uniform")
+    with pytest.raises(sparsejax.errors.ScoreError, match=r"'l2'.*scores.magnitude"):
+        sparsejax.rules.prune_units(groups, sparsejax.schedules.constant(0.5), times, score="l2")

@@ -252,8 +252,14 @@ def test_what_cannot_be_collected_is_said():
         calibrate(fn, params, [])
     with pytest.raises(TracingError, match="choose one or several of gram, norm"):
         calibrate(fn, params, [x], collect="hessian")
-    with pytest.raises(TracingError, match=r"number in \(0, 100\]"):
+    with pytest.raises(
+        TracingError, match="percentile is 0; give a finite number above 0 and of at most 100"
+    ):
         calibrate(fn, params, [x], collect="percentile", percentile=0)
+    with pytest.raises(TracingError, match="collect has 3"):
+        calibrate(fn, params, [x], collect=("gram", 3))
+    with pytest.raises(TracingError, match=r"batches is .*\[\(x,\)\]"):
+        calibrate(fn, params, len)
     with pytest.raises(TracingError, match="no linear op"):
         calibrate(lambda p, x: x * p["v"].sum(), params, [x])
 
