@@ -8,6 +8,8 @@ import numpy as np
 
 from sparsejax.errors import SparsityError
 from sparsejax.masks.prunable import Layer
+from sparsejax.params.axis_roles import sizes
+from sparsejax.params.kept_count import kept_count
 from sparsejax.params.paths import flatten_with_paths
 from sparsejax.typing import Params
 
@@ -31,7 +33,12 @@ def stored_bytes(shape: Sequence[int], kept: int, itemsize: int) -> int:
 
 
 def sparsity_for_bytes(
-    params: Params, layers: Sequence[Layer], max_bytes: int, sparsity: float | None = None
+    params: Params,
+    layers: Sequence[Layer],
+    max_bytes: int,
+    sparsity: float | None = None,
+    *,
+    by_row: bool = False,
 ) -> float:
     """The least sparsity, the same for all layers, at which the parameters fit.
 
@@ -40,6 +47,7 @@ def sparsity_for_bytes(
       layers: the ones to prune; those with a sparsity of their own, or N:M, count at that.
       max_bytes: what they may take.
       sparsity: must be None: one or the other.
+      by_row: whether every output row keeps its share, not every matrix.
 
     Returns:
       The sparsity of the layers that have none of their own.
@@ -52,27 +60,48 @@ def sparsity_for_bytes(
     if np.asarray(max_bytes).dtype.kind not in "iuf" or not max_bytes >= 0:
         raise SparsityError(f"max_bytes={max_bytes!r}: give a number of bytes.")
     chosen = {layer.index: layer for layer in layers}
-    fixed, free, itemsizes = 0, [], []
+    fixed, free = 0, []
     for index, leaf in enumerate(flatten_with_paths(params)[1]):
-        size, itemsize = math.prod(np.shape(leaf)), jnp.result_type(leaf).itemsize
+        itemsize = jnp.result_type(leaf).itemsize
         layer = chosen.get(index)
         if layer is None:
-            fixed += size * itemsize
+            fixed += math.prod(np.shape(leaf)) * itemsize
             continue
-        own = layer.sparsity
-        if own is None and layer.pattern.fixed_density is not None:
-            own = 1 - layer.pattern.fixed_density
-        fixed += stored_bytes(layer.shape, 0 if own is None else math.ceil((1 - own) * size), itemsize)
-        if own is None:
-            free.append(size)
-            itemsizes.append(itemsize)
+        own = layer.sparsity is not None or layer.pattern.fixed_density is not None
+        fixed += stored_bytes(layer.shape, _kept(layer, layer.sparsity, by_row) if own else 0, itemsize)
+        if not own:
+            free.append((layer, itemsize))
     room = max_bytes - fixed
     if room < 0 or not free:
         raise SparsityError(
             f"max_bytes={max_bytes:,}: {fixed:,} bytes are taken by what is not pruned, by the masks and by layers "
             f"with a sparsity of their own, and {len(free)} layers are free to choose. Give more, or prune more."
         )
-    # Every layer rounds its kept weights, to half a weight more: those are taken off first.
-    slack = sum(itemsizes)
-    whole = sum(size * itemsize for size, itemsize in zip(free, itemsizes, strict=True))
-    return min(max(1 - (room - slack) / whole, 0.0), 1.0)
+
+    def fits(sparsity: float) -> bool:
+        return sum(_kept(layer, sparsity, by_row) * itemsize for layer, itemsize in free) <= room
+
+    low, high = 0.0, 1.0
+    if fits(low):
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _kept(layer: Layer, sparsity: float | None, by_row: bool) -> int:
+    """The weights that a layer keeps, rounded as `make_constraint` does: in each row, or in each matrix."""
+    if layer.pattern.fixed_density is not None:
+        return round(math.prod(layer.shape) * layer.pattern.fixed_density)
+    rows, cols = (getattr(layer.pattern, name, 1) for name in ("rows", "cols"))
+    lines = layer.depth * math.prod(sizes(layer.shape, layer.axes.output)) // cols
+    units = layer.depth * layer.units
+    if by_row:
+        kept = units - lines * int(sparsity * (units // lines))
+    elif layer.axes.spatial and sparsity < 1:
+        # A convolution may have as many groups, each a matrix that rounds, as it has outputs.
+        kept = min(math.floor((1 - sparsity) * units + lines / 2), units)
+    else:
+        kept = layer.depth * int(kept_count(layer.units, sparsity))
+    return kept * rows * cols

@@ -179,3 +179,20 @@ def with_sparsities(layers: Sequence[Layer], sparsities: Mapping[str, float]) ->
     if not given:
         raise SparsityError(f"sparsity={dict(sparsities)!r} gives no layer one, so nothing would be pruned.")
     return given
+
+
+def with_pattern_sparsity(layers: Sequence[Layer]) -> list[Layer]:
+    """Gives layers whose pattern has a sparsity that one, where they have none of their own.
+
+    Args:
+      layers: of `layers_in_order`.
+
+    Returns:
+      The layers.
+    """
+    return [
+        layer
+        if layer.pattern.fixed_density is None or layer.sparsity is not None
+        else layer._replace(sparsity=1 - layer.pattern.fixed_density)
+        for layer in layers
+    ]

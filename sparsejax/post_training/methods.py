@@ -1,6 +1,7 @@
 """The methods by name, on a whole model: magnitude, Wanda, SparseGPT, ALPS, with one signature."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def wanda(
     """
     # The weights that stay are not changed, so there is nothing to aim at the dense outputs with.
     options = {"targets": "symmetric", **options}
-    return prune_model(fn, params, batches, solve=_wanda, sparsity=sparsity, **options)
+    return prune_model(fn, params, batches, solve=partial(_wanda, scope="row"), sparsity=sparsity, **options)
 
 
 def sparsegpt(
@@ -177,9 +178,10 @@ def _wanda(
     pattern: Pattern | None,
     mask: Array | None,
     damping: float,
+    scope: str,
 ) -> Solution:
     del damping
     check_problem(weights, gram)
     norm = jnp.sqrt(jnp.diagonal(gram))
-    chosen = wanda_mask(weights, norm, sparsity=sparsity, pattern=pattern, mask=mask)
+    chosen = wanda_mask(weights, norm, sparsity=sparsity, pattern=pattern, scope=scope, mask=mask)
     return Solution(jnp.where(chosen, weights, 0), chosen, 0.0)

@@ -14,7 +14,7 @@ from sparsejax.post_training.byte_budget import sparsity_for_bytes
 from sparsejax.post_training.calibrating import Calibration, run_calibration
 from sparsejax.post_training.calibration_run import Options
 from sparsejax.post_training.chosen_layers import hold_out as part_batches
-from sparsejax.post_training.chosen_layers import layers_in_order, with_sparsities
+from sparsejax.post_training.chosen_layers import layers_in_order, with_pattern_sparsity, with_sparsities
 from sparsejax.post_training.constraint import matrix_sparsity
 from sparsejax.post_training.layer_solving import LayerSolver, said_of
 from sparsejax.post_training.piece_solving import Pruning
@@ -69,6 +69,7 @@ def prune_model(
       pattern: `Unstructured` when None, `NM` or `Block`, along the input and output axes that the tracer finds.
       max_bytes: instead of a sparsity, the bytes that all parameters may take, each pruned layer stored as a bit for
         every weight and the kept values in their dtype; every layer gets the same sparsity, the least that fits.
+        A solver that rounds row by row says so by ``partial(solve, scope="row")``.
       held_out: batches to measure the error on; when None every tenth of `batches`, at least the last.
       prunable: ``(path, leaf) -> bool``; `default_prunable` when None. Only what the function multiplies inputs by
         is looked at.
@@ -112,7 +113,9 @@ def prune_model(
     if isinstance(sparsity, Mapping):
         layers, sparsity = with_sparsities(layers, sparsity), None
     if max_bytes is not None:
-        sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity)
+        by_row = getattr(solve, "keywords", {}).get("scope") == "row"
+        sparsity = sparsity_for_bytes(params, layers, max_bytes, sparsity, by_row=by_row)
+        layers = with_pattern_sparsity(layers)  # the sparsity found is that of the others
     for layer in layers:  # not when its turn comes: that may be an hour later
         with said_of(layer):
             matrix_sparsity(sparsity if layer.sparsity is None else layer.sparsity, layer.pattern)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax import Override
 from sparsejax.errors import CalibrationError, PathError, SparsityError
 from sparsejax.params.paths import flatten_with_paths
-from sparsejax.patterns import NM
+from sparsejax.patterns import NM, Block
 from sparsejax.post_training import (
     asymmetric_target,
     magnitude,
@@ -300,6 +301,41 @@ def test_a_target_in_bytes_is_met_and_used(network, max_bytes):
         assert used > max_bytes - 4 * 2 * 2
     narrow = magnitude(fn, params, batches, max_bytes=max_bytes, ignore="b/*") if max_bytes > 800 else None
     assert narrow is None or stored(narrow.params, narrow.masks) <= max_bytes
+
+
+@pytest.mark.filterwarnings("ignore::sparsejax.post_training.CalibrationWarning")
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.77])
+@pytest.mark.parametrize(
+    ("prune", "options"),
+    [
+        (wanda, {}),
+        (wanda, {"pattern": Block(2, 3)}),
+        (magnitude, {"pattern": Block(2, 3)}),
+        (magnitude, {"overrides": {"first": Override(sparsity=0.37)}}),
+        (wanda, {"overrides": {"first": Override(sparsity=0.37)}}),
+        (magnitude, {"overrides": {"first": Override(pattern=NM(2, 4))}}),
+    ],
+)
+def test_a_target_in_bytes_holds_whatever_is_rounded(prune, options, share):
+    """Row by row, matrix by matrix of a stack, block by block; a layer with N:M counts at its own sparsity."""
+    params = {"first": normal(20, 30), "stack": normal(7, 30, 30) / 5, "depthwise": normal(3, 1, 30)}
+
+    def fn(p, x):
+        x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x @ p["first"], p["stack"])[0]
+        layout = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(
+            x, p["depthwise"], (1,), "SAME", dimension_numbers=layout, feature_group_count=30
+        )
+
+    if "pattern" in options:
+        options = {**options, "ignore": ["depthwise"]}
+    max_bytes = int(share * sum(leaf.nbytes for leaf in params.values()))
+    found = prune(fn, params, [normal(4, 9, 20, seed=i) for i in range(2)], max_bytes=max_bytes, **options)
+    # 15 blocks a row are a coarse grid.
+    assert 0.75 * max_bytes < stored(found.params, found.masks) <= max_bytes
+    if "overrides" in options:
+        (path, override), *_ = options["overrides"].items()
+        assert found.layers[path].sparsity == pytest.approx(override.sparsity or 0.5, abs=0.03)
 
 
 def test_bytes_that_cannot_be_met_are_refused(network):
