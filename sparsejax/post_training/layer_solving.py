@@ -85,6 +85,7 @@ def solve_layer(
     if earlier is not None and np.ndim(earlier):
         alive = list(to_matrices(jnp.broadcast_to(earlier, layer.shape), layer, len(problems)))
     solutions = _solutions(layer, problems, alive, solve, sparsity, damping)
+    warn_of_unread_matrices(layer.path, problems, [solution.mask for solution in solutions])
     weights = jnp.stack([solution.weights for solution in solutions])
     error, size = output_error(problems, weights)
     converged = all(solution.converged for solution in solutions)
@@ -187,6 +188,34 @@ def check_rows(path: str, rows: int, inputs: int) -> None:
             f"{path!r}: {rows} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an input "
             "the solution fits the rows, not the layer: give more batches, or raise damping to 0.1."
         )
+
+
+def warn_of_unread_matrices(path: str, problems: Sequence[Problem], masks: Sequence[Array]) -> None:
+    """Warns of matrices, such as experts that no token reached, all of whose calibration rows are zeros.
+
+    Their inputs look dead, so a solver removes every weight; no error shows it, for on those rows nothing is lost.
+
+    Args:
+      path: the layer's.
+      problems: its matrices.
+      masks: what shall be kept of each; where that is nothing, nothing is lost unasked.
+
+    Warns:
+      CalibrationWarning: there are some.
+    """
+    pairs = zip(problems, masks, strict=True)
+    unread = [i for i, (problem, mask) in enumerate(pairs) if bool(_unread(problem.gram, mask))]
+    if unread:
+        _warn(
+            f"{path!r}: the inputs of {len(unread)} of its {len(problems)} matrices (layers of a stack, experts, "
+            f"groups; the first is number {unread[0]}) are zero in every calibration row, so nothing tells which "
+            "weights matter, and solvers set all of them to zero. Give batches that reach them, or leave the layer out."
+        )
+
+
+@jax.jit
+def _unread(gram: Array, mask: Array) -> Array:
+    return ~jnp.any(jnp.diagonal(gram) > 0) & jnp.any(mask)
 
 
 def warn_of_no_unseen_row(path: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.masks.prunable import Layer
-from sparsejax.post_training.layer_solving import Solved, check_rows, said_of, target_of
+from sparsejax.post_training.layer_solving import Solved, check_rows, said_of, target_of, warn_of_unread_matrices
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.output_errors import output_error
 from sparsejax.post_training.sequential.biases import Bias
@@ -49,6 +49,8 @@ class Repairing(NamedTuple):
             check_rows(layer.path, rows, problems[0].gram.shape[0])
         alive = jnp.ones(layer.shape, bool) if earlier is None else jnp.broadcast_to(earlier, layer.shape)
         matrices = to_matrices(alive, layer, len(problems))
+        if self.update != "bias":
+            warn_of_unread_matrices(layer.path, problems, matrices)
         with said_of(layer):
             solutions = [
                 self._solution(centred(problem) if bias else problem, mask)

@@ -27,6 +27,7 @@ from sparsejax.post_training import (
     layer_error,
     magnitude,
     prune_model,
+    repair,
     solve_alps,
     solve_sparsegpt,
     sparsegpt,
@@ -185,6 +186,26 @@ def test_experts_and_scanned_layers_are_problems_of_their_own():
         x = jnp.concatenate([batch[e] for batch in batches[:-1]])
         expected = solve_sparsegpt(params["experts"]["kernel"][e].T, x.T @ x, sparsity=0.5).weights.T
         np.testing.assert_allclose(pruned["experts"]["kernel"][e], expected, atol=1e-3)
+
+
+def test_an_expert_that_no_row_reaches_is_told_of():
+    """All its inputs look dead: it loses every weight, and no error shows it."""
+    params = {"kernel": normal(3, 12, 8)}
+    reached = jnp.asarray([1.0, 0.0, 1.0])[:, None, None]
+    batches = [normal(3, 80, 12, seed=i) * reached for i in range(2)]
+
+    def fn(p, x):
+        return jnp.einsum("end,edf->enf", x, p["kernel"])
+
+    for prune in (sparsegpt, wanda):
+        with pytest.warns(
+            CalibrationWarning, match=r"'kernel': .* 1 of its 3 matrices .*first is number 1\)"
+        ):
+            prune(fn, params, batches, sparsity=0.5)
+    masks = {"kernel": jnp.ones((3, 12, 8), bool).at[:, 0].set(False)}
+    with pytest.warns(CalibrationWarning, match="1 of its 3 matrices"):
+        repair(fn, params, masks, batches)
+    sparsegpt(fn, params, batches, sparsity=1.0)  # nothing is lost that should stay
 
 
 @pytest.fixture(scope="module")
