@@ -1,12 +1,15 @@
 """From batches to a finished calibration: one walk through the stages, whatever its layers are solved for."""
 
 import functools
+import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from sparsejax.errors import CalibrationError
 from sparsejax.params.check_values import require_callable, require_kind
@@ -105,15 +108,46 @@ def _description(walk: Walk, said: Sequence[str]) -> str:
     return re.sub(r"0x[0-9a-f]+", "", text)
 
 
-def _name(value: Any) -> str:
+def _name(value: Any, around: tuple[Any, ...] = ()) -> str:
+    """What a setting is: functions by their name, and by all that two of one name may differ in."""
+    if any(value is other for other in around):  # a function that calls itself, an object that holds itself
+        return "itself"
+    say = functools.partial(_name, around=(*around, value))
+    value = inspect.unwrap(value)
     if isinstance(value, functools.partial):
-        return f"{_name(value.func)} {value.args} {sorted(value.keywords.items())}"
-    if not callable(value):
-        return repr(value)
-    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+        return f"{say(value.func)} {list(map(say, value.args))} {_named(value.keywords, say)}"
+    if isinstance(value, jax.Array | np.ndarray):
+        return fingerprint(value)
+    if isinstance(value, types.MethodType):
+        return f"{say(value.__func__)} of {say(value.__self__)}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} {list(map(say, value))}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} {_named(value, say)}"
     code = getattr(value, "__code__", None)
-    if "<" not in name or code is None:
-        return name
+    # Of other things that have a text of their own, a logger say, it is left to that: what they hold may change.
+    silent = callable(value) or type(value).__repr__ is object.__repr__
+    if code is None and silent and not isinstance(value, type) and hasattr(value, "__dict__"):
+        return f"{_full_name(type(value))} {_named(vars(value), say)}"
+    if code is None and not callable(value):
+        return repr(value)
+    if "<" not in _full_name(value) or code is None:
+        return _full_name(value)
     # Lambdas and functions made inside others share their names: what they do and what they hold tells them apart.
-    held = [_name(cell.cell_contents) for cell in value.__closure__ or ()]
-    return f"{name} {code.co_code.hex()} {code.co_names} {code.co_consts} {value.__defaults__} {held}"
+    held = [say(cell.cell_contents) for cell in value.__closure__ or ()]
+    defaults = [say(value.__defaults__), _named(value.__kwdefaults__ or {}, say)]
+    return f"{_full_name(value)} {_said(code)} {defaults} {held}"
+
+
+def _named(values: Mapping[Any, Any], say: Callable[[Any], str]) -> str:
+    return str(sorted((str(key), say(value)) for key, value in values.items()))
+
+
+def _full_name(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+
+
+def _said(code: types.CodeType) -> str:
+    """What a function does, those inside it included."""
+    constants = [_said(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"

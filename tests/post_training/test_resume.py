@@ -1,6 +1,7 @@
 """Calibration that is killed, goes on, and gives the same bytes; folders of another calibration; full disks."""
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from sparsejax.errors import CalibrationError
 from sparsejax.params.whole_file import whole_file
-from sparsejax.post_training import alps, calibration_run, prune_model, solve_alps, sparsegpt
+from sparsejax.post_training import Solution, alps, calibration_run, prune_model, solve_alps, sparsegpt
 from sparsejax.post_training.sequential.store import Store, fingerprint
 from sparsejax.post_training.sequential.walk import Walk
 from tests.tracing.functions import normal
@@ -139,6 +140,65 @@ def test_functions_of_one_name_are_told_apart(tmp_path):
     for other in ((0.25, 30), (0.5, 3)):
         with pytest.raises(CalibrationError, match="options differ"):
             run(*other)
+
+
+class Solver:
+    """A solver with settings of its own."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, weights, gram, **options):
+        return Solution(self.share * weights, jnp.ones(weights.shape, bool), 0.0)
+
+    def solve(self, *args, **options):
+        return self(*args, **options)
+
+
+def _by_keyword(share):
+    def solve(weights, gram, *, share=share, **options):
+        return Solver(share)(weights, gram)
+
+    return solve
+
+
+def _holding(array):
+    def solve(weights, gram, **options):
+        return solve(weights, gram) if array is None else Solver(1 + array[2500])(weights, gram)
+
+    return solve
+
+
+def _longer(share):
+    array = np.zeros(5000)  # of which NumPy's text leaves out the middle
+    array[2500] = share
+    return array
+
+
+def _with(weights, gram, array, **options):
+    return Solver(1 + array[2500])(weights, gram)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Solver,
+        lambda share: Solver(share).solve,
+        _by_keyword,
+        lambda share: _holding(_longer(share)),
+        lambda share: functools.partial(_with, array=_longer(share)),
+        lambda share: functools.partial(Solver(share)),
+    ],
+)
+def test_solvers_are_told_apart_by_what_they_hold(tmp_path, make):
+    fn, params, batches = task()
+
+    def run(share):
+        return prune_model(fn, params, batches, solve=make(share), sparsity=0.6, workdir=tmp_path)
+
+    same(run(0.5), run(0.5))
+    with pytest.raises(CalibrationError, match="options differ"):
+        run(0.25)
 
 
 def test_a_damaged_stage_is_solved_again(tmp_path):
