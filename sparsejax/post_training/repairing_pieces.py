@@ -8,7 +8,13 @@ import numpy as np
 from jax import lax
 
 from sparsejax.masks.prunable import Layer
-from sparsejax.post_training.layer_solving import Solved, check_rows, said_of, target_of, warn_of_unread_matrices
+from sparsejax.post_training.layer_solving import (
+    Solved,
+    check_rows,
+    said_of,
+    target_of,
+    warn_of_unread_matrices,
+)
 from sparsejax.post_training.matrices import Problem, from_matrices, split, to_matrices
 from sparsejax.post_training.output_errors import output_error
 from sparsejax.post_training.sequential.biases import Bias
