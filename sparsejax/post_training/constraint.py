@@ -106,8 +106,8 @@ def matrix_sparsity(sparsity: float | None, pattern: Pattern) -> float:
         raise SparsityError(f"sparsity has shape {np.shape(sparsity)}; one matrix takes one number.")
     if fixed is not None and not math.isclose(float(sparsity), fixed, abs_tol=1e-6):
         raise SparsityError(
-            f"sparsity is {sparsity!r}, and the pattern {pattern} has {fixed:g}; leave it out. Where one layer alone has "
-            f"the pattern, give both there: Override(sparsity={fixed:g}, pattern=…)."
+            f"sparsity is {sparsity!r}, and the pattern {pattern} has {fixed:g}; leave it out. Where one layer "
+            f"alone has the pattern, give both there: Override(sparsity={fixed:g}, pattern=…)."
         )
     return float(sparsity)
 
