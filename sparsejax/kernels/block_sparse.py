@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -254,7 +253,7 @@ def block_grid(shape: tuple[int, ...], block: tuple[int, int], path: str = "the 
       >>> block_grid((4, 6), (2, 3))
       (2, 2)
     """
-    sizes = tuple(block) if isinstance(block, Sequence) else (block,)  # one number is none: which way is it?
+    sizes = tuple(block) if np.iterable(block) else (block,)  # one number is none: which way is it?
     whole = all(isinstance(size, int | np.integer) and size >= 1 for size in sizes)
     bad = len(shape) != 2 or len(sizes) != 2 or not whole or shape[0] % sizes[0] or shape[1] % sizes[1]
     if bad:

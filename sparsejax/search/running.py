@@ -119,7 +119,8 @@ def search(
       >>> search(problem, share_of(problem, "bytes", 0.75), evopress(), evaluations=20).choice
       (0, 1, 2)
     """
-    require_numbers(SearchError, least=1, evaluations=evaluations)
+    if evaluations != math.inf:  # until the searcher is done
+        require_numbers(SearchError, least=1, evaluations=evaluations)
     require_numbers(SearchError, whole=True, seed=seed)
     require_kind(budget, Budget, "budget", "share_of(problem, 'bytes', 0.5)", SearchError)
     require_kind(searcher, Searcher, "searcher", "evopress()", SearchError)

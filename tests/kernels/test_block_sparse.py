@@ -87,6 +87,7 @@ def test_bad_input_is_refused_with_a_remedy():
         from_dense(DENSE, block=(3, 3))
     with pytest.raises(PatternError, match="do not divide"):
         from_dense(DENSE, block=(0, 3))
+    assert from_dense(DENSE, block=np.array(BLOCK)).shape == DENSE.shape
     for block in (None, 1.5, (2, 1.5)):
         with pytest.raises(PatternError, match="do not divide"):
             from_dense(DENSE, block=block)

@@ -201,6 +201,7 @@ def test_a_budget_that_cannot_be_met_says_what_can():
         search(problem, Budget("flops", 5.0), uniform(), evaluations=1)
     with pytest.raises(SearchError, match=r"share is 50; .* of at most 1"):
         share_of(problem, "bytes", 50)
+    assert search(problem, Budget("bytes", 7.0), uniform(), evaluations=np.inf).spent == 1
     with pytest.raises(SearchError, match="evaluations is 0"):
         search(problem, Budget("bytes", 7.0), uniform(), evaluations=0)
     with pytest.raises(SearchError, match="no site 'x'"):

@@ -199,5 +199,6 @@ def test_limits_and_multiples_that_are_none_say_so(network):
     ):
         with pytest.raises(error, match=match):
             sparsejax.prune_structured(fn, params, x, **{"channel_ratio": 0.5, **wrong})
-    found = sparsejax.prune_structured(fn, params, x, channel_ratio=0.4, round_to=np.int64(4))
+    limits = {"neuron": np.array([0.0, 0.5])}
+    found = sparsejax.prune_structured(fn, params, x, channel_ratio=0.4, round_to=np.int64(4), limits=limits)
     assert {int(keep.sum()) % 4 for keep in found.keep.values()} == {0}

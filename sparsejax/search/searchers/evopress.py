@@ -1,6 +1,6 @@
 """EvoPress: evolution by level switches that keep the total, with selection on ever more examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -43,12 +43,12 @@ def evopress(
     Switches between sites whose levels cost differently are our own.
     """
     require_numbers(SearchError, least=1, whole=True, offspring=offspring, switches=switches)
-    require_kind(survivors, Sequence, "survivors", "(8, 2, 1)", SearchError)
-    require_kind(shares, Sequence, "shares", "(0.1, 0.5, 1.0)", SearchError)
+    require_kind(survivors, Iterable, "survivors", "(8, 2, 1)", SearchError)
+    require_kind(shares, Iterable, "shares", "(0.1, 0.5, 1.0)", SearchError)
+    survivors, shares = tuple(survivors), tuple(shares)
     for count, share in zip(survivors, shares, strict=False):
         require_numbers(SearchError, least=1, whole=True, survivors=count)
         require_numbers(SearchError, above=True, most=1, shares=share)
-    survivors, shares = tuple(survivors), tuple(shares)
     falling = list(survivors) == sorted(survivors, reverse=True) and survivors[-1:] == (1,)
     if len(survivors) != len(shares) or not falling or shares[-1:] != (1.0,):
         raise SearchError(

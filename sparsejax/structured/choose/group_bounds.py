@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import NamedTuple
 
+import numpy as np
+
 from sparsejax.errors import PathError, SparsityError, TracingError
 from sparsejax.params.check_numbers import require_numbers
 from sparsejax.params.check_values import one_or_several, require_mapping
@@ -162,7 +164,11 @@ def group_bounds(
 def _check_limits(limits: Limits | None) -> None:
     require_mapping(limits, "limits", "{'neuron': (0.0, 0.5)}")
     for name, pair in (limits or {}).items():
-        two = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(share, Real) for share in pair)
+        two = (
+            isinstance(pair, Sequence | np.ndarray)
+            and len(pair) == 2
+            and all(isinstance(share, Real) for share in pair)
+        )
         if not two or not 0.0 <= pair[0] <= pair[1] <= 1.0:
             raise SparsityError(
                 f"limits[{name!r}] is {pair!r}; give (least, most) removed shares, 0 <= least <= most <= 1."
