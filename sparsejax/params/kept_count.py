@@ -32,7 +32,7 @@ def check_sparsity(sparsity: ArrayLike, where: str) -> None:
       where: the name of the argument, for the error.
 
     Raises:
-      SparsityError: not a real number, or outside [0, 1].
+      SparsityError: not a real number or an array of them (a list is none, as for jax.numpy), or outside [0, 1].
 
     Example:
       >>> check_sparsity(0.9, "sparsity")

@@ -252,7 +252,8 @@ def choose_by_sensitivity(
     _check_share(sparsity)
     candidates = _listed(candidates)
     share = [1 - c.n / c.m if isinstance(c, NM) else c for c in candidates]
-    check_sparsity(share, "candidates")
+    for place, one in enumerate(share):
+        check_sparsity(one, f"candidates[{place}]")
     if any(b <= a for a, b in itertools.pairwise(share)):
         raise SparsityError(f"candidates {candidates!r} must rise in sparsity.")
     if sparsity > share[-1]:

@@ -81,6 +81,7 @@ BAD = {
     "a bool": True,
     "complex": 0.5j,
     "nothing": [],
+    "a list, which jax.numpy takes for no array either": [0.5, 0.9],
     "ragged": [[0.1], [0.2, 0.3]],
     "a list with a hole": [0.5, None],
     "an object": object(),
@@ -99,7 +100,7 @@ def test_a_percentage_gets_a_hint():
 
 
 @pytest.mark.parametrize(
-    "good", [0, 1, 0.5, np.float32(0.5), jnp.bfloat16(0.5), jnp.array([0.0, 1.0]), [0.5]]
+    "good", [0, 1, 0.5, np.float32(0.5), jnp.bfloat16(0.5), jnp.array([0.0, 1.0]), np.array([0.5])]
 )
 def test_fractions_of_any_real_type_pass(good):
     check_sparsity(good, "sparsity")

@@ -150,7 +150,7 @@ def test_bad_input_is_refused(network):
         ({"curves": {"a/kernel": [0.0, np.nan]}}, CalibrationError, "a finite number"),
         ({"sparsity": -1}, SparsityError, "sparsity is -1"),
         ({"sparsity": np.nan}, SparsityError, "sparsity is nan"),
-        ({"candidates": (0.5, 1.5)}, SparsityError, "candidates is"),
+        ({"candidates": (0.5, 1.5)}, SparsityError, r"candidates\[1\] is 1\.5"),
         ({"candidates": ()}, SparsityError, "no candidate"),
     ):
         with pytest.raises(error, match=text):
