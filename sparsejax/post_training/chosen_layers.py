@@ -99,7 +99,7 @@ def layers_in_order(
       The layers.
 
     Raises:
-      PathError: an override or a pattern to ignore that matches no layer.
+      PathError: an override or a pattern to ignore that matches no layer, or patterns that leave none.
     """
     inputs = jaxprs.as_tuple(batch)
     ops, first = ops_in_order(fn, params, inputs)
@@ -109,6 +109,11 @@ def layers_in_order(
     given = {**dict.fromkeys(ignore, dense), **(overrides or {})}
     names = match_paths(given, flatten_with_paths(params)[0], "overrides")
     own = {path: given[names[path]] if path in names else Override() for path in ops}
+    if own and all(override.prunable is False for override in own.values()):
+        raise PathError(
+            f"ignore and overrides keep every layer dense, {len(own)} of {len(own)}, so that nothing is left to do. "
+            f"There are: {', '.join(list(own)[:12])}."
+        )
     wanted = prunable or default_prunable
 
     def choose(path: str, leaf: Any) -> bool:

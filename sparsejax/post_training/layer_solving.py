@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -80,8 +79,7 @@ def solve_layer(
       CalibrationWarning: too few rows, no convergence, and what the solver warns of; with the path.
     """
     problems = split(leaf, layer, sums)
-    rows = min(problem.count for problem in problems)
-    check_rows(layer.path, rows, problems[0].gram.shape[0])
+    check_rows(layer.path, problems)
     alive: Sequence[Array | None] = [None] * len(problems)
     if earlier is not None and np.ndim(earlier):
         alive = list(to_matrices(jnp.broadcast_to(earlier, layer.shape), layer, len(problems)))
@@ -97,7 +95,7 @@ def solve_layer(
         mask=from_matrices(jnp.stack([solution.mask for solution in solutions]), layer),
         error=error,
         size=size,
-        rows=rows,
+        rows=min(problem.count for problem in problems),
         damping=max(solution.damping for solution in solutions),
         converged=converged,
     )
@@ -165,13 +163,14 @@ def target_of(problem: Problem, damping: float) -> Array:
     ).astype(problem.weights.dtype)
 
 
-def check_rows(path: str, rows: int, inputs: int) -> None:
-    """Warns where a layer has fewer than five calibration rows an input, and refuses one that has none.
+def check_rows(path: str, problems: Sequence[Problem]) -> None:
+    """Warns where a matrix has fewer than five calibration rows an input, and refuses a layer that has none.
+
+    Rows of zeros do not count: an expert has them where it was given no token.
 
     Args:
       path: the layer's.
-      rows: it has.
-      inputs: it has.
+      problems: its matrices.
 
     Raises:
       CalibrationError: none; every input would look dead, and every weight be removed.
@@ -179,15 +178,20 @@ def check_rows(path: str, rows: int, inputs: int) -> None:
     Warns:
       CalibrationWarning: too few.
     """
-    if rows == 0:
+    if min(problem.count for problem in problems) == 0:
         raise CalibrationError(
             f"{path!r} has no calibration row: no batch takes its branch, or all its rows weigh nothing. Give batches "
             "that reach it, or leave the layer out (prune_model's ignore)."
         )
-    if rows < ROWS_PER_INPUT * inputs:
+    # Of matrices that nothing reaches `warn_of_unread_matrices` tells.
+    least = min(((problem.read, i) for i, problem in enumerate(problems) if problem.read), default=None)
+    inputs = problems[0].gram.shape[0]
+    if least is not None and least[0] < ROWS_PER_INPUT * inputs:
+        read, place = least
+        which = "" if len(problems) == 1 else f"number {place} of its {len(problems)} matrices has only "
         _warn(
-            f"{path!r}: {rows} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an input "
-            "the solution fits the rows, not the layer: give more batches, or raise damping to 0.1."
+            f"{path!r}: {which}{read} calibration rows for {inputs} inputs. With fewer than {ROWS_PER_INPUT} rows an "
+            "input the solution fits the rows, not the layer: give more batches, or raise damping to 0.1."
         )
 
 
@@ -204,19 +208,14 @@ def warn_of_unread_matrices(path: str, problems: Sequence[Problem], masks: Seque
     Warns:
       CalibrationWarning: there are some.
     """
-    pairs = zip(problems, masks, strict=True)
-    unread = [i for i, (problem, mask) in enumerate(pairs) if bool(_unread(problem.gram, mask))]
+    pairs = enumerate(zip(problems, masks, strict=True))
+    unread = [i for i, (problem, mask) in pairs if problem.read == 0 and bool(jnp.any(mask))]
     if unread:
         _warn(
             f"{path!r}: the inputs of {len(unread)} of its {len(problems)} matrices (layers of a stack, experts, "
             f"groups; the first is number {unread[0]}) are zero in every calibration row, so nothing tells which "
             "weights matter, and solvers set all of them to zero. Give batches that reach them, or leave the layer out."
         )
-
-
-@jax.jit
-def _unread(gram: Array, mask: Array) -> Array:
-    return ~jnp.any(jnp.diagonal(gram) > 0) & jnp.any(mask)
 
 
 def warn_of_no_unseen_row(path: str) -> None:

@@ -21,6 +21,7 @@ class Problem(NamedTuple):
       weights: W, (outputs, inputs); of a convolution the inputs are (window…, channels) of a group, flattened.
       gram: XᵀX, (inputs, inputs), in the same order.
       count: number of rows.
+      read: of those that are not zeros.
       cross: (X_d − X)ᵀX; None where the dense model's inputs are not asked for, or are the same.
       shift: (X_d − X)ᵀ(X_d − X), or None.
       mass: sum of the rows' weights; None where rows were not added up.
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
     weights: Array
     gram: Array
     count: int
+    read: int
     cross: Array | None = None
     shift: Array | None = None
     mass: Array | None = None
@@ -44,9 +46,9 @@ def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]
     Args:
       leaf: the parameter.
       layer: the roles of its axes.
-      sums: ``count`` (problems,) and matrices (problems, features, features) in the parameter's own order of axes:
-        ``gram``, and ``cross`` with ``shift`` or neither. Where rows were added up ``mass`` (problems,), and vectors
-        (problems, features) ``total`` and, with ``cross``, ``moved``.
+      sums: ``count`` and ``read`` (problems,), and in the parameter's own order of axes matrices (problems, features,
+        features) ``gram``, and ``cross`` with ``shift`` or neither. Where rows were added up ``mass`` (problems,), and
+        vectors (problems, features) ``total`` and, with ``cross``, ``moved``.
 
     Returns:
       The problems: stacked axes row-major, groups of a convolution last.
@@ -63,9 +65,9 @@ def split(leaf: Array, layer: Layer, sums: Mapping[str, Array]) -> list[Problem]
         for name, array in arranged.items():
             array = array[:, places] if array.ndim > 1 else array
             arranged[name] = array[:, :, places] if array.ndim > 2 else array
-    counts = np.asarray(sums["count"])
+    counts = zip(np.asarray(sums["count"]), np.asarray(sums["read"]), strict=True)
     arranged["weights"] = matrices
-    return [Problem(count=int(n), **_taken(arranged, i)) for i, n in enumerate(counts)]
+    return [Problem(count=int(n), read=int(r), **_taken(arranged, i)) for i, (n, r) in enumerate(counts)]
 
 
 def without_axes(layer: Layer, taken: tuple[int, ...]) -> Layer:

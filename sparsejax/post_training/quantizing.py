@@ -59,8 +59,7 @@ class Quantizing(NamedTuple):
         """As `PieceSolver`; gives the integers as ``values``."""
         problems = split(leaf, layer, sums)
         count, bits = len(problems), layer.format.bits
-        rows = min(problem.count for problem in problems)
-        check_rows(layer.path, rows, problems[0].gram.shape[0])
+        check_rows(layer.path, problems)
         alive = _each(earlier, layer, count)
         solutions: list[IntegerSolution] = []
         with said_of(layer):
@@ -81,7 +80,7 @@ class Quantizing(NamedTuple):
             mask=from_matrices(jnp.stack([x.mask for x in solutions]), layer),
             error=error,
             size=size,
-            rows=rows,
+            rows=min(problem.count for problem in problems),
             damping=max(x.damping for x in solutions),
             converged=True,
             also={"values": values, **self._chosen(grid, layer)},

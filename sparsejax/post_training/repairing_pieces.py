@@ -50,9 +50,8 @@ class Repairing(NamedTuple):
         """As `PieceSolver`."""
         problems = split(leaf, layer, sums)
         bias = self.biases.get(piece)
-        rows = min(problem.count for problem in problems)
         if self.update != "bias":
-            check_rows(layer.path, rows, problems[0].gram.shape[0])
+            check_rows(layer.path, problems)
         alive = jnp.ones(layer.shape, bool) if earlier is None else jnp.broadcast_to(earlier, layer.shape)
         matrices = to_matrices(alive, layer, len(problems))
         if self.update != "bias":
@@ -74,7 +73,7 @@ class Repairing(NamedTuple):
             mask=alive,
             error=0.0,
             size=0.0,
-            rows=rows,
+            rows=min(problem.count for problem in problems),
             damping=max(solution.damping for solution in solutions),
             converged=all(solution.converged for solution in solutions),
             others=others,

@@ -208,6 +208,29 @@ def test_an_expert_that_no_row_reaches_is_told_of():
     sparsegpt(fn, params, batches, sparsity=1.0)  # nothing is lost that should stay
 
 
+def test_an_expert_that_few_tokens_reach_is_told_of():
+    """Its empty places are rows of zeros: they tell nothing of it."""
+    params = {"kernel": normal(3, 12, 8)}
+    given = jnp.arange(80)[None, :, None] < jnp.asarray([80, 70, 20])[:, None, None]
+    batches = [normal(3, 80, 12, seed=i) * given for i in range(2)]
+
+    def fn(p, x):
+        return jnp.einsum("end,edf->enf", x, p["kernel"])
+
+    with pytest.warns(
+        CalibrationWarning,
+        match=r"'kernel': number 2 of its 3 matrices has only 20 calibration rows for 12 inputs",
+    ):
+        found = wanda(fn, params, batches, sparsity=0.5)
+    assert found.layers["kernel"].rows == 80
+
+    def later_rows(p, x):
+        return {"kernel": jnp.broadcast_to(jnp.arange(80) >= 10, (3, 80)).astype(float)}
+
+    with pytest.warns(CalibrationWarning, match=r"number 2 of its 3 matrices has only 10 calibration rows"):
+        wanda(fn, params, batches, sparsity=0.5, row_weights=later_rows)
+
+
 @pytest.fixture(scope="module")
 def language_model():
     """(fn, params, batches): two blocks, two query heads to a key."""
@@ -317,6 +340,7 @@ def test_options_of_another_kind_are_refused_at_once(network):
         ({"damping": "much"}, CalibrationError, "damping is the text 'much'"),
         ({"sparsity": {}}, SparsityError, "gives no layer one"),
         ({"sparsity": None, "max_bytes": "1000"}, SparsityError, "max_bytes='1000': give a number of bytes"),
+        ({"ignore": ["*"]}, PathError, "keep every layer dense, .* nothing is left to do"),
         ({"ignore": [3]}, PathError, "ignore has 3 \\(int\\); give a text"),
         ({"overrides": {"b/*": 0.5}}, ParamsError, r"overrides\['b/\*'\] is 0.5"),
         ({"overrides": ["b/*"]}, ParamsError, "overrides is a list"),

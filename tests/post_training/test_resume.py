@@ -18,8 +18,9 @@ import pytest
 from sparsejax.errors import CalibrationError
 from sparsejax.params.whole_file import whole_file
 from sparsejax.post_training import Solution, alps, calibration_run, prune_model, solve_alps, sparsegpt
-from sparsejax.post_training.sequential.store import Store, fingerprint
+from sparsejax.post_training.sequential.store import Store
 from sparsejax.post_training.sequential.walk import Walk
+from sparsejax.post_training.setting_names import fingerprint, name_of
 from tests.tracing.functions import normal
 
 #: Forks what has imported JAX but not used it.
@@ -179,10 +180,18 @@ def _with(weights, gram, array, **options):
     return Solver(1 + array[2500])(weights, gram)
 
 
+def _edited(share):
+    """The same function of the same module, written anew."""
+    module = {"__name__": "my_solvers", "Solver": Solver}
+    exec(f"def solve(weights, gram, **options):\n    return Solver({share})(weights, gram)", module)
+    return module["solve"]
+
+
 @pytest.mark.parametrize(
     "make",
     [
         Solver,
+        _edited,
         lambda share: Solver(share).solve,
         _by_keyword,
         lambda share: _holding(_longer(share)),
@@ -199,6 +208,15 @@ def test_solvers_are_told_apart_by_what_they_hold(tmp_path, make):
     same(run(0.5), run(0.5))
     with pytest.raises(CalibrationError, match="options differ"):
         run(0.25)
+
+
+def test_the_order_in_a_set_is_nothing_that_tells_functions_apart():
+    """Of texts it is another in every process."""
+    one, other = (eval(f"lambda x: x in {{{numbers}}}") for numbers in ("8, 0", "0, 8"))
+    sets = [next(c for c in f.__code__.co_consts if isinstance(c, frozenset)) for f in (one, other)]
+    assert list(sets[0]) != list(sets[1])
+    assert name_of(one) == name_of(other)
+    assert name_of(sets[0]) == name_of(sets[1])
 
 
 def test_a_damaged_stage_is_solved_again(tmp_path):

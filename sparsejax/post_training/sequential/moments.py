@@ -215,12 +215,14 @@ def row_sums(rows: Array, apart: Array | None, weight: Array | None, means: bool
       means: whether to add up rows too.
 
     Returns:
-      ``count`` (of rows whose weight is not zero), ``gram``, and with `apart` ``cross`` and ``shift``; with `means`
-      ``mass`` (the sum of weights), ``total`` Σx and with `apart` ``moved`` Σ(x_d − x).
+      ``count`` (of rows whose weight is not zero), ``read`` (of those among them that are not zeros: tokens that an
+      expert was given, not its empty places), ``gram``, and with `apart` ``cross`` and ``shift``; with `means` ``mass``
+      (the sum of weights), ``total`` Σx and with `apart` ``moved`` Σ(x_d − x).
     """
     product = partial(jnp.einsum, "...ri,...rj->...ij", precision=_HIGHEST)
     count = jnp.full(rows.shape[:-2], rows.shape[-2], rows.dtype)
-    sums: Moments = {"count": count}
+    read = jnp.any(rows != 0, -1)
+    sums: Moments = {}
     if means:
         own = jnp.ones((), rows.dtype) if weight is None else weight.astype(rows.dtype)
         own = jnp.broadcast_to(own, rows.shape[:-1])
@@ -230,9 +232,10 @@ def row_sums(rows: Array, apart: Array | None, weight: Array | None, means: bool
     if weight is not None:
         count = jnp.broadcast_to(jnp.sum(weight > 0, -1), rows.shape[:-2]).astype(rows.dtype)
         root = jnp.sqrt(weight)[..., None].astype(rows.dtype)
+        read &= weight > 0
         rows = rows * root
         apart = None if apart is None else apart * root
-    sums |= {"count": count, "gram": product(rows, rows)}
+    sums |= {"count": count, "read": jnp.sum(read, -1).astype(rows.dtype), "gram": product(rows, rows)}
     if apart is not None:
         sums |= {"cross": product(apart, rows), "shift": product(apart, apart)}
     return sums
@@ -246,7 +249,8 @@ def ordered(moments: Moments, stacked: tuple[int | None, ...]) -> dict[str, np.n
       stacked: what the leading axes are.
 
     Returns:
-      ``count`` and ``mass`` (problems,), vectors (problems, features) and matrices (problems, features, features).
+      ``count``, ``read`` and ``mass`` (problems,), vectors (problems, features), and matrices (problems, features,
+      features).
     """
     order = sorted(range(len(stacked)), key=lambda i: (stacked[i] is None, stacked[i] or 0))
     lead = len(stacked)
