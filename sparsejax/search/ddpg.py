@@ -1,11 +1,14 @@
 """DDPG: an actor and a critic that learn a continuous action in [0, 1] from transitions, as pure functions."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from sparsejax.errors import SearchError
+from sparsejax.params.check_numbers import require_numbers
 from sparsejax.typing import Array
 
 
@@ -69,6 +72,18 @@ class DDPG(NamedTuple):
     discount: float = 1.0
     tau: float = 0.01
     baseline_decay: float = 0.5
+
+    def check(self) -> None:
+        """Refuses numbers out of their ranges.
+
+        Raises:
+          SearchError: one is.
+        """
+        require_numbers(SearchError, least=1, whole=True, hidden=self.hidden)
+        require_numbers(SearchError, above=True, actor_rate=self.actor_rate, critic_rate=self.critic_rate)
+        require_numbers(SearchError, most=1, discount=self.discount)
+        require_numbers(SearchError, above=True, most=1, tau=self.tau)
+        require_numbers(SearchError, most=math.nextafter(1, 0), baseline_decay=self.baseline_decay)
 
     def init(self, key: Array, features: int) -> Agent:
         """A new agent.

@@ -69,6 +69,7 @@ def amc(
     require_numbers(SearchError, whole=True, warmup=0 if warmup is None else warmup)
     features = None if features is None else one_or_several(features, "features", SearchError)
     require_kind(agent, DDPG, "agent", "DDPG(hidden=300)", SearchError)
+    agent.check()
 
     def ask(space: Space, rng: np.random.Generator, evaluations: float) -> Asking:
         episodes = int(evaluations)

@@ -269,6 +269,16 @@ def test_amc_finds_and_refuses():
         search(problem, budget, amc(features=("k",)), evaluations=3)
     with pytest.raises(SearchError, match="reward='accuracy': choose one of loss, flops"):
         amc(reward="accuracy")
+    for wrong in (
+        {"hidden": 0},
+        {"critic_rate": np.nan},
+        {"discount": 1.1},
+        {"tau": 0},
+        {"baseline_decay": 1},
+    ):
+        (name,) = wrong
+        with pytest.raises(SearchError, match=f"{name} is .*; give a"):
+            amc(agent=DDPG(**wrong))
 
 
 @pytest.mark.parametrize("make", [evopress, netadapt, amc, allocation, random, cma_search, optuna_search])
