@@ -58,6 +58,7 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
     console.print(f"dense: {task.metric} {np.mean(dense['items']) * task.scale:.2f}")
     rows: list[Row] = []
     errors: dict[str, dict[str, list[Any]]] = {}
+    said: set[str] = set()
     for draw in range(config.draws):  # a draw is whole before the next begins: its tables can be read
         _layers(task, config, directory, draw, errors)
         for name in config.methods:
@@ -67,6 +68,9 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
                 rows.append({"method": name, "level": text, "draw": draw, **row})
                 change = (np.mean(row["items"]) - np.mean(dense["items"])) * task.scale
                 console.print(f"draw {draw}, {name}, {text}: {change:+.2f} to dense ({row['seconds']:.0f} s)")
+                for warning in sorted(set(row["warnings"]) - said):
+                    console.print(f"  {warning}", style="yellow")
+                said.update(row["warnings"])
             jax.clear_caches()  # a study compiles some hundred programs
         arrays = {n: {t: np.array(e) for t, e in by.items()} for n, by in errors.items()}
         report = tables(rows, arrays, dense["items"], task, config)
@@ -139,10 +143,8 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
             damping=config.damping,
             **{**method.options, **level(text)},
         )
-    seconds, after = time.perf_counter() - begin, {}
-    if config.reconstruct_steps:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", CalibrationWarning)
+        seconds, after = time.perf_counter() - begin, {}
+        if config.reconstruct_steps:
             better = reconstruct(
                 task.fn,
                 found.params,
@@ -153,9 +155,9 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
                 steps=config.reconstruct_steps,
                 learning_rate=config.learning_rate,
             )
-        (block,) = better.blocks
-        after = {"reconstructed_items": task.measure(better.params).tolist()}
-        after["held_out_kl"] = [block.before, block.after]  # what a learning rate can be chosen by
+            (block,) = better.blocks
+            after = {"reconstructed_items": task.measure(better.params).tolist()}
+            after["held_out_kl"] = [block.before, block.after]  # what a learning rate can be chosen by
     close = agreement(task.fn, task.params, found.params, task.calibration(draw)[-1:])
     return {
         "items": task.measure(found.params).tolist(),

@@ -66,7 +66,6 @@ def tiny():
     return config
 
 
-@pytest.mark.filterwarnings("ignore::sparsejax.post_training.CalibrationWarning")
 def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
     config, out = tiny(), io.StringIO()
     config.base.data_dir = data_dir
@@ -78,6 +77,10 @@ def test_a_tiny_gpt_from_training_to_the_table_and_again(tmp_path, data_dir):
         assert all(abs(s - 0.5) < 0.01 for s in row["sparsity"].values())
         assert 0 < row["held_out_kl"][1] <= row["held_out_kl"][0]  # a loss that rose is undone
     assert "draw 1, sparsegpt, 2:4" in out.getvalue()
+    warned = {text for row in result["rows"] for text in row["warnings"]}
+    assert any("calibration rows for" in text for text in warned)
+    shown = " ".join(out.getvalue().split())
+    assert all(shown.count(text) == 1 for text in warned)  # each once
     table = (tmp_path / "table.md").read_text()
     assert "after 2 steps without labels" in table
     assert "10 items × 2 draws" in table
