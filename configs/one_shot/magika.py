@@ -6,6 +6,7 @@ python -m experiments.one_shot --config=configs/one_shot/magika.py --workdir=run
 `:weighted` compares only what was chosen by such a table, at 80 and 90 %, with 300 steps without labels after it.
 `:convolution` compares every method at 80 and 90 %, the head left dense: of its 512 inputs there are as many as
 calibration files, so that what is solved for them fits those files alone.
+`:whole` prunes the head too, by the best method, on 1,440 files a draw: two and a half for each of its inputs.
 `:small` is one draw and 600 files at 80 and 90 %, for a look.
 """
 
@@ -25,6 +26,12 @@ VARIANTS = {
     "convolution": {
         "per_kind": 400,
         "ignore": ("head/kernel",),
+        "levels": ("80 %", "90 %"),
+    },
+    "whole": {
+        "per_kind": 600,
+        "calibration_items": 1440,
+        "methods": ("alps, rows weighted",),
         "levels": ("80 %", "90 %"),
     },
     "small": {
