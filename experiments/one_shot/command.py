@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: str, console: Console | None = None) -> dic
                 change = (np.mean(row["items"]) - np.mean(dense["items"])) * task.scale
                 console.print(f"draw {draw}, {name}, {text}: {change:+.2f} to dense ({row['seconds']:.0f} s)")
                 for warning in sorted(set(row["warnings"]) - said):
-                    console.print(f"  {warning}", style="yellow")
+                    console.print(f"  {warning}", style="yellow", markup=False)
                 said.update(row["warnings"])
             jax.clear_caches()  # a study compiles some hundred programs
         arrays = {n: {t: np.array(e) for t, e in by.items()} for n, by in errors.items()}

@@ -111,8 +111,8 @@ def layers_in_order(
     own = {path: given[names[path]] if path in names else Override() for path in ops}
     if own and all(override.prunable is False for override in own.values()):
         raise PathError(
-            f"ignore and overrides keep every layer dense, {len(own)} of {len(own)}, so that nothing is left to do. "
-            f"There are: {', '.join(list(own)[:12])}."
+            "ignore and overrides keep every layer dense, so that nothing is left to do. The layers: "
+            f"{', '.join(list(own)[:12])}."
         )
     wanted = prunable or default_prunable
 

@@ -18,9 +18,9 @@ import pytest
 from sparsejax.errors import CalibrationError
 from sparsejax.params.whole_file import whole_file
 from sparsejax.post_training import Solution, alps, calibration_run, prune_model, solve_alps, sparsegpt
-from sparsejax.post_training.sequential.store import Store
+from sparsejax.post_training.sequential.store import Store, fingerprint
 from sparsejax.post_training.sequential.walk import Walk
-from sparsejax.post_training.setting_names import fingerprint, name_of
+from sparsejax.post_training.setting_names import name_of
 from tests.tracing.functions import normal
 
 #: Forks what has imported JAX but not used it.
