@@ -111,7 +111,9 @@ def _command(arguments, output, module):
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = [module, *arguments]
     if module == "experiments.train":
-        del sys.modules[module]  # it was imported ahead, under its other name
+        sys.modules.pop(
+            module, None
+        )  # it was imported ahead, under its other name, unless a server ran already
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
