@@ -158,6 +158,10 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
             (block,) = better.blocks
             after = {"reconstructed_items": task.measure(better.params).tolist()}
             after["held_out_kl"] = [block.before, block.after]  # what a learning rate can be chosen by
+    told = sorted({str(w.message) for w in said if issubclass(w.category, CalibrationWarning)})
+    for w in said:
+        if not issubclass(w.category, CalibrationWarning):  # nobody else's is lost
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     close = agreement(task.fn, task.params, found.params, task.calibration(draw)[-1:])
     return {
         "items": task.measure(found.params).tolist(),
@@ -168,5 +172,5 @@ def _measure(task: Task, config: ConfigDict, name: str, text: str, draw: int) ->
         "kept_bytes": max(layer.kept_bytes for layer in found.layers.values()),
         "kl": close.kl,
         "seconds": seconds,
-        "warnings": sorted({str(w.message) for w in said if issubclass(w.category, CalibrationWarning)}),
+        "warnings": told,
     }

@@ -111,9 +111,8 @@ def _command(arguments, output, module):
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = [module, *arguments]
     if module == "experiments.train":
-        sys.modules.pop(
-            module, None
-        )  # it was imported ahead, under its other name, unless a server ran already
+        # It was imported ahead, under its other name; not where another file had started the server.
+        sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -79,7 +79,6 @@ def _in(data_dir, config):
     return config
 
 
-@pytest.mark.slow
 def test_the_peer_trains_between_our_chunks_on_the_same_bytes(monkeypatch, tmp_path, data_dir):
     make = kernels_training.make_config
     monkeypatch.setattr(kernels_training, "make_config", lambda *args: _in(data_dir, make(*args)))
